@@ -1,0 +1,130 @@
+//! How much memory a job will need, piece by piece.
+//!
+//! The pieces mirror what `engine` allocates: see its `ops` for what a block saves. The sizes are exact where the
+//! engine's are (weights, adapter, gradients, moments); activations follow the block's saved tensors; workspace and
+//! runtime are what is left, fitted to measured peaks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::recipe::{Lora, Method};
+use crate::{ByteSize, Device, ModelSpec, Recipe};
+
+/// One piece of an estimate: its name and its bytes.
+pub type EstimatePart = (&'static str, ByteSize);
+
+/// A job's memory as a breakdown, never only a sum. All in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The base model.
+    pub weights: ByteSize,
+    /// The adapter's parameters.
+    pub adapter: ByteSize,
+    /// One gradient buffer per trained tensor.
+    pub gradients: ByteSize,
+    /// Two moments per trained parameter.
+    pub optimizer: ByteSize,
+    /// What blocks keep from the forward to the backward pass.
+    pub activations: ByteSize,
+    /// Logits, their softmax and their gradient, for one chunk of labelled positions.
+    pub logits: ByteSize,
+    /// What one block's backward pass holds for a moment.
+    pub workspace: ByteSize,
+    /// The process itself: tokenizer, rows, driver context.
+    pub runtime: ByteSize,
+}
+
+/// Labelled positions whose logits exist at the same time.
+pub const HEAD_CHUNK_ROWS: usize = 128;
+
+const F32: u64 = 4;
+
+impl Estimate {
+    /// The pieces by name, largest concerns first as a reader expects them.
+    #[must_use]
+    pub fn parts(&self) -> [EstimatePart; 8] {
+        [
+            ("weights", self.weights),
+            ("adapter", self.adapter),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            ("activations", self.activations),
+            ("logits", self.logits),
+            ("workspace", self.workspace),
+            ("runtime", self.runtime),
+        ]
+    }
+
+    /// All pieces together.
+    #[must_use]
+    pub fn total(&self) -> ByteSize {
+        ByteSize(self.parts().iter().map(|(_, bytes)| bytes.0).sum())
+    }
+
+    /// Sizes a training run of `recipe` on `model`: the longest micro-batch the recipe allows.
+    #[must_use]
+    pub fn of_training(model: &ModelSpec, recipe: &Recipe, device: Device) -> Self {
+        let tokens = (recipe.batching.micro_batch * recipe.data.max_length) as u64;
+        let weights = model.parameters() * F32;
+        let (adapter, trained) = match &recipe.method {
+            Method::Full => (0, model.parameters() * F32),
+            Method::Lora(lora) => {
+                let bytes = lora_parameters(model, lora) * F32;
+                (bytes, bytes)
+            }
+        };
+        let (h, f) = (model.hidden_size as u64, model.intermediate_size as u64);
+        let q = (model.num_attention_heads * model.head_dim) as u64;
+        let kv = (model.num_key_value_heads * model.head_dim) as u64;
+        let heads = model.num_attention_heads as u64;
+        let layers = model.num_hidden_layers as u64;
+        // Residual in, residual between, q, k, v, attention out, its log-sum-exp, gate, up.
+        let saved_per_block = tokens * (2 * h + 2 * q + 2 * kv + 2 * f + heads) * F32;
+        let boundary = tokens * h * F32;
+        let activations = if recipe.gradient_checkpointing {
+            layers * boundary + saved_per_block
+        } else {
+            layers * saved_per_block + boundary
+        };
+        let chunk = HEAD_CHUNK_ROWS.min(tokens as usize) as u64;
+        Self {
+            weights: ByteSize(weights),
+            adapter: ByteSize(adapter),
+            gradients: ByteSize(trained),
+            optimizer: ByteSize(2 * trained),
+            activations: ByteSize(activations),
+            logits: ByteSize(3 * chunk * model.vocab_size as u64 * F32),
+            workspace: ByteSize(tokens * (4 * f + 6 * h) * F32),
+            runtime: runtime(device),
+        }
+    }
+
+    /// Sizes a merge: the base's largest tensor four times over, and the logits compared afterwards.
+    #[must_use]
+    pub fn of_merge(model: &ModelSpec, device: Device) -> Self {
+        // Both models are held once, for the comparison of their logits.
+        Self {
+            weights: ByteSize(2 * model.parameters() * F32),
+            workspace: ByteSize(4 * (model.vocab_size * model.hidden_size) as u64 * F32),
+            runtime: runtime(device),
+            ..Self::default()
+        }
+    }
+}
+
+/// Trainable parameters of a LoRA adapter on `model`.
+fn lora_parameters(model: &ModelSpec, lora: &Lora) -> u64 {
+    let per_block: usize = model
+        .linears()
+        .iter()
+        .filter(|(name, ..)| lora.targets(name))
+        .map(|(_, out, inp)| lora.r * (out + inp))
+        .sum();
+    (model.num_hidden_layers * per_block) as u64
+}
+
+fn runtime(device: Device) -> ByteSize {
+    ByteSize(match device {
+        Device::Cpu => 48 << 20,
+        Device::Cuda => 640 << 20,
+    })
+}

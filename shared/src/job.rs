@@ -1,0 +1,87 @@
+//! A job as it is submitted: what to do, what it reads, what it will need.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ArtifactFile, ByteSize, Device, Estimate, JobId, Recipe};
+
+/// What a file is to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputRole {
+    /// Part of the base model's folder, or its GGUF file.
+    Model,
+    /// A data file.
+    Data,
+    /// Part of the PEFT folder to start from or to merge.
+    Adapter,
+}
+
+/// A file a job reads; its blob was uploaded before the job was submitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// What it is to the job.
+    pub role: InputRole,
+    /// Name, hash and size.
+    #[serde(flatten)]
+    pub file: ArtifactFile,
+}
+
+/// Merging the adapter of a finished job, or an uploaded one, into the base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeSpec {
+    /// The job whose adapter is merged; its files stand among the inputs.
+    pub adapter_of: Option<JobId>,
+}
+
+/// What a job does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Work {
+    /// Train by a recipe.
+    Train {
+        /// The recipe.
+        recipe: Box<Recipe>,
+    },
+    /// Merge an adapter into its base.
+    Merge(MergeSpec),
+}
+
+impl Work {
+    /// `train` or `merge`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Train { .. } => "train",
+            Self::Merge(_) => "merge",
+        }
+    }
+}
+
+/// Everything a user hands over for one job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// For people; need not be unique.
+    pub name: String,
+    /// Higher goes first; FIFO within a priority.
+    pub priority: i32,
+    /// The sweep it belongs to, if any.
+    pub sweep: Option<String>,
+    /// The keys that a sweep set for this job, as `key → value`, for tables.
+    pub sweep_keys: BTreeMap<String, String>,
+    /// What to do.
+    pub work: Work,
+    /// What it reads.
+    pub inputs: Vec<Input>,
+    /// What it needs, by what computes.
+    pub estimates: BTreeMap<Device, Estimate>,
+}
+
+impl JobSpec {
+    /// What the job needs on a card that computes with `device`.
+    #[must_use]
+    pub fn vram_bytes_needed(&self, device: Device) -> Option<ByteSize> {
+        self.estimates.get(&device).map(Estimate::total)
+    }
+}

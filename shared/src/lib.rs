@@ -1,0 +1,35 @@
+//! The words every room of Fleetune speaks: plain values, no IO, no clock.
+//!
+//! A *recipe* is what a user writes; a *job* is a recipe the coordinator accepted; a *card* is a GPU as an
+//! agent offers it; an *estimate* is the memory a job will need, piece by piece; a *blob* is bytes named by
+//! their hash; an *artifact* is a named set of blobs (a checkpoint, an adapter, a merged model).
+//!
+//! Every other room depends on this one; it depends on none of them.
+#![warn(missing_docs)]
+
+mod artifact;
+mod bytes;
+mod card;
+mod estimate;
+mod event;
+mod gguf;
+mod id;
+mod job;
+mod model_spec;
+mod order;
+mod peft;
+pub mod recipe;
+pub mod view;
+
+pub use artifact::{Artifact, ArtifactFile, ArtifactKind, FileName, FileNameError, Lineage};
+pub use bytes::{ByteSize, ByteSizeError};
+pub use card::{Card, Device, Offer};
+pub use estimate::{Estimate, EstimatePart};
+pub use event::{FailureKind, StepMetrics, TrainSummary, TrainerEvent};
+pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
+pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};
+pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
+pub use model_spec::{Activation, ModelSpec, ModelSpecError, RopeScaling};
+pub use order::{MergeOrder, TrainOrder};
+pub use peft::AdapterConfig;
+pub use recipe::Recipe;

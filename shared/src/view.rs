@@ -1,0 +1,191 @@
+//! What front ends show: plain values, read-only pictures of the fleet.
+//!
+//! The state machine in `scheduler` renders them, `proto` carries them, `cli` draws them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AgentName, Artifact, Attempt, ByteSize, Card, Estimate, FailureKind, JobId, Lineage, Offer,
+    StepMetrics, TrainSummary,
+};
+
+/// Where a job stands, for people and scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobPhase {
+    /// Waits for a card.
+    Queued,
+    /// Promised a card; its trainer is not up yet.
+    Assigned,
+    /// Its trainer runs.
+    Running,
+    /// Done; its artifact is published.
+    Succeeded,
+    /// Given up.
+    Failed,
+    /// Ended by a user.
+    Cancelled,
+}
+
+impl JobPhase {
+    /// Whether nothing more will happen to the job.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// The word shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Assigned => "assigned",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A job, whole. Times are milliseconds since the Unix epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its number.
+    pub id: JobId,
+    /// Its name.
+    pub name: String,
+    /// `train` or `merge`.
+    pub kind: String,
+    /// Its priority.
+    pub priority: i32,
+    /// The sweep it belongs to.
+    pub sweep: Option<String>,
+    /// What that sweep set for it.
+    pub sweep_keys: BTreeMap<String, String>,
+    /// Where it stands.
+    pub phase: JobPhase,
+    /// The current or last attempt, 0 before the first.
+    pub attempt: Attempt,
+    /// Where the current or last attempt runs.
+    pub agent: Option<AgentName>,
+    /// What it needs, on the device it runs on or would run on.
+    pub estimate: Estimate,
+    /// When it was accepted.
+    pub submitted_ms: u64,
+    /// When its first attempt started.
+    pub started_ms: Option<u64>,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// Steps in all, once a trainer has said so.
+    pub steps_total: Option<u64>,
+    /// The last step heard of; its numbers.
+    pub latest: Option<StepMetrics>,
+    /// The last checkpoint's step.
+    pub checkpoint_step: Option<u64>,
+    /// Totals, once it succeeded.
+    pub summary: Option<TrainSummary>,
+    /// The published result.
+    pub artifact: Option<Artifact>,
+    /// Where the result came from.
+    pub lineage: Option<Lineage>,
+    /// Why the last attempt ended without a result.
+    pub failure: Option<FailureView>,
+    /// Why it waits, in one line, while it is queued.
+    pub waiting: Option<String>,
+    /// The recipe as JSON, empty for merges.
+    pub recipe_json: String,
+}
+
+/// Why an attempt ended without a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailureView {
+    /// Of what kind; absent when the attempt was simply lost.
+    pub kind: Option<FailureKind>,
+    /// In words.
+    pub message: String,
+    /// Which attempt.
+    pub attempt: Attempt,
+}
+
+/// An agent, whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentView {
+    /// Its name.
+    pub name: AgentName,
+    /// Whether its session is open.
+    pub connected: bool,
+    /// Whether it takes new jobs.
+    pub draining: bool,
+    /// What it lends.
+    pub offer: Offer,
+    /// Memory promised to jobs.
+    pub vram_bytes_reserved: ByteSize,
+    /// Memory a new job could be promised.
+    pub vram_bytes_open: ByteSize,
+    /// Jobs it holds.
+    pub jobs: Vec<JobId>,
+}
+
+/// Why a job waits or was refused: every card with its numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The short answer.
+    pub summary: String,
+    /// What the job needs.
+    pub estimate: Estimate,
+    /// Jobs that go first.
+    pub ahead: Vec<JobId>,
+    /// Each agent's answer.
+    pub cards: Vec<CardVerdict>,
+    /// What would make it fit, where something would.
+    pub hint: Option<String>,
+}
+
+/// One card's answer to a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CardVerdict {
+    /// Whose card.
+    pub agent: AgentName,
+    /// The card.
+    pub card: Card,
+    /// What the job needs there.
+    pub vram_bytes_needed: ByteSize,
+    /// Promised to others.
+    pub vram_bytes_reserved: ByteSize,
+    /// Used by strangers.
+    pub vram_bytes_foreign: ByteSize,
+    /// Left untouched.
+    pub vram_bytes_margin: ByteSize,
+    /// What a new job could be promised.
+    pub vram_bytes_open: ByteSize,
+    /// The answer.
+    pub verdict: Verdict,
+}
+
+/// Whether a card would take a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It would, now.
+    Fits,
+    /// It would once promised or foreign memory is given back.
+    Busy,
+    /// It never would.
+    TooSmall,
+    /// Its agent is not there.
+    Disconnected,
+    /// Its agent takes no new jobs.
+    Draining,
+}
+
+/// The fleet at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FleetView {
+    /// Every agent.
+    pub agents: Vec<AgentView>,
+    /// Every job, oldest first.
+    pub jobs: Vec<JobView>,
+}
