@@ -16,7 +16,8 @@ mod settings;
 mod validate;
 
 pub use file::{
-    Dtype, FinetuningTask, OptimName, OverLength, PeftType, RecipeFile, Sampling, ScheduleName,
+    Dtype, FinetuningTask, OneOrMany, OptimName, OverLength, PeftType, RecipeFile, Sampling,
+    ScheduleName, SweepDistribution, SweepFile, SweepMethod, SweepRange, SweepValues,
     TargetModules,
 };
 pub use read::{RecipeError, nearest_key, schema};

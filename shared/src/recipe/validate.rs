@@ -284,7 +284,7 @@ mod tests {
         for (text, part) in [
             ("learning_rate: 0", "`learning_rate` is 0, expected"),
             ("learning_rate: -1", "`learning_rate` is -1"),
-            ("learning_rate: .nan", "`learning_rate`"),
+            ("learning_rate: .nan", "line 3 column 16: non-finite float"),
             ("learning_rate: 1e9", "`learning_rate` is 1000000000"),
             ("per_device_train_batch_size: 0", "`per_device_train_batch_size` is 0, expected 1 to"),
             (
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_recipe_travels_as_its_file() {
-        let recipe = read("r: 16\nmax_steps: 3\nsweep: {r: [8, 16]}").unwrap();
+        let recipe = read("r: 16\nmax_steps: 3\nsweep: {parameters: {r: [8, 16]}}").unwrap();
         let text = serde_json::to_string(&recipe).unwrap();
         assert_eq!(serde_json::from_str::<Recipe>(&text).unwrap(), recipe);
         assert!(serde_json::from_str::<Recipe>(&text.replace("\"r\":16", "\"r\":0")).is_err());

@@ -1,0 +1,1 @@
+//! LoRA beside frozen linear layers, and PEFT's on-disk format.

@@ -1,0 +1,1 @@
+//! Answers: greedy or sampled, with a KV cache.

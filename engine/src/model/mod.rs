@@ -1,0 +1,1 @@
+//! The decoder: weights, blocks, the forward pass and the layer-by-layer backward pass.

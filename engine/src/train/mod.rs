@@ -1,0 +1,5 @@
+//! The run: rows in, steps, checkpoints, a result out.
+
+mod observer;
+
+pub use observer::Observer;
