@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ArtifactFile, ByteSize, Device, Estimate, JobId, Recipe};
+use crate::{ArtifactFile, ByteSize, Device, Estimate, JobId, ModelSpec, Recipe};
 
 /// What a file is to a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,11 +74,23 @@ pub struct JobSpec {
     pub work: Work,
     /// What it reads.
     pub inputs: Vec<Input>,
-    /// What it needs, by what computes.
+    /// The base model's shape: what the estimates were made from, and what hints are made from later.
+    pub model: ModelSpec,
+    /// What it needs, by what computes. The coordinator makes its own on submission.
     pub estimates: BTreeMap<Device, Estimate>,
 }
 
 impl JobSpec {
+    /// Sizes `work` on `model`, for everything that computes.
+    #[must_use]
+    pub fn estimates_of(work: &Work, model: &ModelSpec) -> BTreeMap<Device, Estimate> {
+        let of = |device| match work {
+            Work::Train { recipe } => Estimate::of_training(model, recipe, device),
+            Work::Merge(_) => Estimate::of_merge(model, device),
+        };
+        [Device::Cpu, Device::Cuda].map(|device| (device, of(device))).into()
+    }
+
     /// What the job needs on a card that computes with `device`.
     #[must_use]
     pub fn vram_bytes_needed(&self, device: Device) -> Option<ByteSize> {
