@@ -5,5 +5,9 @@
 //! ```
 
 mod batch;
+mod dataset;
+mod loader;
 
 pub use batch::{IGNORED, MicroBatch, Row};
+pub use dataset::{DataStats, Dataset};
+pub use loader::{Cursor, Loader};

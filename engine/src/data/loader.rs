@@ -1,0 +1,250 @@
+//! The order of rows and how they are cut into steps: an epoch is a permutation, a step is `accumulation`
+//! micro-batches of `micro_batch` rows, and the last step of an epoch is as small as what is left. Steps never mix
+//! epochs, so the arithmetic of epochs, steps and warm-up is that of transformers' `Trainer`.
+
+use fleetune_shared::recipe::{Batching, Duration, Sampling};
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use super::{Dataset, MicroBatch, Row};
+use crate::{EngineError, Result};
+
+/// Where a run stands in its data; with the seed it is all a resumed run needs to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Epochs behind.
+    pub epoch: u64,
+    /// Rows of this epoch behind.
+    pub position: usize,
+}
+
+/// Hands out a data set step by step, for ever.
+#[derive(Debug)]
+pub struct Loader<'a> {
+    rows: &'a [Row],
+    batching: Batching,
+    sampling: Sampling,
+    seed: u64,
+    cursor: Cursor,
+    /// Row numbers in this epoch's order; a function of seed and epoch, so never stored.
+    order: Vec<usize>,
+}
+
+impl<'a> Loader<'a> {
+    /// Begins at the first row of the first epoch. A [`Dataset`] that was loaded has at least one row.
+    #[must_use]
+    pub fn new(dataset: &'a Dataset, batching: Batching, sampling: Sampling, seed: u64) -> Self {
+        let rows = dataset.rows.as_slice();
+        let order = epoch_order(rows.len(), sampling, seed, 0);
+        Self { rows, batching, sampling, seed, cursor: Cursor::default(), order }
+    }
+
+    /// Where the next step begins.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Continues where a checkpoint left off.
+    ///
+    /// # Errors
+    /// A cursor that does not belong to this data and batching.
+    pub fn seek(&mut self, cursor: Cursor) -> Result<()> {
+        let step_rows = self.step_rows();
+        if cursor.position >= self.rows.len() || !cursor.position.is_multiple_of(step_rows) {
+            return Err(EngineError::input(format!(
+                "checkpoint stands at row {} of its epoch, but this run has {} rows in steps of {step_rows}; \
+                 resume with the data and batch sizes it was begun with",
+                cursor.position,
+                self.rows.len()
+            )));
+        }
+        self.cursor = cursor;
+        self.order = epoch_order(self.rows.len(), self.sampling, self.seed, cursor.epoch);
+        Ok(())
+    }
+
+    /// The micro-batches of one optimizer step: at least one, none of them empty.
+    pub fn next_step(&mut self) -> Vec<MicroBatch> {
+        let end = (self.cursor.position + self.step_rows()).min(self.order.len());
+        let batches = self.order[self.cursor.position..end]
+            .chunks(self.batching.micro_batch)
+            .map(|chunk| MicroBatch::of(&chunk.iter().map(|i| &self.rows[*i]).collect::<Vec<_>>()))
+            .collect();
+        self.cursor.position = end;
+        if end == self.order.len() {
+            self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
+            self.order = epoch_order(self.rows.len(), self.sampling, self.seed, self.cursor.epoch);
+        }
+        batches
+    }
+
+    /// Optimizer steps in one pass over the data.
+    #[must_use]
+    pub fn steps_per_epoch(&self) -> u64 {
+        let batches = self.rows.len().div_ceil(self.batching.micro_batch);
+        batches.div_ceil(self.batching.accumulation) as u64
+    }
+
+    /// Optimizer steps of the whole run: `max_steps`, or epochs × steps per epoch, rounded up.
+    #[must_use]
+    pub fn steps_total(&self, duration: Duration) -> u64 {
+        match duration {
+            Duration::Steps(steps) => steps,
+            Duration::Epochs(epochs) => (epochs * self.steps_per_epoch() as f64).ceil() as u64,
+        }
+    }
+
+    /// Epochs behind, with a fraction.
+    #[must_use]
+    pub fn epochs_done(&self) -> f64 {
+        self.cursor.epoch as f64 + self.cursor.position as f64 / self.rows.len().max(1) as f64
+    }
+
+    /// The largest micro-batch any order can produce: the longest rows together. A run that survives it will not
+    /// run out of memory later.
+    #[must_use]
+    pub fn longest_step(&self) -> MicroBatch {
+        let mut rows: Vec<&Row> = self.rows.iter().collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.input_ids.len()));
+        rows.truncate(self.batching.micro_batch);
+        MicroBatch::of(&rows)
+    }
+
+    fn step_rows(&self) -> usize {
+        self.batching.micro_batch * self.batching.accumulation
+    }
+}
+
+/// Fisher–Yates over ChaCha12, one stream per epoch. Spelled out here because a run must resume in the same order
+/// after an upgrade of `rand`.
+fn epoch_order(rows: usize, sampling: Sampling, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rows).collect();
+    if sampling == Sampling::Random {
+        let mut rng = ChaCha12Rng::seed_from_u64(seed);
+        rng.set_stream(epoch);
+        for last in (1..rows).rev() {
+            let draw = u128::from(rng.next_u64()) * (last as u128 + 1);
+            order.swap(last, (draw >> 64) as usize);
+        }
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Row `i` has `i + 2` tokens, all equal to `i`.
+    fn dataset(rows: usize) -> Dataset {
+        let rows = (0..rows)
+            .map(|i| Row { input_ids: vec![i as u32; i + 2], labels: vec![i as i64; i + 2] })
+            .collect();
+        Dataset::of(rows)
+    }
+
+    fn loader(dataset: &Dataset, micro_batch: usize, accumulation: usize, seed: u64) -> Loader<'_> {
+        Loader::new(dataset, Batching { micro_batch, accumulation }, Sampling::Random, seed)
+    }
+
+    fn row_numbers(step: &[MicroBatch]) -> Vec<u32> {
+        let rows = |batch: &MicroBatch| -> Vec<u32> {
+            batch.cu_seqlens.windows(2).map(|w| batch.input_ids[w[0]]).collect()
+        };
+        step.iter().flat_map(rows).collect()
+    }
+
+    #[test]
+    fn steps_are_those_of_transformers() {
+        let data = dataset(10);
+        for (micro_batch, accumulation, per_epoch) in [(1, 1, 10), (3, 1, 4), (3, 2, 2), (4, 8, 1)]
+        {
+            let loader = loader(&data, micro_batch, accumulation, 1);
+            assert_eq!(loader.steps_per_epoch(), per_epoch);
+            assert_eq!(loader.steps_total(Duration::Epochs(2.0)), 2 * per_epoch);
+            assert_eq!(loader.steps_total(Duration::Steps(7)), 7);
+        }
+        assert_eq!(loader(&data, 3, 1, 1).steps_total(Duration::Epochs(0.3)), 2);
+    }
+
+    #[test]
+    fn the_last_step_of_an_epoch_has_what_is_left() {
+        let data = dataset(7);
+        let mut loader = loader(&data, 2, 2, 1);
+        let sizes = |step: &[MicroBatch]| -> Vec<usize> {
+            step.iter().map(|b| b.cu_seqlens.len() - 1).collect()
+        };
+        assert_eq!(sizes(&loader.next_step()), [2, 2]);
+        assert_eq!(sizes(&loader.next_step()), [2, 1]);
+        assert_eq!(loader.cursor(), Cursor { epoch: 1, position: 0 });
+        assert_eq!(loader.epochs_done(), 1.0);
+    }
+
+    #[test]
+    fn the_longest_micro_batch_bounds_every_other() {
+        let data = dataset(9);
+        let mut loader = loader(&data, 2, 1, 3);
+        let longest = loader.longest_step().tokens();
+        assert_eq!(longest, 10 + 9);
+        assert!((0..50).all(|_| loader.next_step().iter().all(|b| b.tokens() <= longest)));
+    }
+
+    #[test]
+    fn a_foreign_cursor_is_refused() {
+        let data = dataset(10);
+        let refused = |position| {
+            loader(&data, 2, 2, 1).seek(Cursor { epoch: 0, position }).unwrap_err().to_string()
+        };
+        assert!(refused(3).contains("row 3 of its epoch, but this run has 10 rows in steps of 4"));
+        assert!(refused(12).contains("row 12"));
+    }
+
+    #[test]
+    fn sequential_rows_stay_in_file_order() {
+        let data = dataset(5);
+        let batching = Batching { micro_batch: 5, accumulation: 1 };
+        let mut loader = Loader::new(&data, batching, Sampling::Sequential, 9);
+        for _ in 0..2 {
+            assert_eq!(row_numbers(&loader.next_step()), [0, 1, 2, 3, 4]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_epoch_holds_every_row_once(rows in 1usize..60, micro_batch in 1usize..9, accumulation in 1usize..5, seed: u64) {
+            let data = dataset(rows);
+            let mut loader = loader(&data, micro_batch, accumulation, seed);
+            for epoch in 0..3 {
+                let mut seen = Vec::new();
+                let mut steps = 0;
+                while loader.cursor().epoch == epoch {
+                    let step = loader.next_step();
+                    prop_assert!(!step.is_empty() && step.len() <= accumulation);
+                    seen.extend(row_numbers(&step));
+                    steps += 1;
+                }
+                prop_assert_eq!(steps, loader.steps_per_epoch());
+                seen.sort_unstable();
+                prop_assert_eq!(seen, (0..rows as u32).collect::<Vec<_>>());
+            }
+        }
+
+        #[test]
+        fn a_resumed_loader_goes_on_as_if_never_stopped(rows in 1usize..40, micro_batch in 1usize..5, accumulation in 1usize..4, steps in 0usize..30, seed: u64) {
+            let data = dataset(rows);
+            let mut whole = loader(&data, micro_batch, accumulation, seed);
+            for _ in 0..steps {
+                whole.next_step();
+            }
+            let saved = serde_json::to_string(&whole.cursor()).unwrap();
+            let mut resumed = loader(&data, micro_batch, accumulation, seed);
+            resumed.seek(serde_json::from_str(&saved).unwrap()).unwrap();
+            for _ in 0..20 {
+                prop_assert_eq!(whole.next_step(), resumed.next_step());
+            }
+        }
+    }
+}
