@@ -1,0 +1,98 @@
+//! Read-only pictures of the state, as front ends show them.
+
+use fleetune_shared::view::{AgentView, FailureView, FleetView, JobPhase, JobView};
+use fleetune_shared::{ByteSize, Work};
+
+use crate::state::{Agent, Job, Phase, State};
+use crate::{Liveness, explain};
+
+/// The phase as front ends name it.
+#[must_use]
+pub fn phase(phase: &Phase) -> JobPhase {
+    match phase {
+        Phase::Queued => JobPhase::Queued,
+        Phase::Assigned(_) => JobPhase::Assigned,
+        Phase::Running(_) => JobPhase::Running,
+        Phase::Succeeded { .. } => JobPhase::Succeeded,
+        Phase::Failed => JobPhase::Failed,
+        Phase::Cancelled => JobPhase::Cancelled,
+    }
+}
+
+/// The whole fleet.
+#[must_use]
+pub fn fleet(state: &State, liveness: &Liveness) -> FleetView {
+    FleetView {
+        agents: state.agents().map(|a| agent(state, liveness, a)).collect(),
+        jobs: state.jobs().map(|j| job(state, liveness, j)).collect(),
+    }
+}
+
+/// One agent.
+#[must_use]
+pub fn agent(state: &State, liveness: &Liveness, agent: &Agent) -> AgentView {
+    AgentView {
+        name: agent.name.clone(),
+        connected: agent.present && liveness.is_connected(&agent.name),
+        draining: agent.draining,
+        offer: agent.offer.clone(),
+        vram_bytes_reserved: ByteSize(state.vram_bytes_reserved(&agent.name)),
+        vram_bytes_open: state.vram_bytes_open(agent),
+        jobs: state.held_by(&agent.name).map(|j| j.id).collect(),
+    }
+}
+
+/// One job. Its latest metrics are not replicated: the caller adds them.
+#[must_use]
+pub fn job(state: &State, liveness: &Liveness, job: &Job) -> JobView {
+    let explanation = explain::job(state, liveness, job);
+    let (artifact, summary, lineage) = match &job.phase {
+        Phase::Succeeded { artifact, summary, lineage, .. } => {
+            (Some(artifact.clone()), Some((**summary).clone()), Some(lineage.clone()))
+        }
+        _ => (None, None, None),
+    };
+    let agent = match &job.phase {
+        Phase::Succeeded { agent, .. } => Some(agent.clone()),
+        _ => job
+            .lease()
+            .map(|lease| lease.agent.clone())
+            .or_else(|| job.failure.as_ref().filter(|_| job.is_final()).map(|f| f.agent.clone())),
+    };
+    let device = agent.as_ref().and_then(|name| state.agent(name)).map(|a| a.offer.card.device);
+    let estimate = match device {
+        Some(device) => job.spec.estimates.get(&device).copied().unwrap_or_default(),
+        None => explanation.estimate,
+    };
+    JobView {
+        id: job.id,
+        name: job.spec.name.clone(),
+        kind: job.spec.work.kind().to_owned(),
+        priority: job.spec.priority,
+        sweep: job.spec.sweep.clone(),
+        sweep_keys: job.spec.sweep_keys.clone(),
+        phase: phase(&job.phase),
+        attempt: job.attempt,
+        agent,
+        estimate,
+        submitted_ms: job.submitted_ms,
+        started_ms: job.started_ms,
+        ended_ms: job.ended_ms,
+        steps_total: job.steps_total,
+        latest: None,
+        checkpoint_step: job.checkpoint.as_ref().map(|c| c.step),
+        summary,
+        artifact,
+        lineage,
+        failure: job.failure.as_ref().map(|f| FailureView {
+            kind: f.kind,
+            message: f.message.clone(),
+            attempt: f.attempt,
+        }),
+        waiting: (job.phase == Phase::Queued).then_some(explanation.summary),
+        recipe_json: match &job.spec.work {
+            Work::Train { recipe } => recipe.canonical_json(),
+            Work::Merge(_) => String::new(),
+        },
+    }
+}
