@@ -54,8 +54,8 @@ impl fmt::Display for ByteSize {
         let n = self.0 as f64;
         let text = match self.0 {
             0..1024 => format!("{} B", self.0),
-            0..0x10_0000 => format!("{:.1} KiB", n / 1024.0),
-            0..0x4000_0000 => format!("{:.1} MiB", n / f64::from(1 << 20)),
+            1024..0x10_0000 => format!("{:.1} KiB", n / 1024.0),
+            0x10_0000..0x4000_0000 => format!("{:.1} MiB", n / f64::from(1 << 20)),
             _ => format!("{:.2} GiB", n / f64::from(1 << 30)),
         };
         f.pad(&text)

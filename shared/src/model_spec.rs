@@ -509,6 +509,6 @@ mod tests {
 
     #[test]
     fn gguf_epsilon_is_rounded_back() {
-        assert_eq!(nearest_decimal(f64::from(9.999_999_7e-6_f32)), 1e-5);
+        assert_eq!(nearest_decimal(f64::from(9.999_999_7e-6_f64 as f32)), 1e-5);
     }
 }

@@ -1,0 +1,147 @@
+//! Which job goes where.
+
+mod story;
+
+use fleetune_scheduler::state::{Command, Effect, Submitted};
+use fleetune_shared::{ByteSize, Device, JobSpec, Work};
+use story::{Fleet, GIB, model, name, needs, recipe, urgent};
+
+#[test]
+fn a_job_goes_where_it_fits_with_the_least_left_over() {
+    let mut fleet = Fleet::with(&[("large", 20.0), ("small", 10.0)]);
+    let first = fleet.submit(needs(6.0));
+    let second = fleet.submit(needs(6.0));
+    fleet.settle();
+    assert_eq!(fleet.place(first), Some("small"));
+    assert_eq!(fleet.place(second), Some("large"));
+}
+
+#[test]
+fn several_jobs_share_a_card_by_promise_not_by_use() {
+    let mut fleet = Fleet::with(&[("one", 10.0)]);
+    let jobs: Vec<_> = (0..4).map(|_| fleet.submit(needs(3.0))).collect();
+    let starts = fleet.settle().into_iter().filter(|e| matches!(e, Effect::Start { .. })).count();
+    // 10 GiB less 4 % is 9.6: three fit, though none of them has allocated anything yet.
+    assert_eq!(starts, 3);
+    assert_eq!(fleet.place(jobs[3]), None);
+    fleet.finish(jobs[0]);
+    fleet.settle();
+    assert_eq!(fleet.place(jobs[3]), Some("one"));
+}
+
+#[test]
+fn foreign_use_is_respected_and_given_back() {
+    let mut fleet = Fleet::with(&[("one", 10.0)]);
+    let mut offer = story::offer(10.0);
+    offer.vram_bytes_foreign = ByteSize(5 * GIB);
+    fleet.apply(Command::Offer { agent: name("one"), offer: offer.clone() });
+    let job = fleet.submit(needs(6.0));
+    fleet.settle();
+    assert_eq!(fleet.place(job), None);
+    assert!(fleet.explain(job).summary.contains("5.00 GiB used by others"));
+    offer.vram_bytes_foreign = ByteSize(0);
+    fleet.apply(Command::Offer { agent: name("one"), offer });
+    fleet.settle();
+    assert_eq!(fleet.place(job), Some("one"));
+}
+
+#[test]
+fn urgent_first_then_oldest_first() {
+    let mut fleet = Fleet::with(&[("one", 10.0)]);
+    let running = fleet.submit(needs(9.0));
+    fleet.settle();
+    let late = fleet.submit(needs(9.0));
+    let later = fleet.submit(needs(9.0));
+    let pressing = fleet.submit(urgent(9.0, 1));
+    for expected in [running, pressing, late, later] {
+        fleet.settle();
+        assert_eq!(fleet.place(expected), Some("one"));
+        fleet.finish(expected);
+    }
+}
+
+#[test]
+fn a_waiting_job_is_never_overtaken_on_the_card_it_needs() {
+    let mut fleet = Fleet::with(&[("one", 20.0)]);
+    let running = fleet.submit(needs(10.0));
+    fleet.settle();
+    let wide = fleet.submit(needs(15.0));
+    let slim = fleet.submit(needs(5.0));
+    let slimmer = fleet.submit(needs(4.0));
+    fleet.settle();
+    // 5 GiB would fit now but not beside the 15 GiB that were asked for earlier; 4 GiB fit beside both.
+    assert_eq!(
+        (fleet.place(wide), fleet.place(slim), fleet.place(slimmer)),
+        (None, None, Some("one"))
+    );
+    assert!(fleet.explain(slim).summary.contains(&format!("held for job {wide}")));
+    fleet.finish(running);
+    fleet.settle();
+    assert_eq!(fleet.place(wide), Some("one"));
+}
+
+#[test]
+fn cards_a_waiting_job_cannot_use_stay_busy() {
+    let mut fleet = Fleet::with(&[("large", 20.0), ("small", 10.0)]);
+    let running = fleet.submit(needs(18.0));
+    fleet.settle();
+    let wide = fleet.submit(needs(15.0));
+    let slim = fleet.submit(needs(5.0));
+    fleet.settle();
+    assert_eq!(fleet.place(running), Some("large"));
+    assert_eq!((fleet.place(wide), fleet.place(slim)), (None, Some("small")));
+}
+
+#[test]
+fn a_job_too_big_for_every_card_is_refused_with_numbers_and_a_way_out() {
+    let mut fleet = Fleet::with(&[("bench-1", 10.0), ("bench-2", 20.0)]);
+    let work = Work::Train {
+        recipe: Box::new(recipe("per_device_train_batch_size: 16\nmax_length: 1024")),
+    };
+    let estimates = JobSpec::estimates_of(&work, &model());
+    let spec = JobSpec { work, estimates, ..needs(0.0) };
+    let Submitted::Refused(why) = fleet.try_submit(spec) else { panic!("accepted") };
+    assert!(why.summary.contains("`bench-2`"), "{}", why.summary);
+    assert!(why.summary.contains("19.50 GiB"), "{}", why.summary);
+    assert!(why.summary.contains("too little"), "{}", why.summary);
+    let hint = why.hint.expect("a change that would make it fit");
+    assert!(hint.contains("per_device_train_batch_size: "), "{hint}");
+    assert!(hint.contains("gradient_accumulation_steps: "), "{hint}");
+    assert_eq!(fleet.state.jobs().count(), 0, "a refused job does not exist");
+
+    // The change that is named does fit.
+    let number = |key: &str| -> u64 {
+        let rest = &hint[hint.find(key).unwrap() + key.len() + 2..];
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    let work = Work::Train {
+        recipe: Box::new(recipe(&format!(
+            "per_device_train_batch_size: {}\ngradient_accumulation_steps: {}\nmax_length: 1024",
+            number("per_device_train_batch_size"),
+            number("gradient_accumulation_steps"),
+        ))),
+    };
+    let estimates = JobSpec::estimates_of(&work, &model());
+    assert!(estimates[&Device::Cpu].total() <= story::offer(20.0).card.usable());
+    fleet.submit(JobSpec { work, estimates, ..needs(0.0) });
+}
+
+#[test]
+fn with_no_agent_yet_a_job_waits() {
+    let mut fleet = Fleet::new();
+    let job = fleet.submit(needs(500.0));
+    assert_eq!(fleet.explain(job).summary, "no agent has joined yet");
+}
+
+#[test]
+fn a_draining_agent_gets_nothing_new() {
+    let mut fleet = Fleet::with(&[("one", 10.0)]);
+    fleet.apply(Command::Drain { agent: name("one"), draining: true });
+    let job = fleet.submit(needs(1.0));
+    fleet.settle();
+    assert_eq!(fleet.place(job), None);
+    assert!(fleet.explain(job).summary.contains("takes no new jobs"));
+    fleet.apply(Command::Drain { agent: name("one"), draining: false });
+    fleet.settle();
+    assert_eq!(fleet.place(job), Some("one"));
+}
