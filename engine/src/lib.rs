@@ -21,6 +21,7 @@ pub mod merge;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod tensor_file;
 pub mod train;
 
 pub use error::{EngineError, Result};
