@@ -1,1 +1,35 @@
-//! The decoder: weights, blocks, the forward pass and the layer-by-layer backward pass.
+//! A decoder-only transformer: loading, the forward pass, and the backward pass written by hand.
+//!
+//! ```text
+//!   files ─▶ weights ─▶ Model { embed, blocks, norm, head }
+//!                         │ forward_backward: one block at a time, each keeps only what its backward needs
+//!                         ▼
+//!                      Trainable { value, grad } ─▶ optim, checkpoint
+//! ```
+//!
+//! Neighbours: `ops` has the arithmetic, `adapter` what is laid beside the linear layers, `data` the micro-batches.
+
+mod block;
+mod cache;
+mod decoder;
+mod files;
+mod gguf;
+mod head;
+mod linear;
+mod load;
+mod save;
+mod shards;
+mod source;
+mod trainable;
+mod weight;
+
+pub use cache::KvCache;
+pub use decoder::Model;
+pub use files::files_of;
+pub(crate) use save::write_tensors;
+pub use save::{save, save_surroundings};
+pub(crate) use shards::read_all;
+pub(crate) use source::module;
+pub use source::{WeightFiles, spec_of};
+pub use trainable::Trainable;
+pub use weight::Weight;

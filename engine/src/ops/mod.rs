@@ -1,1 +1,15 @@
-//! Leaf operations, each with a forward and a hand-written backward pass.
+//! The arithmetic of a decoder block: leaf operations, each with its forward and its backward.
+//!
+//! [`Backend`] is the seam: the driver in `model` speaks to it only, so that fused kernels can stand beside
+//! [`Portable`] without touching a block. Matrix products go through candle (`gemm`); everything else is here.
+//! All tensors are f32, contiguous and two-dimensional, one row per token, unless a method says otherwise.
+
+mod backend;
+mod portable;
+mod rotary;
+pub(crate) mod slices;
+
+pub use backend::{AttentionShape, Backend, Span};
+pub use portable::Portable;
+pub(crate) use rotary::frequencies;
+pub use rotary::{Rotary, Turn};

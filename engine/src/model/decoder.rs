@@ -1,0 +1,291 @@
+//! The whole model, driven block by block.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{IndexOp, Tensor};
+use fleetune_shared::ModelSpec;
+
+use super::block::{Block, Pass, Saved};
+use super::cache::KvCache;
+use super::head::Labelled;
+use super::linear::LoraPair;
+use super::trainable::{Parameter, Trainable};
+use crate::adapter::Adapter;
+use crate::data::MicroBatch;
+use crate::ops::{Backend, Portable, Rotary, Span};
+use crate::{EngineError, Result};
+
+/// A decoder-only transformer with frozen weights, until [`Model::attach`] or [`Model::train_full`] says what learns.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) spec: ModelSpec,
+    pub(super) ops: Arc<dyn Backend>,
+    /// `[V, H]`.
+    pub(super) embed: Parameter,
+    pub(super) blocks: Vec<Block>,
+    /// `[H]`.
+    pub(super) norm: Parameter,
+    /// `[V, H]`; `None` when it is the embedding.
+    pub(super) head: Option<Parameter>,
+    /// Inverse rotary frequencies, `[head_dim / 2]`.
+    pub(super) frequencies: Vec<f32>,
+    /// Keep only each block's input in the forward pass and run the block again in the backward pass
+    /// (arXiv 1604.06174). Changes memory and time, never numbers.
+    pub gradient_checkpointing: bool,
+}
+
+/// What a block left for the backward pass.
+enum Kept {
+    Input(Tensor),
+    All(Box<Saved>),
+}
+
+impl Model {
+    /// Loads a safetensors folder or a GGUF file, everything frozen.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] naming the file and tensor for anything missing, damaged, or unlike the configuration.
+    pub fn load(path: &Path) -> Result<Self> {
+        super::load::load(path, Arc::new(Portable))
+    }
+
+    /// The shape.
+    #[must_use]
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Makes every weight learn.
+    pub fn train_full(&mut self) {
+        self.parameters_mut().for_each(Parameter::thaw);
+    }
+
+    /// Lays an adapter beside the linear layers it names; only its pairs learn.
+    ///
+    /// # Errors
+    /// When the model has no such layer, a shape does not fit, or an adapter is attached already.
+    pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
+        let scaling = adapter.scaling();
+        if self.blocks.iter().flat_map(|b| &b.linears).any(|l| l.lora.is_some()) {
+            return Err(EngineError::input("the model already carries an adapter"));
+        }
+        adapter.fits(&self.spec)?;
+        let mut pairs = adapter.into_pairs();
+        for linear in self.blocks.iter_mut().flat_map(|block| &mut block.linears) {
+            let module = linear.weight.name().trim_end_matches(".weight").to_owned();
+            if let Some((a, b)) = pairs.remove(&module) {
+                let key = |which| format!("base_model.model.{module}.{which}.weight");
+                linear.lora = Some(LoraPair {
+                    a: Trainable::new(key("lora_A"), a),
+                    b: Trainable::new(key("lora_B"), b),
+                    scaling,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What learns, in an order that is the same every time.
+    pub fn trainables_mut(&mut self) -> impl Iterator<Item = &mut Trainable> {
+        let blocks = self.blocks.iter_mut().flat_map(Block::trainables_mut);
+        let embed = self.embed.trained_mut().into_iter();
+        let end = [Some(&mut self.norm), self.head.as_mut()];
+        let end = end.into_iter().flatten().filter_map(Parameter::trained_mut);
+        embed.chain(blocks).chain(end)
+    }
+
+    /// Frees all gradient buffers.
+    pub fn clear_gradients(&mut self) {
+        self.trainables_mut().for_each(Trainable::clear);
+    }
+
+    /// Weights of the base by Hugging Face's names, in a fixed order; f32.
+    pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let blocks = self.blocks.iter().flat_map(Block::parameters);
+        let all = std::iter::once(&self.embed).chain(blocks).chain([&self.norm]).chain(&self.head);
+        all.map(|parameter| (parameter.name(), parameter.value()))
+    }
+
+    fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
+        let blocks = self.blocks.iter_mut().flat_map(Block::parameters_mut);
+        std::iter::once(&mut self.embed).chain(blocks).chain([&mut self.norm]).chain(&mut self.head)
+    }
+
+    /// Pairs of the attached adapter as `(key, value)`, PEFT's keys.
+    pub(crate) fn adapter_tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let pairs = self.blocks.iter().flat_map(|b| &b.linears).filter_map(|l| l.lora.as_ref());
+        pairs.flat_map(|pair| [&pair.a, &pair.b]).map(|t| (t.name.as_str(), &t.value))
+    }
+
+    /// Adds `grad_scale` · d(summed loss)/dθ to the gradient of everything that learns, and gives the summed negative
+    /// log-likelihood of the batch's labelled positions, in nats and unscaled. A batch without labels gives 0 and
+    /// leaves the gradients alone.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] for ids beyond the vocabulary; [`EngineError::OutOfMemory`] at a limit.
+    pub fn forward_backward(&mut self, batch: &MicroBatch, grad_scale: f64) -> Result<f64> {
+        self.check(batch)?;
+        let labelled = Labelled::of(batch);
+        if batch.supervised() == 0 {
+            return Ok(0.0);
+        }
+        let ops = self.ops.clone();
+        let spec = self.spec.clone();
+        let pass = self.pass(ops.as_ref(), &spec, &batch.cu_seqlens, 0);
+        let lowest = self.lowest_trained();
+
+        let mut x = ops.gather(self.embed.value(), &batch.input_ids)?;
+        let mut kept = Vec::new();
+        for (index, block) in self.blocks.iter().enumerate() {
+            let input = x.clone();
+            let (y, saved) = block.forward(&pass, x, None)?;
+            x = y;
+            if index >= lowest {
+                kept.push(if self.gradient_checkpointing {
+                    Kept::Input(input)
+                } else {
+                    Kept::All(Box::new(saved))
+                });
+            }
+        }
+
+        let (loss, mut dx) = self.head_backward(&x, &labelled, grad_scale)?;
+        drop(x);
+        let embed_learns = self.embed.trained();
+        for (index, block) in self.blocks.iter_mut().enumerate().skip(lowest).rev() {
+            let saved = match kept.pop() {
+                None => break,
+                Some(Kept::All(saved)) => *saved,
+                Some(Kept::Input(x)) => block.forward(&pass, x, None)?.1,
+            };
+            let want_dx = index > lowest || embed_learns;
+            match block.backward(&pass, dx, saved, want_dx)? {
+                Some(next) => dx = next,
+                None => return Ok(loss),
+            }
+        }
+        if let Some(embed) = self.embed.trained_mut() {
+            ops.scatter_add(&embed.gradient()?, &batch.input_ids, &dx)?;
+        }
+        Ok(loss)
+    }
+
+    /// Summed negative log-likelihood in nats of the batch's labelled positions; keeps nothing.
+    ///
+    /// # Errors
+    /// As [`Self::forward_backward`].
+    pub fn loss(&self, batch: &MicroBatch) -> Result<f64> {
+        self.check(batch)?;
+        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens)?;
+        self.head_loss(&x, &Labelled::of(batch))
+    }
+
+    /// Logits of one sequence, `[tokens, V]`.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] for ids beyond the vocabulary or no ids at all.
+    pub fn logits(&self, input_ids: &[u32]) -> Result<Tensor> {
+        self.packed_logits(input_ids, &[0, input_ids.len()])
+    }
+
+    /// Logits of sequences laid end to end, `[tokens, V]`; `cu_seqlens` as in [`MicroBatch`].
+    ///
+    /// # Errors
+    /// As [`Self::logits`].
+    pub fn packed_logits(&self, input_ids: &[u32], cu_seqlens: &[usize]) -> Result<Tensor> {
+        self.check_ids(input_ids)?;
+        self.head_logits(&self.hidden(input_ids, cu_seqlens)?)
+    }
+
+    /// Reads `tokens` after what `cache` remembers, and gives the logits that follow the last of them, `[V]`.
+    ///
+    /// # Errors
+    /// As [`Self::logits`]; the cache is then unusable.
+    pub fn step(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor> {
+        self.check_ids(tokens)?;
+        let pass = self.pass(self.ops.as_ref(), &self.spec, &[0, tokens.len()], cache.len());
+        let mut x = self.ops.gather(self.embed.value(), tokens)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&pass, x, Some((index, cache)))?.0;
+        }
+        cache.advance(tokens.len());
+        let last = x.narrow(0, tokens.len() - 1, 1)?;
+        Ok(self.head_logits(&last)?.i(0)?)
+    }
+
+    /// The residual stream before the final norm, `[tokens, H]`.
+    fn hidden(&self, input_ids: &[u32], cu_seqlens: &[usize]) -> Result<Tensor> {
+        let pass = self.pass(self.ops.as_ref(), &self.spec, cu_seqlens, 0);
+        let mut x = self.ops.gather(self.embed.value(), input_ids)?;
+        for block in &self.blocks {
+            x = block.forward(&pass, x, None)?.0;
+        }
+        Ok(x)
+    }
+
+    /// Examples laid end to end, each after `past` tokens of its own that only a cache knows.
+    fn pass<'a>(
+        &self,
+        ops: &'a dyn Backend,
+        spec: &'a ModelSpec,
+        cu_seqlens: &[usize],
+        past: usize,
+    ) -> Pass<'a> {
+        let examples = cu_seqlens.windows(2).map(|pair| pair[0]..pair[1]);
+        let positions = examples.clone().flat_map(|tokens| past..past + tokens.len());
+        Pass {
+            ops,
+            spec,
+            rotary: Rotary::new(&self.frequencies, positions),
+            spans: examples.map(|q| Span { k: q.start..q.end + past, q }).collect(),
+        }
+    }
+
+    /// The lowest block something in or below which learns; the number of blocks when nothing in them does.
+    fn lowest_trained(&self) -> usize {
+        if self.embed.trained() {
+            return 0;
+        }
+        self.blocks.iter().position(Block::trained).unwrap_or(self.blocks.len())
+    }
+
+    fn check(&self, batch: &MicroBatch) -> Result<()> {
+        let tokens = batch.tokens();
+        let ends = batch.cu_seqlens.first() == Some(&0) && batch.cu_seqlens.last() == Some(&tokens);
+        if !ends || !batch.cu_seqlens.is_sorted() || batch.targets.len() != tokens {
+            return Err(EngineError::input(format!(
+                "a micro-batch of {tokens} tokens has {} targets and examples at {:?}",
+                batch.targets.len(),
+                batch.cu_seqlens
+            )));
+        }
+        self.check_ids(&batch.input_ids)?;
+        let vocab = self.spec.vocab_size;
+        let bad = |target: &&i64| {
+            **target != crate::data::IGNORED && !(0..vocab as i64).contains(*target)
+        };
+        match batch.targets.iter().find(bad) {
+            None => Ok(()),
+            Some(target) => Err(EngineError::input(format!(
+                "label {target} is outside the model's vocabulary of {vocab}; \
+                 is this the tokenizer of another model?"
+            ))),
+        }
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let vocab = self.spec.vocab_size;
+        if ids.is_empty() {
+            return Err(EngineError::input("no tokens, expected at least one"));
+        }
+        match ids.iter().position(|id| *id as usize >= vocab) {
+            None => Ok(()),
+            Some(at) => Err(EngineError::input(format!(
+                "token {at} is {}, outside the model's vocabulary of {vocab}; \
+                 is this the tokenizer of another model?",
+                ids[at]
+            ))),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Reading a GGUF file: names, rows and numbers brought to Hugging Face's form.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::TensorInfo;
+use candle_core::{Device, Tensor};
+use fleetune_shared::{GgufError, GgufHeader, GgufTensor, GgufType, ModelSpec, RopeScaling};
+
+use super::files::wrong;
+use crate::{EngineError, Result};
+
+/// An open GGUF file.
+#[derive(Debug)]
+pub(super) struct GgufFile {
+    path: PathBuf,
+    header: GgufHeader,
+    pub(super) spec: ModelSpec,
+}
+
+/// llama.cpp's long-context factors, which it stores as a tensor instead of the four numbers they come from.
+const ROPE_FREQS: &str = "rope_freqs.weight";
+
+impl GgufFile {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let header = header(path)?;
+        let spec = ModelSpec::from_gguf(&header).map_err(|e| wrong(path, &e.to_string()))?;
+        let mut file = Self { path: path.to_owned(), header, spec };
+        if let Some(tensor) = file.find(ROPE_FREQS) {
+            let factors = file.dequantise(tensor)?.flatten_all()?.to_vec1::<f32>()?;
+            file.spec.rope_scaling = Some(file.scaling_of(&factors)?);
+        }
+        Ok(file)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn find(&self, gguf_name: &str) -> Option<&GgufTensor> {
+        self.header.tensors.iter().find(|tensor| tensor.name == gguf_name)
+    }
+
+    /// Tensors under Hugging Face's names; those without one keep their own.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = (String, &[usize], &Path)> {
+        let tensors = self.header.tensors.iter().filter(|tensor| tensor.name != ROPE_FREQS);
+        tensors.map(|t| {
+            let name = hf_name(&t.name).unwrap_or_else(|| t.name.clone());
+            (name, t.shape.as_slice(), self.path.as_path())
+        })
+    }
+
+    /// The tensor as f32 under Hugging Face's name `name`.
+    pub(super) fn read(&self, name: &str) -> Result<Tensor> {
+        let mine = |t: &&GgufTensor| hf_name(&t.name).as_deref() == Some(name);
+        let Some(tensor) = self.header.tensors.iter().find(mine) else {
+            return Err(wrong(&self.path, &format!("no tensor for `{}`", name.escape_debug())));
+        };
+        let value = self.dequantise(tensor)?;
+        let finite = crate::ops::slices::view(&value)?.iter().all(|x| x.is_finite());
+        if !finite {
+            return Err(wrong(
+                &self.path,
+                &format!("tensor `{}` holds NaN or infinity", tensor.name.escape_debug()),
+            ));
+        }
+        match name.rsplit('.').nth(1) {
+            Some("q_proj") => halves(&value, self.spec.num_attention_heads),
+            Some("k_proj") => halves(&value, self.spec.num_key_value_heads),
+            _ => Ok(value),
+        }
+    }
+
+    /// The header has checked sizes and offsets, so that candle never meets a file it would panic on.
+    fn dequantise(&self, tensor: &GgufTensor) -> Result<Tensor> {
+        let io = |e| EngineError::io(&self.path, e);
+        let mut reader = BufReader::new(File::open(&self.path).map_err(io)?);
+        let info = TensorInfo {
+            ggml_dtype: ggml_type(tensor.kind),
+            shape: tensor.shape.as_slice().into(),
+            offset: tensor.offset,
+        };
+        let quantised = info.read(&mut reader, self.header.data_offset, &Device::Cpu)?;
+        Ok(quantised.dequantize(&Device::Cpu)?)
+    }
+
+    /// The scaling llama.cpp made `factors` from; it divides each frequency by its factor.
+    fn scaling_of(&self, factors: &[f32]) -> Result<RopeScaling> {
+        let largest = factors.iter().copied().fold(1.0, f32::max);
+        let scaling = RopeScaling::Llama3 {
+            factor: f64::from(largest),
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        let plain = ModelSpec { rope_scaling: None, ..self.spec.clone() };
+        let stretched = ModelSpec { rope_scaling: Some(scaling.clone()), ..plain.clone() };
+        let expected = crate::ops::frequencies(&plain);
+        let found = crate::ops::frequencies(&stretched);
+        let agrees = expected.len() == factors.len()
+            && expected.iter().zip(&found).zip(factors).all(|((plain, stretched), factor)| {
+                (plain / stretched / factor - 1.0).abs() < 1e-3
+            });
+        agrees.then_some(scaling).ok_or_else(|| {
+            let why = "holds rotary factors other than Llama 3's; use the safetensors folder";
+            wrong(&self.path, &format!("tensor `{ROPE_FREQS}` {why}"))
+        })
+    }
+}
+
+/// Reads as much of the file as the header takes.
+fn header(path: &Path) -> Result<GgufHeader> {
+    let io = |e| EngineError::io(path, e);
+    let mut file = File::open(path).map_err(io)?;
+    let file_bytes = file.seek(SeekFrom::End(0)).map_err(io)?;
+    let mut want = 1 << 20;
+    loop {
+        file.seek(SeekFrom::Start(0)).map_err(io)?;
+        let mut bytes = Vec::new();
+        Read::by_ref(&mut file).take(want).read_to_end(&mut bytes).map_err(io)?;
+        match GgufHeader::parse(&bytes, file_bytes) {
+            Err(GgufError::Truncated(_)) if want < file_bytes => want *= 4,
+            parsed => return parsed.map_err(|e| wrong(path, &e.to_string())),
+        }
+    }
+}
+
+/// `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`.
+fn hf_name(gguf: &str) -> Option<String> {
+    let fixed = match gguf {
+        "token_embd.weight" => Some("model.embed_tokens.weight"),
+        "output_norm.weight" => Some("model.norm.weight"),
+        "output.weight" => Some("lm_head.weight"),
+        _ => None,
+    };
+    if let Some(name) = fixed {
+        return Some(name.to_owned());
+    }
+    let (block, rest) = gguf.strip_prefix("blk.")?.split_once('.')?;
+    let (module, kind) = rest.split_once('.')?;
+    let module = match module {
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        "attn_norm" => "input_layernorm",
+        "ffn_norm" => "post_attention_layernorm",
+        _ => return None,
+    };
+    Some(format!("model.layers.{block}.{module}.{kind}"))
+}
+
+/// llama.cpp stores the rows of q and k with the pairs of a rotation next to each other; Hugging Face keeps them half
+/// a head apart. Reference: `LlamaTensorProcessor` in transformers' `modeling_gguf_pytorch_utils`.
+fn halves(value: &Tensor, heads: usize) -> Result<Tensor> {
+    let rows = value.dim(0)?;
+    let rest: usize = value.dims()[1..].iter().product();
+    let pairs = value.reshape((heads, rows / heads / 2, 2, rest))?;
+    Ok(pairs.transpose(1, 2)?.contiguous()?.reshape(value.shape())?)
+}
+
+fn ggml_type(kind: GgufType) -> GgmlDType {
+    match kind {
+        GgufType::F32 => GgmlDType::F32,
+        GgufType::F16 => GgmlDType::F16,
+        GgufType::Bf16 => GgmlDType::BF16,
+        GgufType::Q4_0 => GgmlDType::Q4_0,
+        GgufType::Q4_1 => GgmlDType::Q4_1,
+        GgufType::Q5_0 => GgmlDType::Q5_0,
+        GgufType::Q5_1 => GgmlDType::Q5_1,
+        GgufType::Q8_0 => GgmlDType::Q8_0,
+        GgufType::Q2K => GgmlDType::Q2K,
+        GgufType::Q3K => GgmlDType::Q3K,
+        GgufType::Q4K => GgmlDType::Q4K,
+        GgufType::Q5K => GgmlDType::Q5K,
+        GgufType::Q6K => GgmlDType::Q6K,
+        GgufType::Q8K => GgmlDType::Q8K,
+    }
+}

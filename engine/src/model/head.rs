@@ -1,0 +1,87 @@
+//! The end of the model: final norm, head and cross-entropy, for labelled positions only.
+//!
+//! Positions are taken [`HEAD_CHUNK_ROWS`] at a time and their logits become their gradient in place, so that of the
+//! largest tensor in training only a slice ever exists (after Cut Cross-Entropy, arXiv 2411.09009, and Liger).
+
+use candle_core::Tensor;
+use fleetune_shared::HEAD_CHUNK_ROWS;
+
+use super::Model;
+use super::block::norm_backward;
+use super::trainable::Parameter;
+use crate::Result;
+use crate::data::{IGNORED, MicroBatch};
+
+/// Positions that predict something, and what.
+pub(super) struct Labelled {
+    rows: Vec<u32>,
+    targets: Vec<u32>,
+}
+
+impl Labelled {
+    pub(super) fn of(batch: &MicroBatch) -> Self {
+        let labelled = batch.targets.iter().enumerate().filter(|(_, target)| **target != IGNORED);
+        let (rows, targets) = labelled.map(|(row, target)| (row as u32, *target as u32)).unzip();
+        Self { rows, targets }
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = (&[u32], &[u32])> {
+        self.rows.chunks(HEAD_CHUNK_ROWS).zip(self.targets.chunks(HEAD_CHUNK_ROWS))
+    }
+}
+
+impl Model {
+    /// Summed negative log-likelihood in nats.
+    pub(super) fn head_loss(&self, x: &Tensor, labelled: &Labelled) -> Result<f64> {
+        let mut loss = 0.0;
+        for (rows, targets) in labelled.chunks() {
+            let logits = self.head_logits(&self.ops.gather(x, rows)?)?;
+            loss += self.ops.cross_entropy(&logits, targets)?;
+        }
+        Ok(loss)
+    }
+
+    /// Logits of rows of the residual stream: `[rows, H]` to `[rows, V]`.
+    pub(super) fn head_logits(&self, x: &Tensor) -> Result<Tensor> {
+        let (normed, _) = self.ops.rms_norm(x, self.norm.value(), self.spec.rms_norm_eps)?;
+        self.ops.project(&normed, self.head_weight().value())
+    }
+
+    /// As [`Self::head_loss`]; adds `scale` times the gradients of norm and head, and gives that of `x`.
+    pub(super) fn head_backward(
+        &mut self,
+        x: &Tensor,
+        labelled: &Labelled,
+        scale: f64,
+    ) -> Result<(f64, Tensor)> {
+        let ops = self.ops.clone();
+        let ops = ops.as_ref();
+        let dx = x.zeros_like()?;
+        let mut loss = 0.0;
+        for (rows, targets) in labelled.chunks() {
+            let x = ops.gather(x, rows)?;
+            let (normed, rstd) = ops.rms_norm(&x, self.norm.value(), self.spec.rms_norm_eps)?;
+            let weight = self.head_weight_mut();
+            let logits = ops.project(&normed, weight.value())?;
+            loss += ops.cross_entropy_backward(&logits, targets, scale)?;
+            let dnormed = ops.project_dx(&logits, weight.value())?;
+            if let Some(weight) = weight.trained_mut() {
+                weight.accumulate_product(ops, &logits, &normed)?;
+            }
+            drop(logits);
+            let dx_rows = x.zeros_like()?;
+            norm_backward(ops, &mut self.norm, Some(dnormed), &x, &rstd, &dx_rows)?;
+            ops.scatter_add(&dx, rows, &dx_rows)?;
+        }
+        Ok((loss, dx))
+    }
+
+    /// The embedding itself when tied.
+    fn head_weight(&self) -> &Parameter {
+        self.head.as_ref().unwrap_or(&self.embed)
+    }
+
+    fn head_weight_mut(&mut self) -> &mut Parameter {
+        self.head.as_mut().unwrap_or(&mut self.embed)
+    }
+}

@@ -1,0 +1,176 @@
+//! A base model on disk, of either kind, checked against its own configuration.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use fleetune_shared::ModelSpec;
+
+use super::files::{Layout, wrong};
+use super::gguf::GgufFile;
+use super::shards::Shards;
+use crate::{EngineError, Result};
+
+/// Larger configurations are refused.
+const CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// The shape of the model at `path`, from `config.json` or the GGUF header alone.
+///
+/// # Errors
+/// [`EngineError::Input`] when there is no model there or it is of an unsupported kind.
+pub fn spec_of(path: &Path) -> Result<ModelSpec> {
+    match Layout::of(path)? {
+        Layout::Gguf(file) => Ok(GgufFile::open(&file)?.spec),
+        Layout::Folder { config, .. } => read_config(&config),
+    }
+}
+
+fn read_config(config: &Path) -> Result<ModelSpec> {
+    let io = |e| EngineError::io(config, e);
+    let bytes = std::fs::metadata(config).map_err(io)?.len();
+    if bytes > CONFIG_BYTES_MAX {
+        return Err(wrong(config, &format!("has {bytes} bytes, expected at most 4 MiB")));
+    }
+    let text = std::fs::read_to_string(config).map_err(io)?;
+    ModelSpec::from_hf_config(&text)
+        .map_err(|e| wrong(config.parent().unwrap_or(config), &e.to_string()))
+}
+
+/// A model's tensors by Hugging Face's names, read one at a time as f32: for loading and for merging.
+#[derive(Debug)]
+pub struct WeightFiles {
+    spec: ModelSpec,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Shards(Shards),
+    Gguf(GgufFile),
+}
+
+impl WeightFiles {
+    /// Opens the model at `path` and checks that every tensor its configuration calls for is there, in its shape, and
+    /// that nothing else is; numbers are not read yet.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] naming file and tensor, what was found and what was expected.
+    pub fn open(path: &Path) -> Result<Self> {
+        let files = match Layout::of(path)? {
+            Layout::Gguf(file) => {
+                let gguf = GgufFile::open(&file)?;
+                Self { spec: gguf.spec.clone(), kind: Kind::Gguf(gguf) }
+            }
+            Layout::Folder { config, shards } => {
+                Self { spec: read_config(&config)?, kind: Kind::Shards(Shards::open(&shards)?) }
+            }
+        };
+        files.check(path)?;
+        Ok(files)
+    }
+
+    /// The shape.
+    #[must_use]
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Names and shapes of all tensors, in the order of the layers.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        expected(&self.spec)
+    }
+
+    /// The tensor `name` as f32.
+    ///
+    /// # Errors
+    /// When there is none, it cannot be read, or it holds NaN or infinity.
+    pub fn read(&self, name: &str) -> Result<Tensor> {
+        match &self.kind {
+            Kind::Shards(shards) => shards.read(name),
+            Kind::Gguf(gguf) => gguf.read(name),
+        }
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let mut found: BTreeMap<String, (Vec<usize>, PathBuf)> = BTreeMap::new();
+        match &self.kind {
+            Kind::Shards(shards) => {
+                for (name, shape, file) in shards.shapes() {
+                    found.insert(name.to_owned(), (shape.to_vec(), file.to_owned()));
+                }
+            }
+            Kind::Gguf(gguf) => {
+                for (name, shape, file) in gguf.shapes() {
+                    if found.insert(name.clone(), (shape.to_vec(), file.to_owned())).is_some() {
+                        return Err(wrong(gguf.path(), &format!("tensor `{name}` comes twice")));
+                    }
+                }
+            }
+        }
+        for (name, shape) in expected(&self.spec) {
+            match found.remove(&name) {
+                None => {
+                    let why = format!("no tensor `{name}` {shape:?}, which the model needs");
+                    return Err(wrong(path, &why));
+                }
+                Some((other, file)) if other != shape => {
+                    let why =
+                        format!("tensor `{name}` is {other:?}, the configuration says {shape:?}");
+                    return Err(wrong(&file, &why));
+                }
+                Some(_) => {}
+            }
+        }
+        match found.into_iter().find(|(name, _)| !self.ignorable(name)) {
+            None => Ok(()),
+            Some((name, (shape, file))) => {
+                let name = name.escape_debug();
+                let why = format!("tensor `{name}` {shape:?} has no place in this architecture");
+                Err(wrong(&file, &why))
+            }
+        }
+    }
+
+    /// Copies of what the model knows already: a tied head, and frequencies old versions stored.
+    fn ignorable(&self, name: &str) -> bool {
+        (self.spec.tie_word_embeddings && name == "lm_head.weight")
+            || name.ends_with(".rotary_emb.inv_freq")
+    }
+}
+
+/// Every tensor a model of this shape has, by Hugging Face's names.
+pub(super) fn expected(spec: &ModelSpec) -> Vec<(String, Vec<usize>)> {
+    let (h, v) = (spec.hidden_size, spec.vocab_size);
+    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![v, h])];
+    for block in 0..spec.num_hidden_layers {
+        all.push((format!("model.layers.{block}.input_layernorm.weight"), vec![h]));
+        all.push((format!("model.layers.{block}.post_attention_layernorm.weight"), vec![h]));
+        for (name, out, inp) in spec.linears() {
+            let module = module(block, name);
+            all.push((format!("{module}.weight"), vec![out, inp]));
+            if has_bias(spec, name) {
+                all.push((format!("{module}.bias"), vec![out]));
+            }
+        }
+    }
+    all.push(("model.norm.weight".to_owned(), vec![h]));
+    if !spec.tie_word_embeddings {
+        all.push(("lm_head.weight".to_owned(), vec![v, h]));
+    }
+    all
+}
+
+/// `q_proj` of block 3 is `model.layers.3.self_attn.q_proj`.
+pub(crate) fn module(block: usize, linear: &str) -> String {
+    let part = if in_attention(linear) { "self_attn" } else { "mlp" };
+    format!("model.layers.{block}.{part}.{linear}")
+}
+
+fn in_attention(linear: &str) -> bool {
+    matches!(linear, "q_proj" | "k_proj" | "v_proj" | "o_proj")
+}
+
+pub(super) fn has_bias(spec: &ModelSpec, linear: &str) -> bool {
+    if in_attention(linear) { spec.attention_bias } else { spec.mlp_bias }
+}

@@ -1,0 +1,133 @@
+//! The seam between the driver and whoever does the arithmetic.
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use candle_core::Tensor;
+
+use super::{Rotary, Turn};
+use crate::Result;
+
+/// Queries of one example and the keys they may look at.
+///
+/// Query `i` of the span sits at key `k.len() − q.len() + i` and sees every key up to that one: with equal ranges
+/// this is the causal mask of training, with a longer `k` it is decoding against a cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of the query tensor.
+    pub q: Range<usize>,
+    /// Rows of the key and value tensors; never shorter than `q`.
+    pub k: Range<usize>,
+}
+
+/// How attention's tensors are cut into heads and examples.
+#[derive(Clone, Debug)]
+pub struct AttentionShape<'a> {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads` (grouped-query attention, arXiv 2305.13245).
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Examples; no query sees a key outside its span.
+    pub spans: &'a [Span],
+}
+
+/// The leaf operations. `T` is tokens, `H` the residual width, `F` the MLP width.
+///
+/// # Errors
+/// Every method fails on tensors that are not contiguous f32 of the stated shapes, or when the device does.
+pub trait Backend: Debug + Send + Sync {
+    /// `x · wᵀ`: `[T, in]` and `[out, in]` give `[T, out]`.
+    fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        Ok(x.matmul(&w.t()?)?)
+    }
+
+    /// Gradient of [`Self::project`] for its input: `dy · w`, `[T, out]` and `[out, in]` give `[T, in]`.
+    fn project_dx(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+        Ok(dy.matmul(w)?)
+    }
+
+    /// Gradient of [`Self::project`] for its weight: `dyᵀ · x`, `[T, out]` and `[T, in]` give `[out, in]`.
+    /// `dy` may be a column slice of a wider tensor.
+    fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+        Ok(dy.t()?.matmul(x)?)
+    }
+
+    /// `y += c · m` in place: `[T, n]`, `[T, r]`, `[r, n]` with a small `r`.
+    fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()>;
+
+    /// `sum += term` in place, same shape.
+    fn add(&self, sum: &Tensor, term: &Tensor) -> Result<()>;
+
+    /// `y[t, :] += bias` in place.
+    fn add_bias(&self, y: &Tensor, bias: &Tensor) -> Result<()>;
+
+    /// Gradient of [`Self::add_bias`] for the bias: the sum of all rows, `[n]`.
+    fn sum_rows(&self, dy: &Tensor) -> Result<Tensor>;
+
+    /// Rows `ids` of `table` (`[V, H]`): `[ids, H]`.
+    fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor>;
+
+    /// Gradient of [`Self::gather`]: `dtable[ids[i], :] += dy[i, :]` in place.
+    fn scatter_add(&self, dtable: &Tensor, ids: &[u32], dy: &Tensor) -> Result<()>;
+
+    /// `y = x · rstd · weight` with `rstd = 1 / √(mean(x²) + eps)` (arXiv 1910.07467): `y` like `x`, `rstd` `[T]`.
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)>;
+
+    /// Gradient of [`Self::rms_norm`]: **adds** the input's gradient to `dx` in place, because a norm always stands
+    /// beside a residual, and gives `Σ dy · x · rstd` (`[H]`) when `dweight` is wanted.
+    fn rms_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        rstd: &Tensor,
+        dx: &Tensor,
+        dweight: bool,
+    ) -> Result<Option<Tensor>>;
+
+    /// Turns every head of `x` (`[T, heads · head_dim]`) by its token's angles, in place; turning
+    /// [`Turn::Back`] is the gradient. Halves are paired as in Hugging Face's `rotate_half` (arXiv 2104.09864).
+    fn rotate(&self, x: &Tensor, rotary: &Rotary, turn: Turn) -> Result<()>;
+
+    /// `silu(gate) · up` (arXiv 2002.05202), all `[T, F]`.
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor>;
+
+    /// Gradients of [`Self::swiglu`] for `gate` and `up`.
+    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)>;
+
+    /// Causal softmax attention inside each span, scaled by `1 / √head_dim`: the output `[Tq, heads · head_dim]` and
+    /// the log-sum-exp of each row of scores, `[Tq, heads]`, which is all the backward pass needs
+    /// (FlashAttention-2, arXiv 2307.08691). Scores exist for one tile of queries at a time.
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        shape: &AttentionShape<'_>,
+    ) -> Result<(Tensor, Tensor)>;
+
+    /// Gradients of [`Self::attention`] for `q`, `k` and `v`; `out` and `lse` are what the forward gave.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the tensors of one operation, named as in the paper"
+    )]
+    fn attention_backward(
+        &self,
+        dout: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        lse: &Tensor,
+        shape: &AttentionShape<'_>,
+    ) -> Result<(Tensor, Tensor, Tensor)>;
+
+    /// Sum over rows of `−log softmax(logits)[target]` in nats; `logits` is `[rows, V]`.
+    fn cross_entropy(&self, logits: &Tensor, targets: &[u32]) -> Result<f64>;
+
+    /// As [`Self::cross_entropy`], and overwrites `logits` with `scale` times its gradient, so that the two never
+    /// exist side by side.
+    fn cross_entropy_backward(&self, logits: &Tensor, targets: &[u32], scale: f64) -> Result<f64>;
+}

@@ -1,0 +1,107 @@
+//! The arithmetic in plain Rust: loops over f32 slices shared between cores by rayon, products by candle.
+//!
+//! Runs wherever Rust does. Each operation is one file with its forward and its backward; this file only hands out.
+
+mod attention;
+mod cross_entropy;
+mod exp;
+mod norm;
+mod parallel;
+mod rope;
+mod rows;
+mod swiglu;
+
+use candle_core::Tensor;
+
+use super::{AttentionShape, Backend, Rotary, Turn};
+use crate::Result;
+
+/// The backend in plain Rust, on the CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Portable;
+
+impl Backend for Portable {
+    fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()> {
+        rows::add_low_rank(y, c, m)
+    }
+
+    fn add(&self, sum: &Tensor, term: &Tensor) -> Result<()> {
+        rows::add(sum, term)
+    }
+
+    fn add_bias(&self, y: &Tensor, bias: &Tensor) -> Result<()> {
+        rows::add_bias(y, bias)
+    }
+
+    fn sum_rows(&self, dy: &Tensor) -> Result<Tensor> {
+        rows::sum(dy)
+    }
+
+    fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+        rows::gather(table, ids)
+    }
+
+    fn scatter_add(&self, dtable: &Tensor, ids: &[u32], dy: &Tensor) -> Result<()> {
+        rows::scatter_add(dtable, ids, dy)
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+        norm::forward(x, weight, eps)
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        rstd: &Tensor,
+        dx: &Tensor,
+        dweight: bool,
+    ) -> Result<Option<Tensor>> {
+        norm::backward(dy, x, weight, rstd, dx)?;
+        dweight.then(|| norm::backward_weight(dy, x, rstd)).transpose()
+    }
+
+    fn rotate(&self, x: &Tensor, rotary: &Rotary, turn: Turn) -> Result<()> {
+        rope::rotate(x, rotary, turn)
+    }
+
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        swiglu::forward(gate, up)
+    }
+
+    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+        swiglu::backward(gate, up, dy)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        shape: &AttentionShape<'_>,
+    ) -> Result<(Tensor, Tensor)> {
+        attention::forward(q, k, v, shape)
+    }
+
+    fn attention_backward(
+        &self,
+        dout: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        lse: &Tensor,
+        shape: &AttentionShape<'_>,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        attention::backward(dout, q, k, v, out, lse, shape)
+    }
+
+    fn cross_entropy(&self, logits: &Tensor, targets: &[u32]) -> Result<f64> {
+        cross_entropy::forward(logits, targets)
+    }
+
+    fn cross_entropy_backward(&self, logits: &Tensor, targets: &[u32], scale: f64) -> Result<f64> {
+        cross_entropy::backward(logits, targets, scale)
+    }
+}
