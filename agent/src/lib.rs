@@ -1,1 +1,4 @@
-//! TODO
+//! The agent.
+pub mod probe;
+mod settings;
+pub use settings::{CardSettings, DeviceChoice, Settings};
