@@ -1,1 +1,18 @@
-//! Everything needed to continue bit for bit.
+//! Everything needed to go on bit for bit, in a folder that is either whole or refused.
+//!
+//! ```text
+//!   out/checkpoint-120/   adapter_config.json, adapter_model.safetensors   (or model.safetensors)
+//!                         optimizer.safetensors    moments and step count
+//!                         state.json               where the run stands, and what it is a run of
+//!                         manifest.json            every file's BLAKE3, written last
+//! ```
+//!
+//! A checkpoint is filled under another name, made durable, then renamed; older ones go only after that.
+
+mod folder;
+mod manifest;
+mod state;
+
+pub use folder::{latest, name_of, prune, write};
+pub use manifest::verify;
+pub use state::{State, Totals};
