@@ -1,7 +1,18 @@
 //! The wire: messages generated from `proto/`, conversions between them and the words of `shared`, and the client.
+//!
+//! ```text
+//!   shared::JobSpec ──From──▶ v1::JobSpec ══ tonic ══▶ v1::JobSpec ──TryFrom──▶ shared::JobSpec
+//!                                                          what a peer sent is refused by field
+//! ```
+
+pub mod client;
+mod convert;
+
+pub use client::{Client, ClientError, ErrorCode};
+pub use convert::ConvertError;
 
 /// Messages and services as generated; `shared` has the words to work with.
-#[allow(clippy::all, reason = "generated code")]
+#[allow(clippy::all, unreachable_pub, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("fleetune.v1");
 }

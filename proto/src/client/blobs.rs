@@ -1,0 +1,228 @@
+//! Blobs up and down: continued where they were cut, verified by their hash.
+
+use std::io::SeekFrom;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use fleetune_shared::{BlobHash, ByteSize};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::patience::Patience;
+use super::{CHUNK_BYTES_MAX, Client, ClientError, ErrorCode};
+use crate::v1;
+
+/// Bytes done and bytes in all.
+type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
+
+/// What became of one try at moving a blob.
+enum Try {
+    Done,
+    /// The coordinator went away, or said no.
+    Failed(Status),
+}
+
+impl Client {
+    /// How much of each blob is already there: `None` for all of it, otherwise the bytes present.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn stat(&self, blobs: &[BlobHash]) -> Result<Vec<Option<u64>>, ClientError> {
+        let message = v1::StatRequest { hashes: blobs.iter().map(|h| h.0.to_vec()).collect() };
+        let reply = self.ask(|| async { self.blobs().stat(message.clone()).await }).await?;
+        if reply.stats.len() != blobs.len() {
+            return Err(ClientError::new(ErrorCode::Internal, "an answer about other blobs"));
+        }
+        Ok(reply.stats.iter().map(|s| (!s.complete).then_some(s.bytes_present)).collect())
+    }
+
+    /// Hashes a file and uploads what the coordinator lacks of it; returns what names it from now on.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Io`] for the file, otherwise any [`ClientError`].
+    pub async fn upload_file(
+        &self,
+        path: &Path,
+        mut on_progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<(BlobHash, ByteSize), ClientError> {
+        let (blob, bytes) = hash_file(path).await?;
+        let mut patience = Patience::new();
+        let mut done_before = 0;
+        loop {
+            let Some(offset) = self.stat(&[blob]).await?[0] else {
+                on_progress(bytes, bytes);
+                return Ok((blob, ByteSize(bytes)));
+            };
+            if offset > done_before {
+                patience.renew();
+            }
+            done_before = offset;
+            match self.put(path, blob, bytes, offset, &mut on_progress).await? {
+                Try::Done => {
+                    on_progress(bytes, bytes);
+                    return Ok((blob, ByteSize(bytes)));
+                }
+                // Another upload of the same blob moved on: ask again how far it is.
+                Try::Failed(status)
+                    if matches!(status.code(), Code::Aborted | Code::OutOfRange) =>
+                {
+                    patience.another(self, &Status::unavailable(status.message())).await?;
+                }
+                Try::Failed(status) => patience.another(self, &status).await?,
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        path: &Path,
+        blob: BlobHash,
+        bytes: u64,
+        offset: u64,
+        on_progress: Progress<'_>,
+    ) -> Result<Try, ClientError> {
+        let io = |error| ClientError::io(path, &error);
+        let mut file = File::open(path).await.map_err(io)?;
+        file.seek(SeekFrom::Start(offset)).await.map_err(io)?;
+        let (parts, receiver) = mpsc::channel(4);
+        let header = v1::PutHeader { hash: blob.0.to_vec(), bytes, offset };
+        let feed = async {
+            let part = |part| v1::PutPart { part: Some(part) };
+            if parts.send(part(v1::put_part::Part::Header(header))).await.is_err() {
+                return Ok(());
+            }
+            let mut done = offset;
+            while done < bytes {
+                let mut chunk = vec![0; CHUNK_BYTES_MAX.min((bytes - done) as usize)];
+                let read = file.read(&mut chunk).await.map_err(io)?;
+                if read == 0 {
+                    let message = format!("{}: became shorter while it was read", path.display());
+                    return Err(ClientError::new(ErrorCode::Io, message));
+                }
+                chunk.truncate(read);
+                if parts.send(part(v1::put_part::Part::Chunk(chunk))).await.is_err() {
+                    break;
+                }
+                done += read as u64;
+                on_progress(done, bytes);
+            }
+            drop(parts);
+            Ok(())
+        };
+        let mut blobs = self.blobs();
+        let (fed, answer) = tokio::join!(feed, blobs.put(ReceiverStream::new(receiver)));
+        fed?;
+        Ok(match answer {
+            Ok(_) => Try::Done,
+            Err(status) => Try::Failed(status),
+        })
+    }
+
+    /// Fetches a blob to `path`, which appears only once it is whole and verified. A partial download beside it is
+    /// continued.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`], [`ErrorCode::Corrupt`], [`ErrorCode::Io`] and any other [`ClientError`].
+    pub async fn download(
+        &self,
+        blob: BlobHash,
+        bytes: ByteSize,
+        path: &Path,
+        mut on_progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<(), ClientError> {
+        let partial = partial(path, blob);
+        let io = |error: std::io::Error| ClientError::io(&partial, &error);
+        if let Some(folder) = path.parent() {
+            tokio::fs::create_dir_all(folder).await.map_err(|e| ClientError::io(folder, &e))?;
+        }
+        let mut patience = Patience::new();
+        loop {
+            let mut options = tokio::fs::OpenOptions::new();
+            let mut file =
+                options.create(true).append(true).read(true).open(&partial).await.map_err(io)?;
+            let before = file.metadata().await.map_err(io)?.len();
+            let tried =
+                self.get(blob, bytes.0, before, &mut file, &partial, &mut on_progress).await?;
+            file.sync_all().await.map_err(io)?;
+            let after = file.metadata().await.map_err(io)?.len();
+            if after > before {
+                patience.renew();
+            }
+            match tried {
+                Try::Done => break,
+                Try::Failed(status) => patience.another(self, &status).await?,
+            }
+        }
+        let (found, length) = hash_file(&partial).await?;
+        if found != blob || length != bytes.0 {
+            tokio::fs::remove_file(&partial).await.map_err(io)?;
+            let message = format!(
+                "{}: {length} bytes with hash {}, expected {} bytes with hash {}",
+                path.display(),
+                found.short(),
+                bytes.0,
+                blob.short()
+            );
+            return Err(ClientError::new(ErrorCode::Corrupt, message).with_hint("fetch it again"));
+        }
+        tokio::fs::rename(&partial, path).await.map_err(|e| ClientError::io(path, &e))
+    }
+
+    async fn get(
+        &self,
+        blob: BlobHash,
+        bytes: u64,
+        offset: u64,
+        file: &mut File,
+        partial: &Path,
+        on_progress: Progress<'_>,
+    ) -> Result<Try, ClientError> {
+        if offset >= bytes && offset > 0 {
+            return Ok(Try::Done);
+        }
+        let request = v1::GetRequest { hash: blob.0.to_vec(), offset };
+        let mut stream = match self.blobs().get(request).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return Ok(Try::Failed(status)),
+        };
+        self.answered.store(true, Ordering::Relaxed);
+        let mut done = offset;
+        loop {
+            match stream.message().await {
+                Ok(Some(chunk)) => {
+                    done += chunk.bytes.len() as u64;
+                    if done > bytes {
+                        let message = format!("blob {} is longer than {bytes} bytes", blob.short());
+                        return Err(ClientError::new(ErrorCode::Corrupt, message));
+                    }
+                    file.write_all(&chunk.bytes).await.map_err(|e| ClientError::io(partial, &e))?;
+                    on_progress(done, bytes);
+                }
+                Ok(None) if done == bytes => return Ok(Try::Done),
+                Ok(None) => return Ok(Try::Failed(Status::unavailable("the stream was cut"))),
+                Err(status) => return Ok(Try::Failed(status)),
+            }
+        }
+    }
+}
+
+/// Where a download grows until it is whole; named by its hash, so that it never continues another one.
+fn partial(path: &Path, blob: BlobHash) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.partial", blob.short()))
+}
+
+async fn hash_file(path: &Path) -> Result<(BlobHash, u64), ClientError> {
+    let path = path.to_owned();
+    let hashing = tokio::task::spawn_blocking(move || {
+        let mut hasher = blake3::Hasher::new();
+        std::fs::File::open(&path)
+            .and_then(|file| hasher.update_reader(file).map(|_| ()))
+            .map_err(|error| ClientError::io(&path, &error))?;
+        Ok((BlobHash(*hasher.finalize().as_bytes()), hasher.count()))
+    });
+    hashing.await.map_err(|e| ClientError::new(ErrorCode::Internal, e.to_string()))?
+}

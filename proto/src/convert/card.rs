@@ -1,0 +1,48 @@
+//! Cards and offers.
+
+use fleetune_shared::{ByteSize, Card, Device, Offer};
+
+use super::{ConvertError, enumeration, required};
+use crate::v1;
+
+super::convert_enum!(Device, Device, Cpu, Cuda);
+
+impl From<Card> for v1::Card {
+    fn from(card: Card) -> Self {
+        Self {
+            name: card.name,
+            vram_bytes_total: card.vram_bytes_total.0,
+            compute_major: card.compute_capability.map(|c| c.0),
+            compute_minor: card.compute_capability.map(|c| c.1),
+            device: v1::Device::from(card.device).into(),
+        }
+    }
+}
+
+impl TryFrom<v1::Card> for Card {
+    type Error = ConvertError;
+    fn try_from(card: v1::Card) -> Result<Self, ConvertError> {
+        Ok(Self {
+            name: super::text("name", card.name)?,
+            vram_bytes_total: ByteSize(card.vram_bytes_total),
+            compute_capability: card.compute_major.zip(card.compute_minor),
+            device: enumeration::<v1::Device, _>("device", card.device)?,
+        })
+    }
+}
+
+impl From<Offer> for v1::Offer {
+    fn from(offer: Offer) -> Self {
+        Self { card: Some(offer.card.into()), vram_bytes_foreign: offer.vram_bytes_foreign.0 }
+    }
+}
+
+impl TryFrom<v1::Offer> for Offer {
+    type Error = ConvertError;
+    fn try_from(offer: v1::Offer) -> Result<Self, ConvertError> {
+        Ok(Self {
+            card: required("card", offer.card)?,
+            vram_bytes_foreign: ByteSize(offer.vram_bytes_foreign),
+        })
+    }
+}

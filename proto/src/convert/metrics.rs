@@ -1,0 +1,82 @@
+//! What a trainer measured, and how it failed.
+
+use fleetune_shared::{ByteSize, FailureKind, StepMetrics, TrainSummary};
+
+use super::{ConvertError, optional};
+use crate::v1;
+
+super::convert_enum!(FailureKind, FailureKind, Input, OutOfMemory, Diverged, Machine, Hung);
+
+impl From<StepMetrics> for v1::StepMetrics {
+    fn from(m: StepMetrics) -> Self {
+        Self {
+            step: m.step,
+            loss: m.loss,
+            grad_norm: m.grad_norm,
+            learning_rate: m.learning_rate,
+            supervised_tokens: m.supervised_tokens,
+            tokens_per_second: m.tokens_per_second,
+            epoch: m.epoch,
+        }
+    }
+}
+
+impl TryFrom<v1::StepMetrics> for StepMetrics {
+    type Error = ConvertError;
+    fn try_from(m: v1::StepMetrics) -> Result<Self, ConvertError> {
+        Ok(Self {
+            step: m.step,
+            loss: m.loss,
+            grad_norm: m.grad_norm,
+            learning_rate: m.learning_rate,
+            supervised_tokens: m.supervised_tokens,
+            tokens_per_second: m.tokens_per_second,
+            epoch: m.epoch,
+        })
+    }
+}
+
+impl From<TrainSummary> for v1::TrainSummary {
+    fn from(s: TrainSummary) -> Self {
+        Self {
+            steps: s.steps,
+            loss_first: s.loss_first,
+            loss_last: s.loss_last,
+            trainable_parameters: s.trainable_parameters,
+            tokens: s.tokens,
+            supervised_tokens: s.supervised_tokens,
+            rows: s.rows,
+            rows_dropped: s.rows_dropped,
+            rows_truncated: s.rows_truncated,
+            seconds: s.seconds,
+            tokens_per_second: s.tokens_per_second,
+            seconds_to_first_step: s.seconds_to_first_step,
+            estimate: s.estimate.map(Into::into),
+            memory_bytes_peak: s.memory_bytes_peak.0,
+            merge_logit_difference: s.merge_logit_difference,
+        }
+    }
+}
+
+impl TryFrom<v1::TrainSummary> for TrainSummary {
+    type Error = ConvertError;
+    fn try_from(s: v1::TrainSummary) -> Result<Self, ConvertError> {
+        Ok(Self {
+            steps: s.steps,
+            loss_first: s.loss_first,
+            loss_last: s.loss_last,
+            trainable_parameters: s.trainable_parameters,
+            tokens: s.tokens,
+            supervised_tokens: s.supervised_tokens,
+            rows: s.rows,
+            rows_dropped: s.rows_dropped,
+            rows_truncated: s.rows_truncated,
+            seconds: s.seconds,
+            tokens_per_second: s.tokens_per_second,
+            seconds_to_first_step: s.seconds_to_first_step,
+            estimate: optional("estimate", s.estimate)?,
+            memory_bytes_peak: ByteSize(s.memory_bytes_peak),
+            merge_logit_difference: s.merge_logit_difference,
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! Every value survives the wire, and what says nothing sensible is refused by field.
+
+use std::collections::BTreeMap;
+
+use fleetune_shared::view::{
+    AgentView, CardVerdict, Explanation, FailureView, FleetView, JobPhase, JobView, Verdict,
+};
+use fleetune_shared::{
+    Artifact, ArtifactFile, ArtifactKind, Attempt, BlobHash, ByteSize, Card, Device, Estimate,
+    FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec, Offer, Recipe,
+    StepMetrics, TrainSummary, Work,
+};
+use prost::Message;
+
+use super::ConvertError;
+use crate::v1;
+
+/// Through bytes, as a peer would get it.
+fn travelled<W, T>(value: T) -> T
+where
+    W: Message + Default + From<T>,
+    T: TryFrom<W, Error = ConvertError>,
+{
+    let bytes = W::from(value).encode_to_vec();
+    T::try_from(W::decode(&bytes[..]).unwrap()).unwrap()
+}
+
+fn hash(seed: u8) -> BlobHash {
+    BlobHash([seed; 32])
+}
+
+fn file(name: &str, seed: u8) -> ArtifactFile {
+    let name = FileName::try_from(name.to_owned()).unwrap();
+    ArtifactFile { name, blob: hash(seed), bytes: ByteSize(u64::from(seed)) }
+}
+
+fn card() -> Card {
+    Card {
+        name: "RTX 3080".into(),
+        vram_bytes_total: ByteSize(10 << 30),
+        compute_capability: Some((8, 6)),
+        device: Device::Cuda,
+    }
+}
+
+fn estimate() -> Estimate {
+    let [weights, adapter, gradients, optimizer, activations, logits, workspace, runtime] =
+        [1, 2, 3, 4, 5, 6, 7, 8].map(ByteSize);
+    Estimate { weights, adapter, gradients, optimizer, activations, logits, workspace, runtime }
+}
+
+fn metrics() -> StepMetrics {
+    StepMetrics {
+        step: 3,
+        loss: 1.25,
+        grad_norm: 0.5,
+        learning_rate: 2e-4,
+        supervised_tokens: 99,
+        tokens_per_second: 1234.5,
+        epoch: 0.75,
+    }
+}
+
+fn spec() -> JobSpec {
+    let recipe = "model_name_or_path: base\ndataset_name: [a.jsonl, b.jsonl]\nr: 16";
+    JobSpec {
+        name: "trial".into(),
+        priority: -3,
+        sweep: Some("ranks".into()),
+        sweep_keys: BTreeMap::from([("r".into(), "16".into())]),
+        work: Work::Train { recipe: Box::new(Recipe::read(recipe).unwrap()) },
+        inputs: vec![
+            Input { role: InputRole::Model, file: file("config.json", 1) },
+            Input { role: InputRole::Data, file: file("a.jsonl", 2) },
+        ],
+        estimates: BTreeMap::from([(Device::Cpu, estimate()), (Device::Cuda, estimate())]),
+    }
+}
+
+fn job() -> JobView {
+    JobView {
+        id: JobId(7),
+        name: "trial".into(),
+        kind: "train".into(),
+        priority: 2,
+        sweep: Some("ranks".into()),
+        sweep_keys: BTreeMap::from([("r".into(), "16".into())]),
+        phase: JobPhase::Running,
+        attempt: Attempt(2),
+        agent: Some("bench-3".parse().unwrap()),
+        estimate: estimate(),
+        submitted_ms: 1,
+        started_ms: Some(2),
+        ended_ms: Some(3),
+        steps_total: Some(20),
+        latest: Some(metrics()),
+        checkpoint_step: Some(2),
+        summary: Some(TrainSummary {
+            steps: 20,
+            estimate: Some(estimate()),
+            merge_logit_difference: Some(1e-6),
+            ..TrainSummary::default()
+        }),
+        artifact: Some(Artifact {
+            kind: ArtifactKind::Adapter,
+            step: 20,
+            files: vec![file("adapter_config.json", 3)],
+        }),
+        lineage: Some(Lineage {
+            job: JobId(7),
+            recipe: hash(4),
+            base: vec![hash(5), hash(6)],
+            data: vec![hash(7)],
+            parents: vec![JobId(1)],
+        }),
+        failure: Some(FailureView {
+            kind: Some(FailureKind::Diverged),
+            message: "loss is NaN".into(),
+            attempt: Attempt(1),
+        }),
+        waiting: Some("behind job 3".into()),
+        recipe_json: "{}".into(),
+    }
+}
+
+fn agent() -> AgentView {
+    AgentView {
+        name: "bench-3".parse().unwrap(),
+        connected: true,
+        draining: false,
+        offer: Offer { card: card(), vram_bytes_foreign: ByteSize(5) },
+        vram_bytes_reserved: ByteSize(6),
+        vram_bytes_open: ByteSize(7),
+        jobs: vec![JobId(7)],
+    }
+}
+
+#[test]
+fn a_spec_survives_the_wire() {
+    assert_eq!(travelled::<v1::JobSpec, _>(spec()), spec());
+    let merge = JobSpec { work: Work::Merge(MergeSpec { adapter_of: Some(JobId(4)) }), ..spec() };
+    assert_eq!(travelled::<v1::JobSpec, _>(merge.clone()), merge);
+}
+
+#[test]
+fn views_survive_the_wire() {
+    let fleet = FleetView { agents: vec![agent()], jobs: vec![job()] };
+    assert_eq!(travelled::<v1::Overview, _>(fleet.clone()), fleet);
+    let lost = FailureView { kind: None, message: "lost".into(), attempt: Attempt(1) };
+    assert_eq!(travelled::<v1::Failure, _>(lost.clone()), lost);
+    let explanation = Explanation {
+        summary: "waits".into(),
+        estimate: estimate(),
+        ahead: vec![JobId(3)],
+        cards: vec![CardVerdict {
+            agent: "bench-3".parse().unwrap(),
+            card: card(),
+            vram_bytes_needed: ByteSize(1),
+            vram_bytes_reserved: ByteSize(2),
+            vram_bytes_foreign: ByteSize(3),
+            vram_bytes_margin: ByteSize(4),
+            vram_bytes_open: ByteSize(5),
+            verdict: Verdict::Busy,
+        }],
+        hint: Some("lower max_length".into()),
+    };
+    assert_eq!(travelled::<v1::Explanation, _>(explanation.clone()), explanation);
+}
+
+fn refusal(change: impl FnOnce(&mut v1::Job)) -> String {
+    let mut wire = v1::Job::from(job());
+    change(&mut wire);
+    JobView::try_from(wire).unwrap_err().to_string()
+}
+
+#[test]
+fn nonsense_is_refused_by_field() {
+    assert_eq!(refusal(|j| j.phase = 0), "field `phase` is unspecified");
+    assert_eq!(refusal(|j| j.phase = 99), "field `phase` is 99, which no value has");
+    assert_eq!(refusal(|j| j.estimate = None), "field `estimate` is missing");
+    assert_eq!(
+        refusal(|j| j.artifact.as_mut().unwrap().files[0].blob = vec![1; 31]),
+        "field `artifact.files[0].blob` has 31 bytes, expected 32"
+    );
+    let way_out = refusal(|j| j.artifact.as_mut().unwrap().files[0].name = "../x".into());
+    assert!(way_out.starts_with("field `artifact.files[0].name` is refused: `../x`"), "{way_out}");
+    let huge = refusal(|j| j.estimate.as_mut().unwrap().logits = u64::MAX);
+    assert!(huge.starts_with("field `estimate` has a piece"), "{huge}");
+}
+
+#[test]
+fn a_recipe_is_validated_again_by_whoever_receives_it() {
+    let refused = |json: &str| {
+        let work = Some(v1::job_spec::Work::RecipeJson(json.into()));
+        JobSpec::try_from(v1::JobSpec { work, ..spec().into() }).unwrap_err().to_string()
+    };
+    assert!(refused("{\"r\": 0}").starts_with("field `recipe_json` is refused: recipe: "));
+    assert!(refused("not json").starts_with("field `recipe_json` is refused: recipe: "));
+    let nameless = v1::JobSpec { name: "a\u{1b}[2J".into(), ..spec().into() };
+    let error = JobSpec::try_from(nameless).unwrap_err();
+    assert_eq!(error.to_string(), "field `name` holds control characters");
+}
