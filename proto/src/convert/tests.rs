@@ -7,8 +7,8 @@ use fleetune_shared::view::{
 };
 use fleetune_shared::{
     Artifact, ArtifactFile, ArtifactKind, Attempt, BlobHash, ByteSize, Card, Device, Estimate,
-    FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec, Offer, Recipe,
-    StepMetrics, TrainSummary, Work,
+    FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec, ModelSpec, Offer,
+    Recipe, StepMetrics, TrainSummary, Work,
 };
 use prost::Message;
 
@@ -73,6 +73,12 @@ fn spec() -> JobSpec {
             Input { role: InputRole::Model, file: file("config.json", 1) },
             Input { role: InputRole::Data, file: file("a.jsonl", 2) },
         ],
+        model: ModelSpec::from_hf_config(
+            r#"{"model_type":"llama","hidden_size":64,"intermediate_size":160,
+            "num_hidden_layers":2,"num_attention_heads":4,"vocab_size":512,
+            "max_position_embeddings":512,"rms_norm_eps":1e-5}"#,
+        )
+        .unwrap(),
         estimates: BTreeMap::from([(Device::Cpu, estimate()), (Device::Cuda, estimate())]),
     }
 }
@@ -199,4 +205,21 @@ fn a_recipe_is_validated_again_by_whoever_receives_it() {
     let nameless = v1::JobSpec { name: "a\u{1b}[2J".into(), ..spec().into() };
     let error = JobSpec::try_from(nameless).unwrap_err();
     assert_eq!(error.to_string(), "field `name` holds control characters");
+}
+
+#[test]
+fn a_shape_beyond_any_model_is_refused() {
+    let refused = |change: fn(&mut ModelSpec)| {
+        let mut spec = spec();
+        change(&mut spec.model);
+        JobSpec::try_from(v1::JobSpec::from(spec)).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused(|m| m.num_hidden_layers = 5000),
+        "field `model_json` has num_hidden_layers 5000, expected 1 to 4096"
+    );
+    assert!(refused(|m| m.num_key_value_heads = 0).contains("num_key_value_heads 0"));
+    let json = v1::JobSpec { model_json: "{}".into(), ..spec().into() };
+    let error = JobSpec::try_from(json).unwrap_err().to_string();
+    assert!(error.starts_with("field `model_json` is no model shape"), "{error}");
 }
