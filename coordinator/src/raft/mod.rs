@@ -13,6 +13,8 @@ mod machine;
 mod network;
 mod node;
 pub(crate) mod storage;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use machine::{Machine, MachineError};
 pub(crate) use network::{Alone, Network};

@@ -305,9 +305,8 @@ impl<S: KeyValue> Storage for Log<S> {
         if self.snapshot.index < request_index {
             return Err(raft::StorageError::SnapshotTemporarilyUnavailable.into());
         }
-        let data = self
-            .snapshot_data()
-            .map_err(|error| raft::StorageError::Other(Box::new(error)))?;
+        let data =
+            self.snapshot_data().map_err(|error| raft::StorageError::Other(Box::new(error)))?;
         let mut snapshot = Snapshot { data: data.into(), ..Snapshot::default() };
         snapshot.set_metadata(self.snapshot.clone());
         Ok(snapshot)
