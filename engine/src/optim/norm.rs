@@ -1,0 +1,59 @@
+//! The length of all gradients together, and how much to shorten them.
+
+use candle_core::Tensor;
+use fleetune_shared::recipe::Clip;
+use rayon::prelude::*;
+
+use crate::Result;
+use crate::ops::slices;
+
+/// Elements whose squares are summed in one go. Fixed, so that the sum does not depend on the number of threads.
+const CHUNK: usize = 1 << 15;
+
+/// L2 norm over all elements of all `grads` (f32, contiguous), summed in f64 in a fixed order.
+///
+/// # Errors
+/// A device that failed.
+pub fn grad_norm<'a>(grads: impl IntoIterator<Item = &'a Tensor>) -> Result<f64> {
+    let mut sum = 0.0;
+    for grad in grads {
+        sum += squares(&slices::view(grad)?);
+    }
+    Ok(sum.sqrt())
+}
+
+/// What gradients of norm `norm` are multiplied by: torch's `clip_grad_norm_`, `max / (norm + 1e-6)`, at most 1.
+#[must_use]
+pub fn clip_factor(clip: Clip, norm: f64) -> f64 {
+    clip.0.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0))
+}
+
+fn squares(slice: &[f32]) -> f64 {
+    let sums: Vec<f64> = slice
+        .par_chunks(CHUNK)
+        .map(|chunk| chunk.iter().map(|x| f64::from(*x) * f64::from(*x)).sum())
+        .collect();
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_norm_is_that_of_all_gradients_together() {
+        let a = Tensor::from_vec(vec![3f32; 100_000], (1000, 100), &Device::Cpu).unwrap();
+        let b = Tensor::from_vec(vec![4f32; 100_000], (100, 1000), &Device::Cpu).unwrap();
+        let norm = grad_norm([&a, &b]).unwrap();
+        assert!((norm - (25.0 * 1e5f64).sqrt()).abs() < 1e-9, "{norm}");
+    }
+
+    #[test]
+    fn only_gradients_above_the_bound_shrink() {
+        assert_eq!(clip_factor(Clip(None), 1e9), 1.0);
+        assert_eq!(clip_factor(Clip(Some(1.0)), 0.5), 1.0);
+        assert_eq!(clip_factor(Clip(Some(1.0)), 4.0), 1.0 / 4.000_001);
+    }
+}
