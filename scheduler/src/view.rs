@@ -94,5 +94,7 @@ pub fn job(state: &State, liveness: &Liveness, job: &Job) -> JobView {
             Work::Train { recipe } => recipe.canonical_json(),
             Work::Merge(_) => String::new(),
         },
+        inputs: job.spec.inputs.clone(),
+        model: job.spec.model.clone(),
     }
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentName, Artifact, Attempt, ByteSize, Card, Estimate, FailureKind, JobId, Lineage, Offer,
-    StepMetrics, TrainSummary,
+    AgentName, Artifact, Attempt, ByteSize, Card, Estimate, FailureKind, Input, JobId, Lineage,
+    ModelSpec, Offer, StepMetrics, TrainSummary,
 };
 
 /// Where a job stands, for people and scripts.
@@ -97,6 +97,10 @@ pub struct JobView {
     pub waiting: Option<String>,
     /// The recipe as JSON, empty for merges.
     pub recipe_json: String,
+    /// What it reads: a merge of its adapter reads the same model.
+    pub inputs: Vec<Input>,
+    /// The base model's shape.
+    pub model: ModelSpec,
 }
 
 /// Why an attempt ended without a result.

@@ -19,7 +19,7 @@ impl From<JobSpec> for v1::JobSpec {
                 Work::Merge(merge) => v1::job_spec::Work::Merge(merge.into()),
             }),
             inputs: spec.inputs.into_iter().map(Into::into).collect(),
-            model_json: serde_json::to_string(&spec.model).unwrap_or_default(),
+            model_json: model_to_json(&spec.model),
             estimates: spec
                 .estimates
                 .into_iter()
@@ -45,7 +45,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             Some(v1::job_spec::Work::Merge(merge)) => Work::Merge(merge.into()),
             None => return Err(ConvertError::new("is missing")).field("work"),
         };
-        let model = model(&spec.model_json).field("model_json")?;
+        let model = model_from_json(&spec.model_json).field("model_json")?;
         if let Work::Train { recipe } = &work {
             countable(&model, recipe).field("model_json")?;
         }
@@ -79,8 +79,12 @@ impl From<v1::MergeSpec> for MergeSpec {
     }
 }
 
+pub(super) fn model_to_json(model: &ModelSpec) -> String {
+    serde_json::to_string(model).unwrap_or_default()
+}
+
 /// A shape within what any model has, so that sizing it never overflows.
-fn model(json: &str) -> Result<ModelSpec, ConvertError> {
+pub(super) fn model_from_json(json: &str) -> Result<ModelSpec, ConvertError> {
     let model: ModelSpec = serde_json::from_str(json)
         .map_err(|error| ConvertError::new(format!("is no model shape: {error}")))?;
     let sizes = [

@@ -5,6 +5,7 @@ use fleetune_shared::view::{
 };
 use fleetune_shared::{AgentName, Attempt, ByteSize, FailureKind, JobId};
 
+use super::job::{model_from_json, model_to_json};
 use super::{ConvertError, Field, enumeration, list, optional, required};
 use crate::v1;
 
@@ -64,6 +65,8 @@ impl From<JobView> for v1::Job {
             failure: job.failure.map(Into::into),
             waiting: job.waiting,
             recipe_json: job.recipe_json,
+            inputs: job.inputs.into_iter().map(Into::into).collect(),
+            model_json: model_to_json(&job.model),
         }
     }
 }
@@ -94,6 +97,8 @@ impl TryFrom<v1::Job> for JobView {
             failure: optional("failure", job.failure)?,
             waiting: job.waiting,
             recipe_json: job.recipe_json,
+            inputs: list("inputs", job.inputs)?,
+            model: model_from_json(&job.model_json).field("model_json")?,
         })
     }
 }

@@ -126,6 +126,8 @@ fn job() -> JobView {
         }),
         waiting: Some("behind job 3".into()),
         recipe_json: "{}".into(),
+        inputs: spec().inputs,
+        model: spec().model,
     }
 }
 
