@@ -138,6 +138,7 @@ impl Model {
         let mut x = ops.gather(self.embed.value(), &batch.input_ids)?;
         let mut kept = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
+            crate::memory::check()?;
             let input = x.clone();
             let (y, saved) = block.forward(&pass, x, None)?;
             x = y;
@@ -154,6 +155,7 @@ impl Model {
         drop(x);
         let embed_learns = self.embed.trained();
         for (index, block) in self.blocks.iter_mut().enumerate().skip(lowest).rev() {
+            crate::memory::check()?;
             let saved = match kept.pop() {
                 None => break,
                 Some(Kept::All(saved)) => *saved,
@@ -219,6 +221,7 @@ impl Model {
         let pass = self.pass(self.ops.as_ref(), &self.spec, cu_seqlens, 0);
         let mut x = self.ops.gather(self.embed.value(), input_ids)?;
         for block in &self.blocks {
+            crate::memory::check()?;
             x = block.forward(&pass, x, None)?.0;
         }
         Ok(x)

@@ -16,6 +16,7 @@ pub(super) fn load(path: &Path, ops: Arc<dyn Backend>) -> Result<Model> {
     let files = WeightFiles::open(path)?;
     let spec = files.spec().clone();
     let read = |name: String| -> Result<Parameter> {
+        crate::memory::check()?;
         let value = files.read(&name)?;
         Ok(Parameter::Frozen(name, Weight::F32(value)))
     };

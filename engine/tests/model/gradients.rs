@@ -1,0 +1,221 @@
+//! Hand-written gradients of whole models against autograd and finite differences.
+
+use candle_core::{DType, Device, Tensor};
+use fleetune_engine::adapter::Adapter;
+use fleetune_engine::data::{IGNORED, MicroBatch, Row};
+use fleetune_engine::model::Model;
+use fleetune_shared::recipe::Lora;
+
+use crate::oracle::Oracle;
+use crate::{batch, fixture, norm, relative};
+
+/// Numbers that look random and are the same everywhere.
+fn noise(seed: u64, len: usize) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 53) as f64 - 0.5
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn noise_like(seed: u64, like: &Tensor, size: f64) -> Tensor {
+    let numbers = noise(seed, like.elem_count()).into_iter().map(|x| (x * size) as f32).collect();
+    Tensor::from_vec::<_, f32>(numbers, like.shape(), &Device::Cpu).unwrap()
+}
+
+/// Three examples of unequal length, the longest over a tile of queries, some labels missing.
+fn examples() -> MicroBatch {
+    let row = |seed: u64, len: usize| {
+        let input_ids: Vec<u32> =
+            noise(seed, len).into_iter().map(|x| ((x + 0.5) * 512.0) as u32).collect();
+        let label = |(i, id): (usize, &u32)| if i % 5 < 2 { IGNORED } else { i64::from(*id) };
+        let labels = input_ids.iter().enumerate().map(label).collect();
+        Row { input_ids, labels }
+    };
+    batch(&[row(1, 9), row(2, 110), row(3, 2)])
+}
+
+fn lora(targets: &[&str]) -> Lora {
+    Lora {
+        r: 3,
+        lora_alpha: 5.0,
+        use_rslora: false,
+        target_modules: targets.iter().map(|t| (*t).to_owned()).collect(),
+    }
+}
+
+/// A model with an adapter whose B is not zero, and the pairs.
+fn adapted(name: &str, targets: &[&str]) -> (Model, Vec<(String, Tensor)>, f64) {
+    let mut model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
+    let adapter = Adapter::fresh(model.spec(), &lora(targets), name, 7).unwrap();
+    let scaling = adapter.scaling();
+    model.attach(adapter).unwrap();
+    let mut pairs = Vec::new();
+    for (i, trainable) in model.trainables_mut().enumerate() {
+        if trainable.name.contains("lora_B") {
+            trainable.value = noise_like(i as u64 + 1, &trainable.value, 0.2);
+        }
+        pairs.push((trainable.name.clone(), trainable.value.clone()));
+    }
+    (model, pairs, scaling)
+}
+
+fn assert_gradients(model: &mut Model, oracle: &Oracle) {
+    let batch = examples();
+    let (expected_loss, expected) = oracle.gradients(&batch);
+    let loss = model.forward_backward(&batch, 0.25).unwrap();
+    assert!((loss / expected_loss - 1.0).abs() < 1e-5, "loss {loss}, expected {expected_loss}");
+    let alone = model.loss(&batch).unwrap();
+    assert!((alone / loss - 1.0).abs() < 1e-6, "{alone} without gradients, {loss} with");
+    for trainable in model.trainables_mut() {
+        let expected = (&expected[&trainable.name] * 0.25).unwrap();
+        let found = trainable.grad.as_ref().unwrap();
+        assert!(norm(found) > 0.0, "gradient of {} is zero", trainable.name);
+        let error = relative(found, &expected);
+        assert!(error < 1e-4, "gradient of {} is off by {error:e}", trainable.name);
+    }
+}
+
+#[test]
+fn full_gradients_are_those_of_autograd() {
+    for name in ["tiny-llama", "tiny-llama-tied"] {
+        let mut model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
+        model.train_full();
+        let oracle = Oracle::of(&model, &[], 0.0);
+        assert_gradients(&mut model, &oracle);
+        assert_eq!(model.trainables_mut().count(), oracle.values.len());
+    }
+}
+
+#[test]
+fn adapter_gradients_are_those_of_autograd_whatever_is_adapted() {
+    let targets: [&[&str]; 6] = [
+        &[],
+        &["q_proj", "v_proj"],
+        &["o_proj"],
+        &["down_proj"],
+        &["up_proj"],
+        &["k_proj", "gate_proj"],
+    ];
+    for targets in targets {
+        let (mut model, pairs, scaling) = adapted("tiny-llama", targets);
+        let oracle = Oracle::of(&model, &pairs, scaling);
+        assert_gradients(&mut model, &oracle);
+    }
+}
+
+#[test]
+fn autograd_itself_agrees_with_finite_differences() {
+    let (model, pairs, scaling) = adapted("tiny-llama", &[]);
+    let oracle = Oracle::of(&model, &pairs, scaling);
+    let batch = examples();
+    let (_, gradients) = oracle.gradients(&batch);
+    let scalar = |x: Tensor| x.to_scalar::<f64>().unwrap();
+    // One direction for all tensors together covers every one of them.
+    let (mut slope, mut size) = (0.0, 0.0);
+    let mut moves = Vec::new();
+    for (i, (name, var)) in oracle.values.iter().enumerate() {
+        let direction = noise_like(i as u64 + 90, var, 1.0).to_dtype(DType::F64).unwrap();
+        let part = scalar((&gradients[name] * &direction).unwrap().sum_all().unwrap());
+        slope += part;
+        size += part.abs();
+        moves.push((var, var.as_tensor().copy().unwrap(), direction));
+    }
+    let at = |step: f64| {
+        for (var, start, direction) in &moves {
+            var.set(&(start + (direction * step).unwrap()).unwrap()).unwrap();
+        }
+        scalar(oracle.loss(&batch).unwrap())
+    };
+    let step = 1e-5;
+    let difference = (at(step) - at(-step)) / (2.0 * step);
+    assert!((difference - slope).abs() < 1e-6 * size, "{difference} by differences, {slope}");
+}
+
+#[test]
+fn the_engine_agrees_with_finite_differences() {
+    let mut model = Model::load(&fixture("models/tiny-llama-tied")).unwrap();
+    model.train_full();
+    let batch = examples();
+    model.forward_backward(&batch, 1.0).unwrap();
+    let starts: Vec<(Tensor, Tensor, f64)> = model
+        .trainables_mut()
+        .enumerate()
+        .map(|(i, t)| {
+            let direction = noise_like(i as u64 + 40, &t.value, 1.0);
+            let grad = t.grad.as_ref().unwrap();
+            let slope = (grad * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            (t.value.copy().unwrap(), direction, f64::from(slope))
+        })
+        .collect();
+    let names: Vec<String> = model.trainables_mut().map(|t| t.name.clone()).collect();
+    for (i, (start, direction, slope)) in starts.iter().enumerate() {
+        let mut at = |step: f64| {
+            let moved = (start + (direction * step).unwrap()).unwrap();
+            model.trainables_mut().nth(i).unwrap().value = moved;
+            model.loss(&batch).unwrap()
+        };
+        let step = 3e-3;
+        let difference = (at(step) - at(-step)) / (2.0 * step);
+        at(0.0);
+        // f32 sums leave about 1e-4 in each loss.
+        let tolerance = 0.02 * slope.abs() + 0.1;
+        assert!(
+            (difference - slope).abs() < tolerance,
+            "{}: {difference} by differences, {slope} by gradient",
+            names[i]
+        );
+    }
+}
+
+#[test]
+fn checkpointing_changes_no_bit() {
+    let (mut model, ..) = adapted("tiny-llama", &[]);
+    let batch = examples();
+    let gradients = |model: &mut Model| -> Vec<Vec<f32>> {
+        model.clear_gradients();
+        model.forward_backward(&batch, 1.0).unwrap();
+        let flat = |g: &Tensor| g.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        model.trainables_mut().map(|t| flat(t.grad.as_ref().unwrap())).collect()
+    };
+    let kept = gradients(&mut model);
+    model.gradient_checkpointing = true;
+    assert_eq!(kept, gradients(&mut model));
+}
+
+#[test]
+fn gradients_add_up_over_micro_batches() {
+    let (mut model, ..) = adapted("tiny-llama", &[]);
+    let batch = examples();
+    model.forward_backward(&batch, 0.5).unwrap();
+    model.forward_backward(&batch, 0.5).unwrap();
+    let twice: Vec<Tensor> = model.trainables_mut().map(|t| t.grad.take().unwrap()).collect();
+    model.forward_backward(&batch, 1.0).unwrap();
+    for (t, twice) in model.trainables_mut().zip(&twice) {
+        let error = relative(twice, t.grad.as_ref().unwrap());
+        assert!(error < 1e-6, "{}: {error:e}", t.name);
+    }
+}
+
+#[test]
+fn only_the_adapter_has_gradients() {
+    let (mut model, pairs, _) = adapted("tiny-llama", &["q_proj"]);
+    model.forward_backward(&examples(), 1.0).unwrap();
+    let names: Vec<String> = model.trainables_mut().map(|t| t.name.clone()).collect();
+    assert_eq!(names, pairs.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
+    assert_eq!(names.len(), 2 * model.spec().num_hidden_layers);
+    assert!(names.iter().all(|name| name.contains("q_proj.lora_")));
+    model.clear_gradients();
+    assert!(model.trainables_mut().all(|t| t.grad.is_none()));
+}
+
+#[test]
+fn a_batch_without_labels_teaches_nothing() {
+    let (mut model, ..) = adapted("tiny-llama", &[]);
+    let row = Row { input_ids: vec![1, 2, 3], labels: vec![IGNORED; 3] };
+    assert_eq!(model.forward_backward(&batch(&[row]), 1.0).unwrap(), 0.0);
+    assert!(model.trainables_mut().all(|t| t.grad.is_none()));
+}
