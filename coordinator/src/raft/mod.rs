@@ -17,5 +17,5 @@ pub(crate) mod storage;
 mod tests;
 
 pub(crate) use machine::{Machine, MachineError};
-pub(crate) use network::{Alone, Network};
-pub(crate) use node::{Ended, Event, Node, NodeError, NodeSettings, ProposeError};
+pub(crate) use network::Alone;
+pub(crate) use node::{Event, Node, NodeError, NodeSettings, ProposeError};

@@ -112,6 +112,7 @@ type Answer<T> = oneshot::Sender<Result<T, ProposeError>>;
 enum Request<R> {
     Propose(Vec<u8>, Answer<R>),
     Read(Answer<()>),
+    #[cfg_attr(not(test), expect(dead_code, reason = "nobody sends to a cluster of one"))]
     Deliver(Vec<u8>),
     Stop,
 }

@@ -12,11 +12,10 @@ use raft::{GetEntriesContext, Storage};
 use tempfile::TempDir;
 use tokio::sync::mpsc as tokio_mpsc;
 
+use super::network::Network;
+use super::node::Ended;
 use super::storage::{Database, Identity, KeyValue, Log, StorageError, Write};
-use super::{
-    Alone, Ended, Event, Machine, MachineError, Network, Node, NodeError, NodeSettings,
-    ProposeError,
-};
+use super::{Alone, Event, Machine, MachineError, Node, NodeError, NodeSettings, ProposeError};
 
 /// Remembers what it was told; does not understand `?`.
 #[derive(Debug, Default, Clone, PartialEq)]

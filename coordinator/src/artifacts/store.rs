@@ -1,0 +1,171 @@
+//! The folders, and who may be in them.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use fleetune_shared::BlobHash;
+
+use super::{BlobError, BlobReader, Upload, io_error};
+
+/// An upload that nobody continued for so long is given up.
+const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How much of a blob is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Whole { bytes: u64 },
+    Partial { bytes: u64 },
+    Absent,
+}
+
+/// Blobs under one folder.
+#[derive(Clone, Debug)]
+pub(crate) struct BlobStore {
+    folder: PathBuf,
+    /// Blobs with an upload under way: two writers would spoil each other's file.
+    uploading: Arc<Mutex<HashSet<BlobHash>>>,
+}
+
+/// The right to write one blob's partial file.
+#[derive(Debug)]
+pub(super) struct UploadRight {
+    hash: BlobHash,
+    uploading: Arc<Mutex<HashSet<BlobHash>>>,
+}
+
+impl Drop for UploadRight {
+    fn drop(&mut self) {
+        self.uploading.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hash);
+    }
+}
+
+impl BlobStore {
+    /// Opens or creates the store.
+    pub(crate) fn open(folder: &Path) -> Result<Self, BlobError> {
+        for name in ["blobs", "partial", "quarantine"] {
+            let path = folder.join(name);
+            fs::create_dir_all(&path).map_err(io_error("create", &path))?;
+        }
+        sync_folder(folder)?;
+        Ok(Self { folder: folder.to_owned(), uploading: Arc::default() })
+    }
+
+    /// How much of a blob is here. A whole blob asked for counts as young again: whoever asks is about to use it.
+    pub(crate) fn stat(&self, hash: BlobHash) -> Result<Presence, BlobError> {
+        let path = self.whole_path(hash);
+        match File::options().append(true).open(&path) {
+            Ok(file) => {
+                file.set_modified(SystemTime::now()).map_err(io_error("touch", &path))?;
+                let bytes = file.metadata().map_err(io_error("look at", &path))?.len();
+                return Ok(Presence::Whole { bytes });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("open", &path)(error)),
+        }
+        Ok(match fs::metadata(self.partial_path(hash)) {
+            Ok(metadata) => Presence::Partial { bytes: metadata.len() },
+            Err(_) => Presence::Absent,
+        })
+    }
+
+    /// Begins or continues an upload of a blob of `bytes` bytes at `offset`; `None` where the blob is here already.
+    pub(crate) fn upload(
+        &self,
+        hash: BlobHash,
+        bytes: u64,
+        offset: u64,
+    ) -> Result<Option<Upload>, BlobError> {
+        if let Presence::Whole { bytes: stored } = self.stat(hash)? {
+            return if stored == bytes {
+                Ok(None)
+            } else {
+                Err(BlobError::Length { hash, sent: stored, declared: bytes })
+            };
+        }
+        let right = {
+            let mut uploading = self.uploading.lock().unwrap_or_else(PoisonError::into_inner);
+            if !uploading.insert(hash) {
+                return Err(BlobError::Contended(hash));
+            }
+            UploadRight { hash, uploading: Arc::clone(&self.uploading) }
+        };
+        Upload::begin(self.clone(), right, hash, bytes, offset).map(Some)
+    }
+
+    /// Opens a whole blob for reading from `offset` on.
+    pub(crate) fn read(&self, hash: BlobHash, offset: u64) -> Result<BlobReader, BlobError> {
+        BlobReader::open(self.clone(), hash, offset)
+    }
+
+    /// Removes blobs that are neither kept nor young, and uploads that nobody continued. Returns how many went.
+    pub(crate) fn sweep(
+        &self,
+        kept: &HashSet<BlobHash>,
+        young: Duration,
+    ) -> Result<usize, BlobError> {
+        let now = SystemTime::now();
+        let is_older = |path: &Path, than: Duration| {
+            fs::metadata(path)
+                .and_then(|metadata| metadata.modified())
+                .is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > than))
+        };
+        let mut removed = 0;
+        for shard in list(&self.folder.join("blobs"))? {
+            for path in list(&shard)? {
+                let hash = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
+                if hash.is_some_and(|hash| !kept.contains(&hash)) && is_older(&path, young) {
+                    fs::remove_file(&path).map_err(io_error("remove", &path))?;
+                    removed += 1;
+                }
+            }
+        }
+        for path in list(&self.folder.join("partial"))? {
+            if is_older(&path, PARTIAL_AGE_MAX) {
+                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+            }
+        }
+        Ok(removed)
+    }
+
+    pub(super) fn whole_path(&self, hash: BlobHash) -> PathBuf {
+        let name = hash.to_string();
+        self.folder.join("blobs").join(&name[..2]).join(name)
+    }
+
+    pub(super) fn partial_path(&self, hash: BlobHash) -> PathBuf {
+        self.folder.join("partial").join(hash.to_string())
+    }
+
+    /// Makes a verified, synced partial file the whole blob.
+    pub(super) fn publish(&self, hash: BlobHash) -> Result<(), BlobError> {
+        let (partial, whole) = (self.partial_path(hash), self.whole_path(hash));
+        let shard = whole.parent().unwrap_or(&self.folder);
+        if !shard.exists() {
+            fs::create_dir_all(shard).map_err(io_error("create", shard))?;
+            sync_folder(&self.folder.join("blobs"))?;
+        }
+        fs::rename(&partial, &whole).map_err(io_error("rename", &partial))?;
+        sync_folder(shard)
+    }
+
+    /// Takes a damaged blob out of reach.
+    pub(super) fn quarantine(&self, hash: BlobHash) -> Result<(), BlobError> {
+        let whole = self.whole_path(hash);
+        let aside = self.folder.join("quarantine").join(hash.to_string());
+        tracing::error!(blob = %hash, "damaged on disk, moved to {}", aside.display());
+        fs::rename(&whole, &aside).map_err(io_error("quarantine", &whole))
+    }
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, BlobError> {
+    fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .map_err(io_error("list", folder))
+}
+
+fn sync_folder(path: &Path) -> Result<(), BlobError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error("sync", path))
+}

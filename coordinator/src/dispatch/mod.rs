@@ -1,0 +1,132 @@
+//! What the leader does about the state: asks the scheduler what should happen next, puts its answer into the log, and
+//! carries out what the log says.
+//!
+//! ```text
+//!   sessions ── who is heard ──▶ plan ──▶ commands ──▶ log ──▶ effects ──▶ sessions ──▶ agents
+//!                                 ▲ every tick, and after every change
+//! ```
+
+mod effects;
+mod sessions;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleetune_scheduler::placement::{Policy, plan};
+use fleetune_scheduler::state::{Command, Effect};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::coordinator::Coordinator;
+use crate::error::Error;
+use crate::raft::Event;
+
+pub(crate) use sessions::{Session, Sessions};
+
+/// How often unneeded blobs are looked for when nothing hints at them.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How long hints are gathered first.
+const SWEEP_DELAY: Duration = Duration::from_secs(20);
+
+pub(crate) struct Dispatcher {
+    coordinator: Arc<Coordinator>,
+    events: UnboundedReceiver<Event<Effect>>,
+    leads: bool,
+    /// When the last round ended.
+    awake_at: Instant,
+    sweep_at: Instant,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(
+        coordinator: Arc<Coordinator>,
+        events: UnboundedReceiver<Event<Effect>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self { coordinator, events, leads: false, awake_at: now, sweep_at: now }
+    }
+
+    /// Runs until the coordinator stops.
+    pub(crate) async fn run(mut self) {
+        let mut tick = tokio::time::interval(self.coordinator.heartbeat);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stopping = self.coordinator.stopping.clone();
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                event = self.events.recv() => match event {
+                    Some(event) => self.hear(event),
+                    None => return,
+                },
+                _ = tick.tick() => {}
+            }
+            while let Ok(event) = self.events.try_recv() {
+                self.hear(event);
+            }
+            if self.leads {
+                self.decide().await;
+                self.sweep();
+            }
+        }
+    }
+
+    fn hear(&mut self, event: Event<Effect>) {
+        let Coordinator { sessions, clock, .. } = &*self.coordinator;
+        match event {
+            Event::Leading => {
+                self.leads = true;
+                sessions.take_office(clock.now_ms());
+            }
+            Event::Following => {
+                self.leads = false;
+                sessions.close_all();
+            }
+            Event::Applied(effects) => {
+                for effect in effects {
+                    if let Effect::BlobsReleased(_) = effect {
+                        self.sweep_at = self.sweep_at.min(Instant::now() + SWEEP_DELAY);
+                    }
+                    effects::carry_out(&self.coordinator, effect);
+                }
+            }
+        }
+    }
+
+    /// Proposes what the scheduler wishes.
+    async fn decide(&mut self) {
+        let coordinator = Arc::clone(&self.coordinator);
+        let lease_ms = coordinator.lease.as_millis() as u64;
+        let now_ms = coordinator.clock.now_ms();
+        // This process stood still (stopped, or waiting for its disk): silence in that time was ours.
+        if self.awake_at.elapsed() > coordinator.lease / 2 {
+            coordinator.sessions.forgive(now_ms);
+        }
+        coordinator.sessions.expire(now_ms, lease_ms);
+        let liveness = coordinator.sessions.liveness();
+        let commands =
+            coordinator.state(|state| plan(state, &liveness, Policy { lease_ms }, now_ms));
+        // One after the other: each waits for its sync, but the next round's syncs are shared.
+        for command in commands {
+            if let Command::Leave { agent, .. } = &command {
+                tracing::warn!(%agent, "silent for too long, its jobs go back to the queue");
+            }
+            match coordinator.propose(&command).await {
+                Ok(_) => {}
+                // The state moved on since the plan was made: the next plan knows.
+                Err(Error::Refused(refusal)) => tracing::debug!(%refusal, "a wish came too late"),
+                Err(error) => {
+                    tracing::warn!(%error, "the scheduler's wish did not reach the log");
+                    break;
+                }
+            }
+        }
+        self.awake_at = Instant::now();
+    }
+
+    fn sweep(&mut self) {
+        if Instant::now() >= self.sweep_at {
+            self.sweep_at = Instant::now() + SWEEP_EVERY;
+            let coordinator = Arc::clone(&self.coordinator);
+            tokio::task::spawn_blocking(move || coordinator.sweep_blobs());
+        }
+    }
+}
