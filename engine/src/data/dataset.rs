@@ -1,13 +1,24 @@
 //! A data set in memory: rows of tokens, and what became of the rows that did not fit.
 
+use std::path::PathBuf;
+
+use fleetune_shared::ModelSpec;
+use fleetune_shared::recipe::{DataFormat, DataSettings, OverLength};
+
 use super::Row;
+use super::encode::Encoder;
+use super::format::{self, Sample};
+use super::rows::{self, FileRow, Next};
+use super::tokenizer::Tokenizer;
+use crate::{EngineError, Result};
 
 /// What the files held and what became of it; goes into `report.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DataStats {
     /// Rows kept.
     pub rows: u64,
-    /// Rows left out because they were longer than `max_length`.
+    /// Rows left out because they were longer than `max_length`, or because nothing to learn was left of them
+    /// after they were cut.
     pub dropped: u64,
     /// Rows cut at `max_length`.
     pub truncated: u64,
@@ -29,6 +40,58 @@ pub struct Dataset {
 }
 
 impl Dataset {
+    /// Reads, renders and tokenises files. Pre-tokenised rows need no tokenizer.
+    ///
+    /// # Errors
+    /// The first row that is damaged, in the wrong layout, too long (unless the settings cut or drop it) or without
+    /// a token to learn, by file and line; files that hold no row.
+    pub fn load(
+        paths: &[PathBuf],
+        settings: &DataSettings,
+        tokenizer: Option<&Tokenizer>,
+        spec: &ModelSpec,
+    ) -> Result<Self> {
+        let encoder = tokenizer.map(|t| Encoder::new(t, spec, settings)).transpose()?;
+        let mut dataset = Self::default();
+        let mut read = 0;
+        for path in paths {
+            let mut layout = settings.format;
+            let next = rows::each(path, |FileRow { place, columns }| {
+                let at = |why: String| EngineError::input(format!("{place}: {why}"));
+                if layout == DataFormat::Auto {
+                    layout = format::detect(&columns).map_err(at)?;
+                }
+                let has_template = encoder.as_ref().is_some_and(|e| e.template.is_some());
+                let sample = format::sample(layout, &columns, has_template, spec.vocab_size);
+                let row = match (sample.map_err(at)?, &encoder) {
+                    (Sample::Tokens(row), _) => row,
+                    (sample, Some(encoder)) => {
+                        encoder.row(sample).map_err(|e| at(e.to_string()))?
+                    }
+                    (_, None) => {
+                        return Err(at("text needs a tokenizer, and the model has none".into()));
+                    }
+                };
+                dataset.admit(row, settings).map_err(at)?;
+                read += 1;
+                Ok(if settings.rows_max == Some(read) { Next::Enough } else { Next::Row })
+            })?;
+            if next == Next::Enough {
+                break;
+            }
+        }
+        if dataset.rows.is_empty() {
+            let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+            return Err(EngineError::input(format!(
+                "{}: no row is left to train on ({} read, {} dropped); raise `max_length` or give more data",
+                names.join(", "),
+                read,
+                dataset.stats.dropped
+            )));
+        }
+        Ok(dataset)
+    }
+
     /// A data set made elsewhere, such as in a test.
     #[must_use]
     pub fn of(rows: Vec<Row>) -> Self {
@@ -37,6 +100,42 @@ impl Dataset {
             dataset.push(row);
         }
         dataset
+    }
+
+    /// Keeps, cuts, drops or refuses a row.
+    fn admit(&mut self, mut row: Row, settings: &DataSettings) -> Result<(), String> {
+        if row.supervised() == 0 {
+            return Err("nothing to learn: no token carries a label; \
+                        leave the row out, or look at it with `fleetune train --preview`"
+                .into());
+        }
+        let length = row.input_ids.len();
+        let max_length = settings.max_length;
+        if length > max_length {
+            match settings.over_length {
+                OverLength::Error => {
+                    return Err(format!(
+                        "{length} tokens, longer than `max_length` {max_length}; raise `max_length`, or choose \
+                         `over_length: truncate` or `drop`"
+                    ));
+                }
+                OverLength::Drop => {
+                    self.stats.dropped += 1;
+                    return Ok(());
+                }
+                OverLength::Truncate => {
+                    row.input_ids.truncate(max_length);
+                    row.labels.truncate(max_length);
+                    if row.supervised() == 0 {
+                        self.stats.dropped += 1;
+                        return Ok(());
+                    }
+                    self.stats.truncated += 1;
+                }
+            }
+        }
+        self.push(row);
+        Ok(())
     }
 
     fn push(&mut self, row: Row) {

@@ -5,9 +5,22 @@
 //! ```
 
 mod batch;
+mod conversation;
 mod dataset;
+mod encode;
+mod file;
+mod format;
+mod guard;
 mod loader;
+mod preview;
+mod rows;
+mod template;
+mod tokenizer;
 
 pub use batch::{IGNORED, MicroBatch, Row};
+pub use conversation::{Conversation, Message, Role};
 pub use dataset::{DataStats, Dataset};
 pub use loader::{Cursor, Loader};
+pub use preview::{Segment, preview};
+pub use template::ChatTemplate;
+pub use tokenizer::{SpecialToken, Tokenizer};

@@ -1,0 +1,334 @@
+//! Chat templates: from a conversation to the text a model was trained on, and to the spans its assistant wrote.
+//!
+//! Jinja by minijinja, set up as transformers sets Jinja2 up (`trim_blocks`, `lstrip_blocks`, loop controls,
+//! Python's string methods, `raise_exception`, Python's JSON). Templates come with models, so they are not trusted:
+//! no loader, a fixed budget of work and bytes. `strftime_now` is absent on purpose: a run must not depend on the
+//! day it is started.
+//!
+//! The assistant's spans come from `{% generation %}` where the template has it. Where it has not, turn `i` lies
+//! between `render(messages[..i], add_generation_prompt)` and `render(messages[..=i])`, provided that both are
+//! beginnings of the whole: a template that rewrites earlier turns (Qwen3 drops their reasoning) is found out here.
+
+mod generation;
+#[cfg(test)]
+mod parity;
+mod python;
+
+use std::fmt::Write as _;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use minijinja::value::{Serde, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
+
+use super::conversation::{Conversation, Role};
+use super::guard::{Guard, Guarded};
+use super::tokenizer::Tokenizer;
+use crate::{EngineError, Result};
+
+/// Longest text a template may write for one conversation.
+const OUTPUT_BYTES_MAX: usize = 8 << 20;
+/// minijinja's fuel: one per instruction and per 64 bytes made. A second of work, far above any real template.
+const FUEL: u64 = 5_000_000;
+const NAME: &str = "chat";
+
+/// A compiled chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    place: String,
+    marks_generation: bool,
+    eos_token: Option<String>,
+}
+
+/// A conversation as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rendered {
+    pub(crate) guarded: Guarded,
+    /// What the assistant wrote, in bytes of `guarded.text`; ordered, disjoint, touching ones joined.
+    pub(crate) spans: Vec<Range<usize>>,
+}
+
+/// A conversation whose texts carry stand-ins, ready for several renderings that can be compared.
+struct Shielded {
+    messages: Vec<Value>,
+    tools: Value,
+    pairs: Vec<(char, char)>,
+    open: char,
+    close: char,
+}
+
+impl ChatTemplate {
+    /// The template of a tokenizer, if it has one.
+    ///
+    /// # Errors
+    /// A template that does not compile, by file and line.
+    pub fn of(tokenizer: &Tokenizer) -> Result<Option<Self>> {
+        let Some((source, path)) = tokenizer.chat_template() else { return Ok(None) };
+        Self::compile(source, path, tokenizer.template_names()).map(Some)
+    }
+
+    fn compile(source: &str, path: &Path, names: &[(String, String)]) -> Result<Self> {
+        let place = format!("{}: chat template", path.display());
+        let (source, marks_generation) = generation::rewrite(source);
+        let mut env = Environment::new();
+        let mut syntax = minijinja::syntax::SyntaxConfig::builder();
+        syntax.trim_blocks(true).lstrip_blocks(true);
+        env.set_syntax(syntax.build().map_err(|e| fault(&place, &e))?);
+        env.set_auto_escape_callback(|_| AutoEscape::None);
+        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_fuel(Some(FUEL));
+        env.add_filter("tojson", |value: Value, options| python::tojson(&value, options));
+        env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("it refuses this conversation: {message}"),
+            ))
+        });
+        for (name, text) in names {
+            env.add_global(name.clone(), text.clone());
+        }
+        env.add_template_owned(NAME, source).map_err(|e| fault(&place, &e))?;
+        let eos_token = names.iter().find(|(name, _)| name == "eos_token");
+        let eos_token = eos_token.map(|(_, text)| text.clone());
+        Ok(Self { env, place, marks_generation, eos_token })
+    }
+
+    /// Token ids that make the model answer: the conversation and the opening of the assistant's turn.
+    ///
+    /// # Errors
+    /// What the template refuses, by line.
+    pub fn prompt(&self, conversation: &Conversation, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let shielded = Shielded::new(conversation, tokenizer);
+        let (text, _) = self.render(&shielded, shielded.messages.len(), true)?;
+        let guarded = Guarded { text, pairs: shielded.pairs };
+        Ok(tokenizer.encode_guarded(&guarded)?.ids)
+    }
+
+    /// The whole conversation without the assistant's spans.
+    pub(crate) fn text(
+        &self,
+        conversation: &Conversation,
+        tokenizer: &Tokenizer,
+    ) -> Result<Rendered> {
+        let shielded = Shielded::new(conversation, tokenizer);
+        let (text, _) = self.render(&shielded, shielded.messages.len(), false)?;
+        self.check_nothing_dropped(conversation, &shielded, &text, &[0..text.len()])?;
+        Ok(Rendered { guarded: Guarded { text, pairs: shielded.pairs }, spans: Vec::new() })
+    }
+
+    /// The whole conversation and the spans of its assistant turns from message `from` on.
+    ///
+    /// # Errors
+    /// What the template refuses; a turn it drops; a turn that cannot be located.
+    pub(crate) fn spans(
+        &self,
+        conversation: &Conversation,
+        tokenizer: &Tokenizer,
+        from: usize,
+    ) -> Result<Rendered> {
+        let shielded = Shielded::new(conversation, tokenizer);
+        let (text, marked) = self.render(&shielded, shielded.messages.len(), false)?;
+        let mut spans = if self.marks_generation {
+            let turns = conversation.messages.iter().filter(|m| m.role == Role::Assistant).count();
+            if marked.len() < turns {
+                return Err(self.refuse(format!(
+                    "writes {} {{% generation %}} blocks for {turns} assistant turns; \
+                     put one around every assistant turn",
+                    marked.len()
+                )));
+            }
+            marked
+        } else {
+            self.located(conversation, &shielded, &text)?
+        };
+        self.check_nothing_dropped(conversation, &shielded, &text, &spans)?;
+        if conversation.messages[..from].iter().any(|m| m.role == Role::Assistant) {
+            let (prompt, _) = self.render(&shielded, from, true)?;
+            if !text.starts_with(&prompt) {
+                return Err(self.refuse(
+                    "the prompt cannot be told from the completion: it is rendered differently once the completion \
+                     follows; set `completion_only_loss: false` or use another template",
+                ));
+            }
+            spans.retain(|span| span.start >= prompt.len());
+        }
+        Ok(Rendered { guarded: Guarded { text, pairs: shielded.pairs }, spans })
+    }
+
+    /// Spans by comparing beginnings of the conversation with the whole.
+    fn located(
+        &self,
+        conversation: &Conversation,
+        shielded: &Shielded,
+        whole: &str,
+    ) -> Result<Vec<Range<usize>>> {
+        let mut spans = Vec::new();
+        let roles = conversation.messages.iter().map(|message| message.role);
+        for (i, _) in roles.enumerate().filter(|(_, role)| *role == Role::Assistant) {
+            let lost = |why: &str| {
+                self.refuse(format!(
+                    "message {}, by the assistant, cannot be located: {why}; give a template with \
+                     {{% generation %}} blocks as `chat_template_path`, train conversations of one answer, or set \
+                     `assistant_only_loss: false`",
+                    i + 1
+                ))
+            };
+            let (prompt, _) = self.render(shielded, i, true)?;
+            if !whole.starts_with(&prompt) {
+                return Err(lost("what stands before it is rendered differently in a prompt"));
+            }
+            let (upto, _) = self.render(shielded, i + 1, false)?;
+            // Some templates end every text, not every turn, with EOS.
+            let upto = if i + 1 < shielded.messages.len() && !whole.starts_with(&upto) {
+                self.eos_token.as_deref().and_then(|eos| upto.strip_suffix(eos)).unwrap_or(&upto)
+            } else {
+                &upto
+            };
+            if !whole.starts_with(upto) {
+                return Err(lost("it is rendered differently once later messages follow"));
+            }
+            if upto.len() <= prompt.len() {
+                return Err(lost("the template drops it"));
+            }
+            spans.push(prompt.len()..upto.len());
+        }
+        Ok(spans)
+    }
+
+    /// Makes sure that what each assistant turn says stands in the text, in order.
+    fn check_nothing_dropped(
+        &self,
+        conversation: &Conversation,
+        shielded: &Shielded,
+        text: &str,
+        spans: &[Range<usize>],
+    ) -> Result<()> {
+        let written: String = spans.iter().map(|span| &text[span.clone()]).collect();
+        let mut rest = written.as_str();
+        for (i, message) in conversation.messages.iter().enumerate() {
+            if message.role != Role::Assistant || message.content().is_none() {
+                continue;
+            }
+            let content = shielded.messages[i].get_attr("content").unwrap_or_default();
+            let content = content.as_str().unwrap_or_default();
+            // Templates may take reasoning out of the history; the answer behind it must stay.
+            let answer = content.rsplit("</think>").next().unwrap_or(content).trim();
+            let Some(at) = rest.find(answer) else {
+                return Err(self.refuse(format!(
+                    "drops what the assistant says in message {}; use a template that renders it",
+                    i + 1
+                )));
+            };
+            rest = &rest[at + answer.len()..];
+        }
+        Ok(())
+    }
+
+    /// The text of the first `count` messages and the spans marked in it.
+    fn render(
+        &self,
+        shielded: &Shielded,
+        count: usize,
+        add_generation_prompt: bool,
+    ) -> Result<(String, Vec<Range<usize>>)> {
+        let template = self.env.get_template(NAME).map_err(|e| fault(&self.place, &e))?;
+        let context = context! {
+            messages => shielded.messages[..count].to_vec(),
+            tools => shielded.tools.clone(),
+            documents => (),
+            add_generation_prompt,
+            __generation_open__ => shielded.open.to_string(),
+            __generation_close__ => shielded.close.to_string(),
+        };
+        let mut output = Bounded::default();
+        let result = template.render_captured_to(context, &mut output);
+        if output.overflowed {
+            return Err(self.refuse(format!(
+                "writes more than {} MiB for one conversation; it repeats itself, use another template",
+                OUTPUT_BYTES_MAX >> 20
+            )));
+        }
+        result.map_err(|e| fault(&self.place, &e))?;
+        let marked = String::from_utf8(output.bytes).map_err(|e| {
+            self.refuse(format!("writes what is no UTF-8 at byte {}", e.utf8_error().valid_up_to()))
+        })?;
+        Ok(take_marks(&marked, shielded.open, shielded.close))
+    }
+
+    fn refuse(&self, why: impl std::fmt::Display) -> EngineError {
+        EngineError::input(format!("{}: {why}", self.place))
+    }
+}
+
+impl Shielded {
+    fn new(conversation: &Conversation, tokenizer: &Tokenizer) -> Self {
+        let objects: Vec<serde_json::Value> =
+            conversation.messages.iter().map(|message| message.value.clone().into()).collect();
+        let mut guard = Guard::new(tokenizer.specials(), objects.iter().chain(&conversation.tools));
+        let open = guard.unused();
+        let close = guard.unused();
+        let messages = objects.iter().map(|object| Value::from(Serde(guard.shield_value(object))));
+        let messages = messages.collect();
+        let tools = conversation.tools.as_ref().map(|tools| guard.shield_value(tools));
+        let tools = tools.map_or(Value::from(()), |tools| Value::from(Serde(tools)));
+        Self { messages, tools, pairs: guard.pairs, open, close }
+    }
+}
+
+/// The text without marks, and what stood between them.
+fn take_marks(marked: &str, open: char, close: char) -> (String, Vec<Range<usize>>) {
+    let mut text = String::with_capacity(marked.len());
+    let mut spans: Vec<Range<usize>> = Vec::new();
+    let mut begun = None;
+    for c in marked.chars() {
+        if c == open {
+            begun = Some(text.len());
+        } else if c == close {
+            match (begun.take(), spans.last_mut()) {
+                (Some(start), Some(last)) if last.end == start => last.end = text.len(),
+                (Some(start), _) => spans.push(start..text.len()),
+                (None, _) => {}
+            }
+        } else {
+            text.push(c);
+        }
+    }
+    (text, spans)
+}
+
+fn fault(place: &str, error: &Error) -> EngineError {
+    let mut text = place.to_owned();
+    if let Some(line) = error.line() {
+        // A String never fails to take text.
+        let _ = write!(text, " line {line}");
+    }
+    let why = match error.kind() {
+        ErrorKind::OutOfFuel => "it loops for too long; use another template".to_owned(),
+        kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
+    };
+    EngineError::input(format!("{text}: {why}"))
+}
+
+/// Takes what a template writes, up to a limit.
+#[derive(Debug, Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    overflowed: bool,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + more.len() > OUTPUT_BYTES_MAX {
+            self.overflowed = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
