@@ -49,6 +49,7 @@ pub(crate) struct Guarded {
     pub(crate) pairs: Vec<(char, char)>,
 }
 
+#[cfg(test)]
 impl Guarded {
     /// The text with every character back in its place.
     pub(crate) fn plain(&self) -> String {

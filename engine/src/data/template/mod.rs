@@ -114,7 +114,7 @@ impl ChatTemplate {
     ) -> Result<Rendered> {
         let shielded = Shielded::new(conversation, tokenizer);
         let (text, _) = self.render(&shielded, shielded.messages.len(), false)?;
-        self.check_nothing_dropped(conversation, &shielded, &text, &[0..text.len()])?;
+        self.check_nothing_dropped(conversation, &shielded, &text)?;
         Ok(Rendered { guarded: Guarded { text, pairs: shielded.pairs }, spans: Vec::new() })
     }
 
@@ -143,7 +143,8 @@ impl ChatTemplate {
         } else {
             self.located(conversation, &shielded, &text)?
         };
-        self.check_nothing_dropped(conversation, &shielded, &text, &spans)?;
+        let written: String = spans.iter().map(|span| &text[span.clone()]).collect();
+        self.check_nothing_dropped(conversation, &shielded, &written)?;
         if conversation.messages[..from].iter().any(|m| m.role == Role::Assistant) {
             let (prompt, _) = self.render(&shielded, from, true)?;
             if !text.starts_with(&prompt) {
@@ -202,11 +203,9 @@ impl ChatTemplate {
         &self,
         conversation: &Conversation,
         shielded: &Shielded,
-        text: &str,
-        spans: &[Range<usize>],
+        written: &str,
     ) -> Result<()> {
-        let written: String = spans.iter().map(|span| &text[span.clone()]).collect();
-        let mut rest = written.as_str();
+        let mut rest = written;
         for (i, message) in conversation.messages.iter().enumerate() {
             if message.role != Role::Assistant || message.content().is_none() {
                 continue;
