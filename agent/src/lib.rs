@@ -1,4 +1,29 @@
-//! The agent.
+//! The agent: lends one card to a fleet.
+//!
+//! ```text
+//!   coordinator ◀──link──▶ session ◀── probe (the card)
+//!                             │
+//!                          runner, one per attempt ◀── cache (inputs by hash)
+//!                             │ stdin, stdout
+//!                          trainer, a process of its own ── engine
+//! ```
+//!
+//! [`run`] is the agent, [`run_child`] its trainer; the command line calls both from one binary.
+
+mod attempt;
+mod cache;
+mod error;
+mod folder;
+mod link;
+mod order;
+mod outbox;
 pub mod probe;
+mod runner;
+mod session;
 mod settings;
+// mod trainer;
+
+pub use error::AgentError;
+pub use session::run;
 pub use settings::{CardSettings, DeviceChoice, Settings};
+// pub use trainer::run_child;

@@ -1,0 +1,190 @@
+//! What waits to be sent, and what was sent and waits to be acknowledged.
+//!
+//! A report stays until it is acknowledged or its attempt is fenced, and is sent again over every new connection,
+//! under the same sequence number. Metrics and log lines are sent once; while there is no connection the newest of
+//! them are kept, so that a coordinator's restart leaves no hole in a curve.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use fleetune_proto::v1::{self, agent_message::Message, report::What};
+use tokio::sync::oneshot;
+
+use crate::attempt::AttemptId;
+
+/// Metrics and log lines kept while there is no connection.
+const CHATTER_MAX: usize = 20_000;
+
+#[derive(Debug)]
+struct Unacknowledged {
+    id: AttemptId,
+    what: What,
+    acked: oneshot::Sender<()>,
+}
+
+#[derive(Debug)]
+enum Item {
+    /// By its sequence number.
+    Report(u64),
+    Chatter(AttemptId, Message),
+}
+
+/// What waits.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    reports: BTreeMap<u64, Unacknowledged>,
+    queue: VecDeque<Item>,
+    chatter: usize,
+    sequence: u64,
+}
+
+impl Outbox {
+    /// Sequence numbers start at `sequence`: larger than any of a former life, such as the time.
+    pub(crate) fn new(sequence: u64) -> Self {
+        Self { reports: BTreeMap::new(), queue: VecDeque::new(), chatter: 0, sequence }
+    }
+
+    pub(crate) fn report(&mut self, id: AttemptId, what: What, acked: oneshot::Sender<()>) {
+        self.sequence += 1;
+        self.reports.insert(self.sequence, Unacknowledged { id, what, acked });
+        self.queue.push_back(Item::Report(self.sequence));
+    }
+
+    pub(crate) fn chatter(&mut self, id: AttemptId, message: Message) {
+        if self.chatter == CHATTER_MAX
+            && let Some(oldest) = self.queue.iter().position(|i| matches!(i, Item::Chatter(..)))
+        {
+            self.queue.remove(oldest);
+            self.chatter -= 1;
+        }
+        self.chatter += 1;
+        self.queue.push_back(Item::Chatter(id, message));
+    }
+
+    /// Whether anything waits to be sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// The next message; a report stays known until it is acknowledged.
+    pub(crate) fn next(&mut self) -> Option<Message> {
+        loop {
+            match self.queue.pop_front()? {
+                Item::Chatter(_, message) => {
+                    self.chatter -= 1;
+                    return Some(message);
+                }
+                Item::Report(sequence) => {
+                    if let Some(report) = self.reports.get(&sequence) {
+                        return Some(Message::Report(v1::Report {
+                            sequence,
+                            job: report.id.job.0,
+                            attempt: report.id.attempt.0,
+                            what: Some(report.what.clone()),
+                        }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A new connection: everything unacknowledged goes out again, oldest first.
+    pub(crate) fn resend(&mut self) {
+        self.queue.retain(|item| matches!(item, Item::Chatter(..)));
+        for sequence in self.reports.keys().rev() {
+            self.queue.push_front(Item::Report(*sequence));
+        }
+    }
+
+    /// A report was accepted.
+    pub(crate) fn acknowledge(&mut self, sequence: u64) {
+        if let Some(report) = self.reports.remove(&sequence) {
+            // Not every report is waited for.
+            let _ = report.acked.send(());
+        }
+    }
+
+    /// Whose report this is.
+    pub(crate) fn attempt_of(&self, sequence: u64) -> Option<AttemptId> {
+        self.reports.get(&sequence).map(|report| report.id)
+    }
+
+    /// Nothing more is said about an attempt.
+    pub(crate) fn forget(&mut self, id: AttemptId) {
+        self.reports.retain(|_, report| report.id != id);
+        self.queue.retain(|item| !matches!(item, Item::Chatter(of, _) if *of == id));
+        self.chatter = self.queue.iter().filter(|i| matches!(i, Item::Chatter(..))).count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(job: u64) -> AttemptId {
+        AttemptId::of_wire(job, 1)
+    }
+
+    fn started(step: u64) -> What {
+        What::Started(v1::Started { step, steps_total: 9 })
+    }
+
+    fn line(text: &str) -> Message {
+        Message::Log(v1::Log { text: text.into(), ..v1::Log::default() })
+    }
+
+    fn drain(outbox: &mut Outbox) -> Vec<String> {
+        let mut said = Vec::new();
+        while let Some(message) = outbox.next() {
+            said.push(match message {
+                Message::Report(report) => format!("{}:{}", report.sequence, report.job),
+                Message::Log(log) => log.text,
+                other => panic!("{other:?}"),
+            });
+        }
+        said
+    }
+
+    #[test]
+    fn a_report_is_sent_until_it_is_acknowledged() {
+        let mut outbox = Outbox::new(10);
+        let (acked, mut ack) = oneshot::channel();
+        outbox.report(id(1), started(0), acked);
+        outbox.chatter(id(1), line("hello"));
+        outbox.report(id(2), started(0), oneshot::channel().0);
+        assert_eq!(drain(&mut outbox), ["11:1", "hello", "12:2"]);
+        assert!(outbox.is_empty());
+        outbox.chatter(id(1), line("still here"));
+        outbox.resend();
+        assert_eq!(drain(&mut outbox), ["11:1", "12:2", "still here"]);
+        outbox.acknowledge(11);
+        assert!(ack.try_recv().is_ok());
+        outbox.resend();
+        assert_eq!(drain(&mut outbox), ["12:2"]);
+    }
+
+    #[test]
+    fn a_fenced_attempt_says_nothing_more() {
+        let mut outbox = Outbox::new(0);
+        let (acked, mut ack) = oneshot::channel();
+        outbox.report(id(1), started(0), acked);
+        outbox.chatter(id(1), line("late"));
+        outbox.chatter(id(2), line("mine"));
+        outbox.forget(id(1));
+        assert!(ack.try_recv().is_err());
+        assert_eq!(drain(&mut outbox), ["mine"]);
+        outbox.resend();
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_long_absence_keeps_the_newest_lines_and_every_report() {
+        let mut outbox = Outbox::new(0);
+        outbox.report(id(1), started(0), oneshot::channel().0);
+        for i in 0..CHATTER_MAX + 5 {
+            outbox.chatter(id(1), line(&i.to_string()));
+        }
+        let said = drain(&mut outbox);
+        assert_eq!(said.len(), CHATTER_MAX + 1);
+        assert_eq!(said[..2], ["1:1", "5"]);
+    }
+}

@@ -1,0 +1,130 @@
+//! From a start to an order: inputs and checkpoint fetched, paths filled in.
+
+use std::path::{Path, PathBuf};
+
+use fleetune_shared::recipe::Method;
+use fleetune_shared::{
+    Artifact, ArtifactFile, ArtifactKind, ByteSize, Device, InputRole, JobSpec, MergeOrder,
+    TrainOrder, Work,
+};
+
+use super::Desk;
+use super::workspace::Workspace;
+use crate::cache::{Cache, CacheError};
+use crate::order::{Order, OrderedWork};
+
+/// What the coordinator asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Start {
+    pub(crate) spec: JobSpec,
+    pub(crate) checkpoint: Option<Artifact>,
+    pub(crate) vram_bytes_limit: ByteSize,
+}
+
+impl Start {
+    /// What the job leaves behind.
+    pub(super) fn result_kind(&self) -> ArtifactKind {
+        match &self.spec.work {
+            Work::Train { recipe } if matches!(recipe.method, Method::Lora(_)) => {
+                ArtifactKind::Adapter
+            }
+            Work::Train { .. } | Work::Merge(_) => ArtifactKind::Model,
+        }
+    }
+}
+
+/// Fetches what the job reads and writes its order; returns the order's path.
+pub(super) async fn fetch(
+    start: &Start,
+    workspace: &Workspace,
+    cache: &Cache,
+    desk: &Desk,
+    device: Device,
+) -> Result<PathBuf, String> {
+    let io = |error: std::io::Error| format!("{}: {error}", workspace.root().display());
+    workspace.create().map_err(io)?;
+    for input in &start.spec.inputs {
+        let folder = workspace.path(folder_of(input.role));
+        place(&input.file, &folder, cache, desk, Keep::Yes).await?;
+    }
+    for file in start.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files) {
+        place(file, &workspace.path("checkpoint"), cache, desk, Keep::No).await?;
+    }
+    let inputs = start.spec.inputs.len();
+    let bytes: u64 = start.spec.inputs.iter().map(|input| input.file.bytes.0).sum();
+    desk.log(format!("{inputs} input files in place, {}", ByteSize(bytes))).await;
+
+    let order = Order {
+        agent_pid: std::process::id(),
+        memory_bytes_limit: start.vram_bytes_limit,
+        work: work(start, workspace, device),
+    };
+    let path = workspace.path("order.json");
+    let text = serde_json::to_vec_pretty(&order).map_err(|error| format!("order: {error}"))?;
+    std::fs::write(&path, text).map_err(io)?;
+    Ok(path)
+}
+
+enum Keep {
+    Yes,
+    No,
+}
+
+async fn place(
+    file: &ArtifactFile,
+    folder: &Path,
+    cache: &Cache,
+    desk: &Desk,
+    keep: Keep,
+) -> Result<(), String> {
+    loop {
+        let placed = match keep {
+            Keep::Yes => cache.place(file, folder).await,
+            Keep::No => cache.pass(file, folder).await,
+        };
+        match placed {
+            Ok(()) => return Ok(()),
+            Err(CacheError::Client { source, .. }) if desk.again_after(&source).await => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+fn folder_of(role: InputRole) -> &'static str {
+    match role {
+        InputRole::Model => "model",
+        InputRole::Data => "data",
+        InputRole::Adapter => "adapter",
+    }
+}
+
+fn work(start: &Start, workspace: &Workspace, device: Device) -> OrderedWork {
+    let names = |role| {
+        let inputs = start.spec.inputs.iter().filter(move |input| input.role == role);
+        inputs.map(|input| input.file.name.as_str())
+    };
+    let mut model = workspace.path(folder_of(InputRole::Model));
+    let mut files = names(InputRole::Model);
+    // A GGUF file is a whole model.
+    if let (Some(name), None) = (files.next(), files.next())
+        && name.ends_with(".gguf")
+    {
+        model.push(name);
+    }
+    let adapter = workspace.path(folder_of(InputRole::Adapter));
+    match &start.spec.work {
+        Work::Train { recipe } => OrderedWork::Train(Box::new(TrainOrder {
+            recipe: (**recipe).clone(),
+            model,
+            data: names(InputRole::Data)
+                .map(|name| workspace.path(folder_of(InputRole::Data)).join(name))
+                .collect(),
+            init_adapter: names(InputRole::Adapter).next().map(|_| adapter),
+            out: workspace.out(),
+            resume_from: start.checkpoint.as_ref().map(|_| workspace.path("checkpoint")),
+            device,
+            memory_bytes_limit: Some(start.vram_bytes_limit),
+        })),
+        Work::Merge(_) => OrderedWork::Merge(MergeOrder { model, adapter, out: workspace.out() }),
+    }
+}

@@ -1,0 +1,368 @@
+//! One attempt, from its start to the acknowledgement of its end.
+//!
+//! ```text
+//!   Fetching ──▶ Training ──▶ Delivering ──▶ Ended
+//!      │            ├───────▶ Releasing ──────▶│
+//!      └────────────┴───────▶ Failing ────────▶│
+//!
+//!   killed (cancelled, fenced): from anywhere to Ended, nothing reported
+//! ```
+//!
+//! The session (`crate::session`) starts attempts, passes stops on and carries what they say; a trainer's process is
+//! the other end of [`process`].
+
+mod courier;
+mod desk;
+mod ending;
+mod fetch;
+mod lines;
+mod process;
+mod workspace;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleetune_proto::v1;
+use fleetune_proto::v1::report::What;
+use fleetune_shared::{Artifact, Device, FailureKind, TrainerEvent};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::attempt::AttemptId;
+use crate::cache::Cache;
+use courier::{Aside, Courier};
+use desk::{Desk, Undelivered};
+use ending::{Ending, LastWords};
+use lines::Throttle;
+use process::{Launch, News, Process};
+
+pub(crate) use desk::Upward;
+pub(crate) use fetch::Start;
+pub(crate) use lines::now_ms;
+pub(crate) use process::TrainerPids;
+pub(crate) use workspace::{WorkResult, Workspace};
+
+/// What all attempts of an agent share.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    pub(crate) program: PathBuf,
+    pub(crate) silence_max: Duration,
+    pub(crate) stop_grace: Duration,
+    pub(crate) cache: Cache,
+    pub(crate) client: fleetune_proto::client::Client,
+    pub(crate) device: Device,
+    pub(crate) gpu_uuid: Option<String>,
+    pub(crate) pids: TrainerPids,
+}
+
+/// What the session wants of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// That it goes on.
+    Go,
+    /// That it writes a checkpoint, uploads it and ends; with the reason it is to report.
+    Release(String),
+    /// That it ends at once and reports nothing.
+    Die,
+}
+
+/// Where an attempt begins.
+#[derive(Debug)]
+pub(crate) enum Beginning {
+    /// With a start from the coordinator.
+    Start(Box<Start>),
+    /// With a result that a former life of this agent left.
+    Result,
+}
+
+/// Where an attempt stands, and what only that place knows.
+enum Stage {
+    Fetching(Box<Start>),
+    Training { start: Box<Start>, order: PathBuf },
+    Delivering(Box<WorkResult>),
+    Releasing(String),
+    Failing(FailureKind, String),
+    Ended,
+}
+
+/// One attempt.
+pub(crate) struct Attempt {
+    shop: Arc<Workshop>,
+    desk: Arc<Desk>,
+    workspace: Workspace,
+    wish: watch::Receiver<Wish>,
+    /// Outlives the future that watches it, so that a kill can wait until it is gone.
+    process: Option<Process>,
+}
+
+impl Attempt {
+    pub(crate) fn new(
+        id: AttemptId,
+        workspace: Workspace,
+        shop: Arc<Workshop>,
+        upward: mpsc::Sender<Upward>,
+        wish: watch::Receiver<Wish>,
+    ) -> Self {
+        let desk = Desk::new(id, shop.client.clone(), upward);
+        Self { shop, desk, workspace, wish, process: None }
+    }
+
+    /// Lives until its end is acknowledged, or it is told to die. `predecessors` are attempts at the same job that
+    /// have not ended yet: never two trainers at one job.
+    pub(crate) async fn live(
+        mut self,
+        beginning: Beginning,
+        predecessors: Vec<Arc<watch::Sender<Wish>>>,
+    ) {
+        let mut wish = self.wish.clone();
+        tokio::select! {
+            biased;
+            Ok(_) = wish.wait_for(|wish| *wish == Wish::Die) => info!("attempt {}: ended", self.desk.id),
+            () = self.go_through(beginning, predecessors) => {}
+        }
+        if let Some(mut process) = self.process.take() {
+            process.kill().await;
+        }
+        if let Err(error) = self.workspace.remove() {
+            warn!("{}: {error}", self.workspace.root().display());
+        }
+    }
+
+    async fn go_through(
+        &mut self,
+        beginning: Beginning,
+        predecessors: Vec<Arc<watch::Sender<Wish>>>,
+    ) {
+        for predecessor in predecessors {
+            predecessor.closed().await;
+        }
+        let mut stage = match beginning {
+            Beginning::Start(start) => Stage::Fetching(start),
+            Beginning::Result => match self.workspace.read_result() {
+                Some(result) => Stage::Delivering(Box::new(result)),
+                None => Stage::Ended,
+            },
+        };
+        loop {
+            stage = match stage {
+                Stage::Fetching(start) => self.fetch(start).await,
+                Stage::Training { start, order } => self.train(&start, order).await,
+                Stage::Delivering(result) => self.deliver(*result).await,
+                Stage::Releasing(message) => {
+                    info!("attempt {}: released: {message}", self.desk.id);
+                    self.desk.report(What::Released(v1::Released { message })).await;
+                    Stage::Ended
+                }
+                Stage::Failing(kind, message) => {
+                    warn!("attempt {}: {message}", self.desk.id);
+                    let kind = v1::FailureKind::from(kind).into();
+                    self.desk.report(What::Failed(v1::Failed { kind, message })).await;
+                    Stage::Ended
+                }
+                Stage::Ended => break,
+            };
+        }
+    }
+
+    async fn fetch(&mut self, start: Box<Start>) -> Stage {
+        info!("attempt {}: fetching inputs of {}", self.desk.id, start.spec.name);
+        let mut wish = self.wish.clone();
+        let shop = Arc::clone(&self.shop);
+        let fetching = fetch::fetch(&start, &self.workspace, &shop.cache, &self.desk, shop.device);
+        tokio::select! {
+            why = asked_to_release(&mut wish) => Stage::Releasing(why),
+            fetched = fetching => match fetched {
+                Ok(order) => Stage::Training { start, order },
+                Err(message) => Stage::Failing(FailureKind::Machine, message),
+            }
+        }
+    }
+
+    async fn train(&mut self, start: &Start, order: PathBuf) -> Stage {
+        let launch = Launch {
+            program: &self.shop.program,
+            order: &order,
+            folder: self.workspace.root(),
+            gpu_uuid: self.shop.gpu_uuid.as_deref(),
+        };
+        let process = match Process::start(&launch, &self.shop.pids).await {
+            Ok(process) => self.process.insert(process),
+            Err(error) => {
+                let message = format!("starting {}: {error}", self.shop.program.display());
+                return Stage::Failing(FailureKind::Machine, message);
+            }
+        };
+        if let Err(error) = self.workspace.note_trainer(process.pid()) {
+            let message = format!("{}: {error}", self.workspace.root().display());
+            return Stage::Failing(FailureKind::Machine, message);
+        }
+        info!("attempt {}: training, process {}", self.desk.id, process.pid());
+        let mut courier = Courier::new(Arc::clone(&self.desk));
+        let mut listener = Listener {
+            desk: &self.desk,
+            workspace: &self.workspace,
+            courier: &courier,
+            throttle: Throttle::new(Instant::now()),
+            words: LastWords::default(),
+        };
+        let silence_max = self.shop.silence_max;
+        let mut silence = Box::pin(tokio::time::sleep(silence_max));
+        let mut grace = Box::pin(tokio::time::sleep(Duration::MAX));
+        let mut released = None;
+        let status = loop {
+            tokio::select! {
+                next = process.next() => match next {
+                    Ok(news) => {
+                        if matches!(news, News::Event(_)) {
+                            silence.as_mut().reset(tokio::time::Instant::now() + silence_max);
+                        }
+                        listener.hear(news).await;
+                    }
+                    Err(status) => break status,
+                },
+                () = &mut silence => {
+                    process.kill().await;
+                    let seconds = silence_max.as_secs();
+                    let message = format!("the trainer said nothing for {seconds} s and was ended");
+                    listener.words.failed = Some((FailureKind::Hung, message));
+                }
+                why = asked_to_release(&mut self.wish), if released.is_none() => {
+                    released = Some(why);
+                    process.ask_to_stop().await;
+                    grace = Box::pin(tokio::time::sleep(self.shop.stop_grace));
+                }
+                () = &mut grace, if released.is_some() => {
+                    // What it had uploaded before is where the job goes on.
+                    process.kill().await;
+                }
+            }
+        };
+        // A grandchild may hold the pipes open, so the rest is not waited for without end.
+        let rest = async {
+            while let Some(news) = process.news().await {
+                listener.hear(news).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
+        let mut throttle = listener.throttle;
+        let words = listener.words;
+        if let Some(line) = throttle.flush() {
+            self.desk.log(line).await;
+        }
+        let memory_ran_out = process.memory_ran_out();
+        self.process = None;
+        let ending = match status {
+            Ok(status) => ending::classify(status, words, memory_ran_out),
+            Err(error) => {
+                let message = format!("waiting for the trainer: {error}");
+                Ending::Failed { kind: FailureKind::Machine, message }
+            }
+        };
+        match ending {
+            Ending::Finished(summary) => {
+                let result = WorkResult { kind: start.result_kind(), summary };
+                self.workspace.write_result(&result);
+                Stage::Delivering(Box::new(result))
+            }
+            Ending::Stopped => {
+                courier.settle().await;
+                Stage::Releasing(released.unwrap_or_else(|| "the trainer was asked to stop".into()))
+            }
+            // It was killed because it did not stop in time; that is no fault of the job's.
+            Ending::Failed { kind: FailureKind::Machine, .. } if released.is_some() => {
+                courier.settle().await;
+                Stage::Releasing(released.unwrap_or_default())
+            }
+            Ending::Failed { kind, message } => {
+                // A failure of the machine is answered with another attempt, which goes on from here.
+                if matches!(kind, FailureKind::Machine | FailureKind::Hung) {
+                    courier.settle().await;
+                }
+                Stage::Failing(kind, message)
+            }
+        }
+    }
+
+    async fn deliver(&mut self, result: WorkResult) -> Stage {
+        let out = self.workspace.out();
+        let uploaded = match self.workspace.result_files() {
+            Ok(names) => self.desk.upload(&out, names).await,
+            Err(error) => Err(Undelivered(format!("{}: {error}", out.display()))),
+        };
+        match uploaded {
+            Ok(files) if files.is_empty() => {
+                let message = format!("{}: the trainer left no result", out.display());
+                Stage::Failing(FailureKind::Machine, message)
+            }
+            Ok(files) => {
+                let artifact = Artifact { kind: result.kind, step: result.summary.steps, files };
+                let finished = v1::Finished {
+                    artifact: Some(artifact.into()),
+                    summary: Some(result.summary.into()),
+                };
+                self.desk.report(What::Finished(finished)).await;
+                info!("attempt {}: finished", self.desk.id);
+                Stage::Ended
+            }
+            Err(Undelivered(message)) => Stage::Failing(FailureKind::Machine, message),
+        }
+    }
+}
+
+/// Hears a trainer and passes on what it says.
+struct Listener<'a> {
+    desk: &'a Desk,
+    workspace: &'a Workspace,
+    courier: &'a Courier,
+    throttle: Throttle,
+    words: LastWords,
+}
+
+impl Listener<'_> {
+    async fn hear(&mut self, news: News) {
+        match news {
+            News::Line(line) => {
+                self.words.line(&line);
+                self.log(line).await;
+            }
+            News::Event(TrainerEvent::Log { message }) => self.log(message).await,
+            News::Event(TrainerEvent::Started { step, steps_total }) => {
+                self.desk.tell(What::Started(v1::Started { step, steps_total })).await;
+            }
+            News::Event(TrainerEvent::Step(metrics)) => self.desk.metrics(metrics).await,
+            News::Event(TrainerEvent::Checkpoint { step, folder }) => {
+                match self.workspace.set_aside(&folder) {
+                    Ok(folder) => self.courier.hand_over(Aside { step, folder }),
+                    Err(error) => self.log(format!("checkpoint {step}: {error}")).await,
+                }
+            }
+            News::Event(TrainerEvent::Finished { summary }) => self.words.finished = Some(summary),
+            News::Event(TrainerEvent::Failed { kind, message }) => {
+                self.words.failed.get_or_insert((kind, message));
+            }
+        }
+    }
+
+    async fn log(&mut self, line: String) {
+        for line in self.throttle.admit(line, Instant::now()) {
+            self.desk.log(line).await;
+        }
+    }
+}
+
+/// Waits for the wish that this attempt be released; with the reason.
+async fn asked_to_release(wish: &mut watch::Receiver<Wish>) -> String {
+    let released = |wish: &Wish| match wish {
+        Wish::Release(why) => Some(why.clone()),
+        Wish::Go | Wish::Die => None,
+    };
+    loop {
+        if let Some(why) = released(&wish.borrow_and_update()) {
+            return why;
+        }
+        if wish.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

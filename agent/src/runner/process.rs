@@ -1,0 +1,186 @@
+//! A trainer's process: started, heard, asked to stop, ended. The other side is `crate::trainer`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
+use std::{io, thread};
+
+use fleetune_shared::TrainerEvent;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use super::lines::Lines;
+use crate::order::STOP;
+
+/// Numbers of the trainers that run now, for the probe to tell ours from strangers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TrainerPids(Arc<Mutex<BTreeSet<u32>>>);
+
+impl TrainerPids {
+    pub(crate) fn now(&self) -> BTreeSet<u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn insert(&self, pid: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+    }
+
+    fn remove(&self, pid: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+    }
+}
+
+/// What a trainer says.
+#[derive(Debug)]
+pub(super) enum News {
+    /// On stdout, in our words.
+    Event(TrainerEvent),
+    /// Anything else on stdout or stderr.
+    Line(String),
+}
+
+/// How to start a trainer.
+pub(super) struct Launch<'a> {
+    pub(super) program: &'a Path,
+    pub(super) order: &'a Path,
+    pub(super) folder: &'a Path,
+    /// The GPU it may see.
+    pub(super) gpu_uuid: Option<&'a str>,
+}
+
+/// A running trainer. Dropping it kills it.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    pid: u32,
+    stdin: Option<ChildStdin>,
+    news: mpsc::Receiver<News>,
+    pids: TrainerPids,
+    /// The kernel's count of processes ended for lack of memory, when this one began.
+    oom_kills_before: Option<u64>,
+}
+
+impl Process {
+    pub(super) async fn start(launch: &Launch<'_>, pids: &TrainerPids) -> io::Result<Self> {
+        let mut command = Command::new(launch.program);
+        command
+            .arg("trainer")
+            .arg(launch.order)
+            .current_dir(launch.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C in a terminal is the agent's to answer.
+            .process_group(0)
+            .kill_on_drop(true);
+        if let Some(uuid) = launch.gpu_uuid {
+            command.env("CUDA_VISIBLE_DEVICES", uuid);
+        }
+        let oom_kills_before = oom_kills();
+        let mut child = spawn(command).await?;
+        let pid = child.id().ok_or_else(|| io::Error::other("ended before it began"))?;
+        pids.insert(pid);
+        let (sender, news) = mpsc::channel(256);
+        if let Some(stdout) = child.stdout.take() {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let mut lines = Lines::new(stdout);
+                while let Some(line) = lines.next().await {
+                    let event = serde_json::from_str(&line).map(News::Event);
+                    if sender.send(event.unwrap_or(News::Line(line))).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(async move {
+                let mut lines = Lines::new(stderr);
+                while let Some(line) = lines.next().await {
+                    if sender.send(News::Line(line)).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        let stdin = child.stdin.take();
+        Ok(Self { child, pid, stdin, news, pids: pids.clone(), oom_kills_before })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it says next; `None` once both its pipes are closed.
+    pub(super) async fn news(&mut self) -> Option<News> {
+        self.news.recv().await
+    }
+
+    /// What it says next, or how it ended: whichever comes first.
+    pub(super) async fn next(&mut self) -> Result<News, io::Result<ExitStatus>> {
+        tokio::select! {
+            biased;
+            Some(news) = self.news.recv() => Ok(news),
+            status = self.child.wait() => Err(status),
+        }
+    }
+
+    /// Asks it to write a checkpoint and end.
+    pub(super) async fn ask_to_stop(&mut self) {
+        if let Some(mut stdin) = self.stdin.take() {
+            // It may have ended by itself a moment ago.
+            let _ = stdin.write_all(format!("{STOP}\n").as_bytes()).await;
+            self.stdin = Some(stdin);
+        }
+    }
+
+    /// Ends it at once and waits until it is gone.
+    pub(super) async fn kill(&mut self) {
+        let _ = self.child.kill().await;
+    }
+
+    /// Whether the kernel has ended processes for lack of memory since this one began.
+    pub(super) fn memory_ran_out(&self) -> bool {
+        self.oom_kills_before.zip(oom_kills()).is_some_and(|(before, now)| now > before)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.pids.remove(self.pid);
+    }
+}
+
+fn oom_kills() -> Option<u64> {
+    let vmstat = fs::read_to_string("/proc/vmstat").ok()?;
+    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Spawns from a thread that lives as long as this process: a trainer asks the kernel to end it with its parent, and
+/// to the kernel the parent is the *thread* that spawned it. A runtime's threads may come and go.
+async fn spawn(mut command: Command) -> io::Result<Child> {
+    static SPAWNER: OnceLock<Option<std_mpsc::Sender<Job>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (jobs, inbox) = std_mpsc::channel::<Job>();
+        let thread = thread::Builder::new().name("spawner".into());
+        thread.spawn(move || inbox.iter().for_each(|job| job())).ok()?;
+        Some(jobs)
+    });
+    let runtime = Handle::current();
+    let (answer, spawned) = oneshot::channel();
+    let job = Box::new(move || {
+        let _within = runtime.enter();
+        let _ = answer.send(command.spawn());
+    });
+    let handed_over = spawner.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+    if !handed_over {
+        return Err(io::Error::other("no thread to start trainers from"));
+    }
+    spawned.await.map_err(io::Error::other)?
+}
