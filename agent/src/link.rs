@@ -20,7 +20,7 @@ pub(crate) enum LinkEvent {
     /// A try begins: the first message to send is a Hello, and nothing else until Welcome.
     Opened(mpsc::Sender<AgentMessage>),
     /// A message arrived.
-    Received(Message),
+    Received(Box<Message>),
     /// The connection is gone; another is being made.
     Lost(String),
     /// The coordinator will not have this agent.
@@ -78,7 +78,7 @@ async fn talk(
             if matches!(message, Message::Welcome(_)) {
                 *pause = PAUSE_FIRST;
             }
-            if events.send(LinkEvent::Received(message)).await.is_err() {
+            if events.send(LinkEvent::Received(Box::new(message))).await.is_err() {
                 return Ok(());
             }
         }

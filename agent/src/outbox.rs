@@ -25,7 +25,7 @@ struct Unacknowledged {
 enum Item {
     /// By its sequence number.
     Report(u64),
-    Chatter(AttemptId, Message),
+    Chatter(AttemptId, Box<Message>),
 }
 
 /// What waits.
@@ -57,7 +57,7 @@ impl Outbox {
             self.chatter -= 1;
         }
         self.chatter += 1;
-        self.queue.push_back(Item::Chatter(id, message));
+        self.queue.push_back(Item::Chatter(id, Box::new(message)));
     }
 
     /// Whether anything waits to be sent.
@@ -71,7 +71,7 @@ impl Outbox {
             match self.queue.pop_front()? {
                 Item::Chatter(_, message) => {
                     self.chatter -= 1;
-                    return Some(message);
+                    return Some(*message);
                 }
                 Item::Report(sequence) => {
                     if let Some(report) = self.reports.get(&sequence) {

@@ -156,7 +156,7 @@ impl Session {
             tokio::select! {
                 Some(event) = link_events.recv() => match event {
                     LinkEvent::Opened(sender) => self.greet(sender),
-                    LinkEvent::Received(message) => self.hear(message),
+                    LinkEvent::Received(message) => self.hear(*message),
                     LinkEvent::Lost(why) => self.lose(&why),
                     LinkEvent::Refused(why) => return Err(why),
                 },
