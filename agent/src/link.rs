@@ -38,9 +38,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub(crate) async fn keep(client: Client, events: mpsc::Sender<LinkEvent>) {
     let mut pause = PAUSE_FIRST;
     loop {
-        let end = talk(&client, &events, &mut pause).await;
-        let Err(status) = end else { return };
-        let event = if is_final(&status) {
+        let mut welcomed = false;
+        let Err(status) = talk(&client, &events, &mut welcomed).await else { return };
+        if welcomed {
+            pause = PAUSE_FIRST;
+        }
+        let event = if !welcomed && is_final(&status) {
             LinkEvent::Refused(status.message().to_owned())
         } else {
             LinkEvent::Lost(status.message().to_owned())
@@ -57,7 +60,7 @@ pub(crate) async fn keep(client: Client, events: mpsc::Sender<LinkEvent>) {
 async fn talk(
     client: &Client,
     events: &mpsc::Sender<LinkEvent>,
-    pause: &mut Duration,
+    welcomed: &mut bool,
 ) -> Result<(), Status> {
     let (sender, outbound) = mpsc::channel(64);
     if events.send(LinkEvent::Opened(sender)).await.is_err() {
@@ -75,9 +78,7 @@ async fn talk(
         };
         // A kind of message that this version does not know is passed over.
         if let Some(message) = message {
-            if matches!(message, Message::Welcome(_)) {
-                *pause = PAUSE_FIRST;
-            }
+            *welcomed |= matches!(message, Message::Welcome(_));
             if events.send(LinkEvent::Received(Box::new(message))).await.is_err() {
                 return Ok(());
             }

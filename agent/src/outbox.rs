@@ -1,10 +1,12 @@
 //! What waits to be sent, and what was sent and waits to be acknowledged.
 //!
 //! A report stays until it is acknowledged or its attempt is fenced, and is sent again over every new connection,
-//! under the same sequence number. Metrics and log lines are sent once; while there is no connection the newest of
-//! them are kept, so that a coordinator's restart leaves no hole in a curve.
+//! under the same sequence number. Metrics and log lines are not acknowledged; while there is no connection the newest
+//! of them are kept, and metrics sent just before it broke are sent again, so that a coordinator's restart leaves no
+//! hole in a curve. Steps have numbers, so a step told twice is still one step.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use fleetune_proto::v1::{self, agent_message::Message, report::What};
 use tokio::sync::oneshot;
@@ -13,6 +15,9 @@ use crate::attempt::AttemptId;
 
 /// Metrics and log lines kept while there is no connection.
 const CHATTER_MAX: usize = 20_000;
+
+/// A connection that breaks may have swallowed what was sent so long before.
+const SWALLOWED_MAX: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 struct Unacknowledged {
@@ -34,13 +39,21 @@ pub(crate) struct Outbox {
     reports: BTreeMap<u64, Unacknowledged>,
     queue: VecDeque<Item>,
     chatter: usize,
+    /// Metrics sent within [`SWALLOWED_MAX`].
+    recent: VecDeque<(Instant, AttemptId, Box<Message>)>,
     sequence: u64,
 }
 
 impl Outbox {
     /// Sequence numbers start at `sequence`: larger than any of a former life, such as the time.
     pub(crate) fn new(sequence: u64) -> Self {
-        Self { reports: BTreeMap::new(), queue: VecDeque::new(), chatter: 0, sequence }
+        Self {
+            reports: BTreeMap::new(),
+            queue: VecDeque::new(),
+            chatter: 0,
+            recent: VecDeque::new(),
+            sequence,
+        }
     }
 
     pub(crate) fn report(&mut self, id: AttemptId, what: What, acked: oneshot::Sender<()>) {
@@ -66,11 +79,15 @@ impl Outbox {
     }
 
     /// The next message; a report stays known until it is acknowledged.
-    pub(crate) fn next(&mut self) -> Option<Message> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Message> {
         loop {
             match self.queue.pop_front()? {
-                Item::Chatter(_, message) => {
+                Item::Chatter(id, message) => {
                     self.chatter -= 1;
+                    self.keep_recent(now);
+                    if matches!(*message, Message::Metrics(_)) {
+                        self.recent.push_back((now, id, message.clone()));
+                    }
                     return Some(*message);
                 }
                 Item::Report(sequence) => {
@@ -87,10 +104,33 @@ impl Outbox {
         }
     }
 
-    /// A new connection: everything unacknowledged goes out again, oldest first.
+    fn keep_recent(&mut self, now: Instant) {
+        let old = |sent: &Instant| now.duration_since(*sent) > SWALLOWED_MAX;
+        while self.recent.front().is_some_and(|(sent, ..)| old(sent)) {
+            self.recent.pop_front();
+        }
+    }
+
+    /// The connection broke.
+    pub(crate) fn lost(&mut self, now: Instant) {
+        self.keep_recent(now);
+        for (_, id, message) in self.recent.drain(..).rev() {
+            self.queue.push_front(Item::Chatter(id, message));
+            self.chatter += 1;
+        }
+    }
+
+    /// A new connection: everything unacknowledged goes out again, oldest first, before what was never sent.
     pub(crate) fn resend(&mut self) {
-        self.queue.retain(|item| matches!(item, Item::Chatter(..)));
-        for sequence in self.reports.keys().rev() {
+        let unsent: BTreeSet<u64> = self
+            .queue
+            .iter()
+            .filter_map(|item| match item {
+                Item::Report(sequence) => Some(*sequence),
+                Item::Chatter(..) => None,
+            })
+            .collect();
+        for sequence in self.reports.keys().rev().filter(|sequence| !unsent.contains(sequence)) {
             self.queue.push_front(Item::Report(*sequence));
         }
     }
@@ -112,6 +152,7 @@ impl Outbox {
     pub(crate) fn forget(&mut self, id: AttemptId) {
         self.reports.retain(|_, report| report.id != id);
         self.queue.retain(|item| !matches!(item, Item::Chatter(of, _) if *of == id));
+        self.recent.retain(|(_, of, _)| *of != id);
         self.chatter = self.queue.iter().filter(|i| matches!(i, Item::Chatter(..))).count();
     }
 }
@@ -133,11 +174,16 @@ mod tests {
     }
 
     fn drain(outbox: &mut Outbox) -> Vec<String> {
+        drain_at(outbox, Instant::now())
+    }
+
+    fn drain_at(outbox: &mut Outbox, now: Instant) -> Vec<String> {
         let mut said = Vec::new();
-        while let Some(message) = outbox.next() {
+        while let Some(message) = outbox.next(now) {
             said.push(match message {
                 Message::Report(report) => format!("{}:{}", report.sequence, report.job),
                 Message::Log(log) => log.text,
+                Message::Metrics(metrics) => format!("step {}", metrics.metrics.unwrap().step),
                 other => panic!("{other:?}"),
             });
         }
@@ -154,8 +200,10 @@ mod tests {
         assert_eq!(drain(&mut outbox), ["11:1", "hello", "12:2"]);
         assert!(outbox.is_empty());
         outbox.chatter(id(1), line("still here"));
+        outbox.report(id(1), started(9), oneshot::channel().0);
         outbox.resend();
-        assert_eq!(drain(&mut outbox), ["11:1", "12:2", "still here"]);
+        assert_eq!(drain(&mut outbox), ["11:1", "12:2", "still here", "13:1"]);
+        outbox.acknowledge(13);
         outbox.acknowledge(11);
         assert!(ack.try_recv().is_ok());
         outbox.resend();
@@ -174,6 +222,25 @@ mod tests {
         assert_eq!(drain(&mut outbox), ["mine"]);
         outbox.resend();
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn steps_told_just_before_a_connection_broke_are_told_again() {
+        let step = |step| {
+            let metrics = Some(v1::StepMetrics { step, ..v1::StepMetrics::default() });
+            Message::Metrics(v1::Metrics { metrics, ..v1::Metrics::default() })
+        };
+        let start = Instant::now();
+        let mut outbox = Outbox::new(0);
+        outbox.chatter(id(1), step(1));
+        drain_at(&mut outbox, start);
+        outbox.chatter(id(1), step(2));
+        outbox.chatter(id(1), line("told once"));
+        drain_at(&mut outbox, start + SWALLOWED_MAX);
+        outbox.chatter(id(1), step(3));
+        outbox.lost(start + SWALLOWED_MAX + Duration::from_secs(1));
+        outbox.resend();
+        assert_eq!(drain(&mut outbox), ["step 2", "step 3"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 
 use fleetune_proto::ConvertError;
 use fleetune_proto::client::Client;
@@ -207,7 +207,10 @@ impl Session {
 
     fn lose(&mut self, why: &str) {
         match self.link.take() {
-            Some(link) if link.welcomed => warn!("connection lost: {why}; trainers go on"),
+            Some(link) if link.welcomed => {
+                self.outbox.lost(StdInstant::now());
+                warn!("connection lost: {why}; trainers go on");
+            }
             _ => debug!("no connection: {why}"),
         }
     }
@@ -221,7 +224,7 @@ impl Session {
     }
 
     fn send_next(&mut self) {
-        if let (Some(link), Some(message)) = (&self.link, self.outbox.next()) {
+        if let (Some(link), Some(message)) = (&self.link, self.outbox.next(StdInstant::now())) {
             // There was room a moment ago, and a report that is lost here is sent again over the next connection.
             let _ = link.sender.try_send(AgentMessage { message: Some(message) });
         }
@@ -251,7 +254,7 @@ impl Session {
             Down::Ack(ack) if ack.accepted => self.outbox.acknowledge(ack.sequence),
             Down::Ack(ack) => {
                 if let Some(id) = self.outbox.attempt_of(ack.sequence) {
-                    self.kill(id, &ack.reason);
+                    self.give_up(id, &ack.reason);
                 }
             }
         }
@@ -313,6 +316,18 @@ impl Session {
         if let Some(wish) = self.held.get(&id) {
             info!("attempt {id}: to end at once: {why}");
             wish.send_replace(Wish::Die);
+        }
+    }
+
+    /// A report was refused: most likely another attempt is the live one, and then what is said here changes
+    /// nothing. If not, the coordinator must learn that this attempt has ended.
+    fn give_up(&mut self, id: AttemptId, why: &str) {
+        let alive = self.held.get(&id).is_some_and(|wish| *wish.borrow() != Wish::Die);
+        self.kill(id, why);
+        if alive {
+            let kind = v1::FailureKind::from(FailureKind::Machine).into();
+            let message = format!("a report of agent {} was refused: {why}", self.name);
+            self.report(id, What::Failed(v1::Failed { kind, message }));
         }
     }
 

@@ -154,7 +154,8 @@ async fn training_goes_on_while_the_coordinator_is_away() {
             _ => None,
         })
         .await;
-    assert_eq!(steps, [2, 3]);
+    steps.dedup();
+    assert!(steps.ends_with(&[2, 3]), "{steps:?}");
     assert_eq!(fleet.read(&finished.artifact.unwrap(), "adapter_model.safetensors"), "weights\n");
     agent.shut_down().await.unwrap();
 }
@@ -272,10 +273,9 @@ async fn an_attempt_whose_report_is_refused_ends() {
     fleet.next("start", |m| matches!(m, Up::Report(_)).then_some(())).await;
     until("the folder is gone", || !agent.attempt("6-1").exists()).await;
     let said = fleet.reports_within(Duration::from_millis(300)).await;
-    assert!(
-        said.iter().all(|what| matches!(what, What::Started(_) | What::Checkpoint(_))),
-        "{said:?}"
-    );
+    // One last word, in case it was not fenced but refused for another reason.
+    let failed = said.iter().filter(|what| matches!(what, What::Failed(_))).count();
+    assert_eq!(failed, 1, "{said:?}");
     agent.shut_down().await.unwrap();
 }
 
