@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
 use std::{io, thread};
 
 use fleetune_shared::TrainerEvent;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::runtime::Handle;
@@ -138,9 +140,17 @@ impl Process {
         }
     }
 
-    /// Ends it at once and waits until it is gone.
+    /// Ends it and whatever it started at once, and waits until it is gone.
     pub(super) async fn kill(&mut self) {
+        self.kill_group();
         let _ = self.child.kill().await;
+    }
+
+    /// As long as nobody has waited for its end, its number is its own.
+    fn kill_group(&self) {
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 
     /// Whether the kernel has ended processes for lack of memory since this one began.
@@ -151,6 +161,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.kill_group();
         self.pids.remove(self.pid);
     }
 }

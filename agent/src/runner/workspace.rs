@@ -61,9 +61,17 @@ impl Workspace {
     }
 
     pub(crate) fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        let mut tries = 0;
+        loop {
+            match fs::remove_dir_all(&self.root) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // A process that was killed a moment ago may have made one more file.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries < 5 => {
+                    tries += 1;
+                    thread::sleep(Duration::from_millis(5));
+                }
+                removed => return removed,
+            }
         }
     }
 
