@@ -8,6 +8,8 @@
 //! `machine` says what commands do, `node` drives the loop, `storage` keeps log, votes and snapshot. Nothing else in the
 //! house knows raft or sled.
 
+#[cfg(test)]
+mod crash;
 mod logger;
 mod machine;
 mod network;

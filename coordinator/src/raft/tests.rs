@@ -19,7 +19,7 @@ use super::{Alone, Event, Machine, MachineError, Node, NodeError, NodeSettings, 
 
 /// Remembers what it was told; does not understand `?`.
 #[derive(Debug, Default, Clone, PartialEq)]
-struct Notebook(Vec<String>);
+pub(super) struct Notebook(Vec<String>);
 
 impl Machine for Notebook {
     type Reply = usize;
@@ -55,30 +55,30 @@ fn open_log(folder: &Path) -> Result<Log<Database>, StorageError> {
     }
 }
 
-fn quick() -> NodeSettings {
+pub(super) fn quick() -> NodeSettings {
     NodeSettings { tick: Duration::from_millis(10), ..NodeSettings::default() }
 }
 
-struct Running {
-    node: Node<Notebook>,
+pub(super) struct Running {
+    pub(super) node: Node<Notebook>,
     ended: Ended,
     events: tokio_mpsc::UnboundedReceiver<Event<String>>,
 }
 
 impl Running {
-    fn start(folder: &Path, settings: &NodeSettings) -> Self {
+    pub(super) fn start(folder: &Path, settings: &NodeSettings) -> Self {
         let log = open_log(folder).unwrap();
         let (sender, events) = tokio_mpsc::unbounded_channel();
         let (node, ended) = Node::start(log, Notebook::default(), Alone, settings, sender).unwrap();
         Self { node, ended, events }
     }
 
-    async fn stop(mut self) -> Result<(), NodeError> {
+    pub(super) async fn stop(mut self) -> Result<(), NodeError> {
         self.node.stop();
         self.ended.wait().await
     }
 
-    async fn lines(&self) -> Vec<String> {
+    pub(super) async fn lines(&self) -> Vec<String> {
         self.node.catch_up().await.unwrap();
         self.node.read(|notebook| notebook.0.clone())
     }
