@@ -38,7 +38,9 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     /// Carries a command through the log.
     pub(crate) async fn propose(&self, command: &Command) -> Result<Reply, Error> {
-        let bytes = fleet_state::encode(command)?;
+        let bytes = fleet_state::encode(command).map_err(|error| {
+            Error::Invalid(format!("the request cannot be written down: {error}"))
+        })?;
         if bytes.len() > COMMAND_BYTES_MAX {
             let (found, limit) = (ByteSize(bytes.len() as u64), ByteSize(COMMAND_BYTES_MAX as u64));
             return Err(Error::TooMuch(format!(

@@ -8,7 +8,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use crate::artifacts::BlobError;
-use crate::raft::{MachineError, ProposeError};
+use crate::raft::ProposeError;
 
 #[derive(Debug, Error)]
 pub(crate) enum Error {
@@ -45,12 +45,6 @@ pub(crate) enum Error {
     Defect(String),
 }
 
-impl From<MachineError> for Error {
-    fn from(error: MachineError) -> Self {
-        Self::Defect(error.to_string())
-    }
-}
-
 impl From<tokio::task::JoinError> for Error {
     fn from(error: tokio::task::JoinError) -> Self {
         Self::Defect(error.to_string())
@@ -58,6 +52,16 @@ impl From<tokio::task::JoinError> for Error {
 }
 
 impl Error {
+    /// Whether the same request may be taken later: nothing is wrong with it.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Propose(_) | Self::Busy | Self::DiskFull(_) | Self::Stopping => true,
+            Self::TooSlow(_) | Self::Defect(_) | Self::Blob(BlobError::Io { .. }) => true,
+            Self::Refused(_) | Self::Blob(_) | Self::Convert(_) | Self::Invalid(_) => false,
+            Self::TooMuch(_) | Self::Unready(_) | Self::Superseded(_) => false,
+        }
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::Refused(refusal) => match refusal {

@@ -8,9 +8,16 @@ use crate::raft::{Machine, MachineError};
 #[derive(Debug, Default)]
 pub(crate) struct FleetState(pub(crate) State);
 
-/// A command as the log holds it.
+/// A command as the log holds it. Read back before anyone relies on it: one that cannot be (JSON has no NaN) would stop
+/// this node for good.
 pub(crate) fn encode(command: &Command) -> Result<Vec<u8>, MachineError> {
-    serde_json::to_vec(command).map_err(|error| MachineError(error.to_string()))
+    let bytes = serde_json::to_vec(command).map_err(|error| MachineError(error.to_string()))?;
+    decode(&bytes)?;
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Result<Command, MachineError> {
+    serde_json::from_slice(bytes).map_err(|error| MachineError(error.to_string()))
 }
 
 impl Machine for FleetState {
@@ -18,9 +25,7 @@ impl Machine for FleetState {
     type Effect = Effect;
 
     fn apply(&mut self, command: &[u8]) -> Result<(Self::Reply, Vec<Effect>), MachineError> {
-        let command: Command =
-            serde_json::from_slice(command).map_err(|error| MachineError(error.to_string()))?;
-        let Applied { reply, effects } = self.0.apply(command);
+        let Applied { reply, effects } = self.0.apply(decode(command)?);
         Ok((reply, effects))
     }
 

@@ -50,8 +50,12 @@ enum Fault {
     Lead(#[from] crate::raft::ProposeError),
     #[error("the network service ended: {0}")]
     Network(#[from] tonic::transport::Error),
-    #[error("the network service panicked")]
+    #[error("a part of the coordinator panicked")]
     Panicked,
+    #[error(
+        "a lease of {lease:?} with a heartbeat every {heartbeat:?}: a lease is at least three heartbeats"
+    )]
+    Lease { lease: Duration, heartbeat: Duration },
 }
 
 /// Runs a coordinator until `shutdown` resolves; `ready` is told the bound address once requests are answered.
@@ -72,6 +76,10 @@ async fn run(
     ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Fault> {
+    let Settings { lease, heartbeat, .. } = settings;
+    if heartbeat.is_zero() || lease < heartbeat * 3 {
+        return Err(Fault::Lease { lease, heartbeat });
+    }
     let folder = &settings.data_dir;
     let _lock = lock(folder)?;
     let address = settings.listen;
@@ -93,8 +101,8 @@ async fn run(
         sessions: Sessions::default(),
         disk: Disk::under(folder),
         clock: Clock::start(),
-        heartbeat: settings.heartbeat,
-        lease: settings.lease,
+        heartbeat,
+        lease,
         blob_age_min: settings.blob_age_min,
         stopping: stopping.clone(),
     });
@@ -103,8 +111,11 @@ async fn run(
         ended.wait().await?;
         return Err(error.into());
     }
-    let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&coordinator), events).run());
+    let mut dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&coordinator), events).run());
     let mut server = tokio::spawn(grpc::serve(Arc::clone(&coordinator), listener));
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "whoever reaches this address can submit jobs and fetch results");
+    }
     tracing::info!(%address, cluster = identity.cluster, node = identity.node, "coordinator is up");
     ready(address);
 
@@ -114,6 +125,11 @@ async fn run(
         end = &mut server => match end {
             Ok(end) => end.map_err(Fault::from),
             Err(_) => Err(Fault::Panicked),
+        },
+        // Ends early when the node does, a moment before the node says why.
+        _ = &mut dispatcher => match tokio::time::timeout(STOP_WITHIN, ended.wait()).await {
+            Ok(Err(error)) => Err(error.into()),
+            _ => Err(Fault::Panicked),
         },
     };
     stopping.cancel();
@@ -126,8 +142,8 @@ async fn run(
         tracing::warn!("open requests were cut off");
         server.abort();
     }
-    // Ends by the token; a panic there was logged.
-    let _ = dispatcher.await;
+    // Ends by the token.
+    dispatcher.await.map_err(|_| Fault::Panicked)?;
     coordinator.node.stop();
     ended.wait().await.map_err(Fault::from)
 }

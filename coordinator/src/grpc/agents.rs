@@ -233,8 +233,8 @@ impl Talk {
         let outcome = self.take(job, attempt, what).await;
         let reason = match outcome {
             Ok(()) => String::new(),
-            // Whether it was carried out is not known: the agent reports again in its next session.
-            Err(error @ (Error::Propose(_) | Error::Defect(_))) => return Err(error),
+            // Nothing is wrong with it: the agent reports again in its next session.
+            Err(error) if error.is_passing() => return Err(error),
             Err(error) => {
                 tracing::warn!(agent = %self.session.agent, %job, %attempt, %error, "report refused");
                 error.to_string()

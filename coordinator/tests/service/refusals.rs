@@ -5,11 +5,13 @@ use std::time::Duration;
 use fleetune_coordinator::{Settings, serve};
 use fleetune_proto::ErrorCode;
 use fleetune_proto::client::Outcome;
+use fleetune_proto::v1::report::What;
 use fleetune_proto::v1::{self, agents_client::AgentsClient, fleet_client::FleetClient};
+use fleetune_shared::view::JobPhase;
 use fleetune_shared::{ArtifactKind, BlobHash, ByteSize, JobId, RequestId};
 use tonic::Code;
 
-use crate::agent::{FakeAgent, checkpoint, started};
+use crate::agent::{FakeAgent, checkpoint, finished, started};
 use crate::rig::{GIB, Rig, artifact, spec, submit};
 
 #[tokio::test]
@@ -107,6 +109,24 @@ async fn a_checkpoint_is_not_believed_before_its_blobs_are_here() {
 }
 
 #[tokio::test]
+async fn a_number_that_the_log_cannot_hold_never_reaches_it() {
+    let rig = Rig::start().await;
+    let client = rig.client();
+    let mut agent = FakeAgent::join(&rig, "bench-1", GIB).await;
+    let id = submit(&client, "one", spec(&client, rig.folder.path(), "first").await).await.unwrap();
+    agent.started().await;
+    let result = artifact(&client, rig.folder.path(), ArtifactKind::Adapter, 30).await;
+    let What::Finished(mut done) = finished(result.clone()) else { unreachable!() };
+    done.summary.as_mut().unwrap().loss_last = f64::NAN;
+    let ack = agent.report(id.0, 1, What::Finished(done)).await;
+    assert!(!ack.accepted && ack.reason.contains("cannot be written down"), "{ack:?}");
+    assert!(agent.report(id.0, 1, finished(result)).await.accepted);
+    let rig = rig.restart().await;
+    assert_eq!(client.job(id).await.unwrap().phase, JobPhase::Succeeded);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn an_agents_name_is_its_own() {
     let rig = Rig::start().await;
     let mut agent = FakeAgent::join(&rig, "bench-1", GIB).await;
@@ -141,6 +161,9 @@ async fn a_folder_has_one_coordinator_and_a_port_one_listener() {
             .await
             .unwrap_err();
     assert!(error.to_string().contains("cannot listen on"), "{error}");
+    let hasty = Settings { lease: Duration::from_secs(2), ..Settings::new(other.path()) };
+    let error = serve(hasty, |_| {}, never()).await.unwrap_err();
+    assert!(error.to_string().contains("at least three heartbeats"), "{error}");
     rig.stop().await;
 }
 
