@@ -125,6 +125,11 @@ impl Conversation {
         Ok(Self { messages, tools: None })
     }
 
+    /// What the last message says.
+    pub(crate) fn last_text(&self) -> &str {
+        self.messages.last().and_then(Message::content).unwrap_or_default()
+    }
+
     /// One question.
     #[must_use]
     pub fn question(text: &str) -> Self {

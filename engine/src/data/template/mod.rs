@@ -22,7 +22,7 @@ use std::path::Path;
 use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
 
-use super::conversation::{Conversation, Role};
+use super::conversation::{Conversation, Message, Role};
 use super::guard::{Guard, Guarded};
 use super::tokenizer::Tokenizer;
 use crate::{EngineError, Result};
@@ -104,6 +104,22 @@ impl ChatTemplate {
         let (text, _) = self.render(&shielded, shielded.messages.len(), true)?;
         let guarded = Guarded { text, pairs: shielded.pairs };
         Ok(tokenizer.encode_guarded(&guarded)?.ids)
+    }
+
+    /// The special token that ends an assistant's turn, tried on a small conversation.
+    pub(crate) fn turn_end(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        let (question, answer) = ("question", "answer");
+        let messages =
+            vec![Message::new(Role::User, question), Message::new(Role::Assistant, answer)];
+        let conversation = Conversation { messages, tools: None };
+        let rendered = self.spans(&conversation, tokenizer, 0).ok()?;
+        let span = rendered.spans.first()?;
+        let text = &rendered.guarded.text;
+        let end = span.start + text[span.clone()].find(answer)? + answer.len();
+        let encoded = tokenizer.encode_guarded(&rendered.guarded).ok()?;
+        let tokens = encoded.ranges.iter().zip(&encoded.ids);
+        let after = tokens.filter(|(range, _)| range.start >= end).map(|(_, id)| *id);
+        after.into_iter().find(|id| tokenizer.is_special(*id))
     }
 
     /// The whole conversation without the assistant's spans.
