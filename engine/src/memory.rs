@@ -92,6 +92,23 @@ pub fn limit(bytes: Option<ByteSize>) {
     LIMIT.store(bytes.map_or(usize::MAX, |b| usize::try_from(b.0).unwrap_or(usize::MAX)), Relaxed);
 }
 
+/// A bound on the process for as long as this lives.
+pub(crate) struct Bound;
+
+impl Bound {
+    /// Sets it and forgets the peak so far.
+    pub(crate) fn set(bytes: Option<ByteSize>) -> Self {
+        limit(bytes);
+        Self
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        limit(None);
+    }
+}
+
 /// Asks whether the bound was passed at any moment since it was set: a card would have refused that allocation, even
 /// if it was freed since. Cheap enough for every block of a model.
 ///

@@ -28,6 +28,9 @@ impl TensorEntry {
     }
 }
 
+/// Numbers turned into bytes at a time.
+const PIECE: usize = 1 << 14;
+
 /// A safetensors file being written.
 pub struct TensorFile {
     path: PathBuf,
@@ -81,11 +84,23 @@ impl TensorFile {
     /// # Errors
     /// [`EngineError::Io`].
     pub fn write_f32(&mut self, values: &[f32]) -> Result<()> {
-        let mut bytes = Vec::with_capacity(values.len().min(1 << 14) * 4);
-        for chunk in values.chunks(1 << 14) {
-            bytes.clear();
-            bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
-            self.write(&bytes)?;
+        self.write_numbers(values, f32::to_le_bytes)
+    }
+
+    /// Writes the next numbers, each as `bytes` has it.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`].
+    pub fn write_numbers<const N: usize>(
+        &mut self,
+        values: &[f32],
+        bytes: impl Fn(f32) -> [u8; N],
+    ) -> Result<()> {
+        let mut piece = Vec::with_capacity(values.len().min(PIECE) * N);
+        for values in values.chunks(PIECE) {
+            piece.clear();
+            piece.extend(values.iter().flat_map(|value| bytes(*value)));
+            self.write(&piece)?;
         }
         Ok(())
     }

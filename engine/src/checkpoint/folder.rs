@@ -63,18 +63,26 @@ fn list(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The newest whole checkpoint in `out`; torn ones are passed over, each with a line in the log.
+/// The newest whole checkpoint in `out`; torn ones are passed over, and `torn` is told why.
 ///
 /// # Errors
 /// [`EngineError::Io`] when `out` cannot be read.
-pub fn latest(out: &Path) -> Result<Option<PathBuf>> {
+pub fn latest(out: &Path, torn: &mut dyn FnMut(&EngineError)) -> Result<Option<PathBuf>> {
     for (_, folder) in list(out)? {
         match verify(&folder) {
             Ok(_) => return Ok(Some(folder)),
-            Err(error) => tracing::warn!("passed over: {error}"),
+            Err(error) => torn(&error),
         }
     }
     Ok(None)
+}
+
+/// Deletes checkpoints of steps after `step`, torn or overtaken: a run that goes on from `step` makes its own.
+pub(crate) fn forget_after(out: &Path, step: u64) -> Result<()> {
+    for (_, folder) in list(out)?.into_iter().take_while(|(later, _)| *later > step) {
+        fs::remove_dir_all(&folder).map_err(|e| EngineError::io(&folder, e))?;
+    }
+    Ok(())
 }
 
 /// Deletes all but the newest `keep` checkpoints in `out`.
@@ -93,6 +101,10 @@ mod tests {
     use super::super::state::test_state;
     use super::*;
 
+    fn newest(out: &Path) -> Result<Option<PathBuf>> {
+        latest(out, &mut |_| ())
+    }
+
     fn write_step(out: &Path, step: u64) -> PathBuf {
         let name = write(out, &test_state(step), |folder| {
             fs::write(folder.join("weights"), vec![step as u8; 1000]).unwrap();
@@ -104,25 +116,25 @@ mod tests {
     #[test]
     fn the_newest_whole_checkpoint_is_found() {
         let out = tempfile::tempdir().unwrap();
-        assert_eq!(latest(out.path()).unwrap(), None);
-        assert_eq!(latest(&out.path().join("nothing")).unwrap(), None);
+        assert_eq!(newest(out.path()).unwrap(), None);
+        assert_eq!(newest(&out.path().join("nothing")).unwrap(), None);
         let nine = write_step(out.path(), 9);
         let ten = write_step(out.path(), 10);
-        assert_eq!(latest(out.path()).unwrap(), Some(ten.clone()));
+        assert_eq!(newest(out.path()).unwrap(), Some(ten.clone()));
 
         let weights = ten.join("weights");
         let cut = fs::OpenOptions::new().write(true).open(&weights).unwrap();
         cut.set_len(999).unwrap();
         let refused = verify(&ten).unwrap_err().to_string();
         assert!(refused.contains("weights has 999 bytes, expected 1000"), "{refused}");
-        assert_eq!(latest(out.path()).unwrap(), Some(nine.clone()));
+        assert_eq!(newest(out.path()).unwrap(), Some(nine.clone()));
 
         let mut bytes = fs::read(nine.join("weights")).unwrap();
         bytes[500] ^= 1;
         fs::write(nine.join("weights"), bytes).unwrap();
         assert!(verify(&nine).unwrap_err().to_string().contains("weights does not match its hash"));
         fs::remove_file(nine.join("state.json")).unwrap();
-        assert_eq!(latest(out.path()).unwrap(), None);
+        assert_eq!(newest(out.path()).unwrap(), None);
     }
 
     #[test]
@@ -132,10 +144,10 @@ mod tests {
         let failed =
             write(out.path(), &test_state(2), |_| Err(EngineError::input("the disk is full")));
         assert!(failed.is_err());
-        assert_eq!(latest(out.path()).unwrap(), Some(one));
+        assert_eq!(newest(out.path()).unwrap(), Some(one));
         write_step(out.path(), 2);
         let again = write_step(out.path(), 2);
-        assert_eq!(latest(out.path()).unwrap(), Some(again));
+        assert_eq!(newest(out.path()).unwrap(), Some(again));
     }
 
     #[test]

@@ -37,6 +37,12 @@ pub(super) fn seal(folder: &Path, step: u64) -> Result<()> {
     .map_err(|e| EngineError::io(&path, e))
 }
 
+/// Whether `folder` is meant as a checkpoint, whole or not.
+#[must_use]
+pub fn is_one(folder: &Path) -> bool {
+    folder.join(MANIFEST).exists() || folder.join(super::state::STATE).exists()
+}
+
 /// Compares every file of a checkpoint with its manifest.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ mod folder;
 mod manifest;
 mod state;
 
+pub(crate) use folder::forget_after;
 pub use folder::{latest, name_of, prune, write};
-pub use manifest::verify;
+pub use manifest::{is_one, verify};
 pub use state::{State, Totals};

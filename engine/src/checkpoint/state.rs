@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::data::Cursor;
 use crate::{EngineError, Result};
 
-const STATE: &str = "state.json";
+pub(super) const STATE: &str = "state.json";
 
 /// Changed whenever a checkpoint of before could not be continued exactly.
 const FORMAT: u32 = 1;

@@ -50,6 +50,16 @@ impl Model {
         super::load::load(path, Arc::new(Portable))
     }
 
+    /// A model of the shape that `config.json` in the folder `path` gives, with weights drawn from `seed` as
+    /// transformers draws them: normal with the deviation `initializer_range` (0.02 unless the file says otherwise),
+    /// norms one, biases zero.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] when there is no such folder or the configuration is wrong.
+    pub fn random(path: &Path, seed: u64) -> Result<Self> {
+        super::random::random(path, Arc::new(Portable), seed)
+    }
+
     /// The shape.
     #[must_use]
     pub fn spec(&self) -> &ModelSpec {

@@ -25,7 +25,8 @@ pub(crate) const COMPANIONS: [&str; 7] = [
 
 /// Where a model's weights lie.
 pub(crate) enum Layout {
-    /// A Hugging Face folder and its safetensors files, with the tensors the index promises in each.
+    /// A Hugging Face folder and its safetensors files, with the tensors the index promises in each; none where only
+    /// the configuration is there.
     Folder { config: PathBuf, shards: Vec<Shard> },
     /// One GGUF file.
     Gguf(PathBuf),
@@ -80,7 +81,19 @@ fn shards_of(folder: &Path) -> Result<Vec<Shard>> {
              convert them with transformers' save_pretrained(safe_serialization=True)",
         ));
     }
-    Err(wrong(folder, "has no model.safetensors and no model.safetensors.index.json"))
+    Ok(Vec::new())
+}
+
+/// Whether the model at `path` has weights; a folder with nothing but a configuration (and perhaps a tokenizer) can
+/// only be trained from random ones.
+///
+/// # Errors
+/// As [`files_of`].
+pub fn has_weights(path: &Path) -> Result<bool> {
+    Ok(match Layout::of(path)? {
+        Layout::Gguf(_) => true,
+        Layout::Folder { shards, .. } => !shards.is_empty(),
+    })
 }
 
 fn shards_of_index(folder: &Path, index: &Path) -> Result<Vec<Shard>> {

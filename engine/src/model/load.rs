@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::Tensor;
+use fleetune_shared::ModelSpec;
+
 use super::block::Block;
 use super::decoder::Model;
 use super::linear::Linear;
@@ -14,10 +17,18 @@ use crate::ops::{Backend, frequencies};
 
 pub(super) fn load(path: &Path, ops: Arc<dyn Backend>) -> Result<Model> {
     let files = WeightFiles::open(path)?;
-    let spec = files.spec().clone();
+    assemble(files.spec().clone(), ops, &|name| files.read(name))
+}
+
+/// A frozen model of the tensors that `value` gives by name.
+pub(super) fn assemble(
+    spec: ModelSpec,
+    ops: Arc<dyn Backend>,
+    value: &dyn Fn(&str) -> Result<Tensor>,
+) -> Result<Model> {
     let read = |name: String| -> Result<Parameter> {
         crate::memory::check()?;
-        let value = files.read(&name)?;
+        let value = value(&name)?;
         Ok(Parameter::Frozen(name, Weight::F32(value)))
     };
     let linear = |block: usize, name: &str| -> Result<Linear> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use fleetune_shared::{ModelSpec, RopeScaling};
+use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
 use super::Model;
@@ -19,16 +20,21 @@ use crate::{EngineError, Result};
 /// When a file cannot be written.
 pub fn save(dir: &Path, model: &Model, base: &Path) -> Result<()> {
     write_tensors(&dir.join(SINGLE), model.weights())?;
-    save_surroundings(dir, model.spec(), base)
+    save_surroundings(dir, model.spec(), base, Dtype::F32)
 }
 
-/// Everything of [`save`] but the weights.
+/// Everything of [`save`] but the weights, which are of `dtype`.
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path) -> Result<()> {
+pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path, dtype: Dtype) -> Result<()> {
+    let dtype = match dtype {
+        Dtype::F16 => "float16",
+        Dtype::BF16 => "bfloat16",
+        _ => "float32",
+    };
     let config = match Layout::of(base)? {
-        Layout::Gguf(_) => config_of(spec),
+        Layout::Gguf(_) => config_of(spec, dtype),
         Layout::Folder { config, .. } => {
             for name in COMPANIONS {
                 let from = base.join(name);
@@ -42,7 +48,7 @@ pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path) -> Result<()
             if let Some(keys) = value.as_object_mut() {
                 // transformers 4 and 5 spell it differently; both read the older name.
                 keys.remove("dtype");
-                keys.insert("torch_dtype".into(), "float32".into());
+                keys.insert("torch_dtype".into(), dtype.into());
                 // The saved weights are plain.
                 keys.remove("quantization_config");
             }
@@ -64,7 +70,7 @@ pub(crate) fn write_tensors<'a>(
 }
 
 /// The `config.json` of a model that came without one.
-fn config_of(spec: &ModelSpec) -> Value {
+fn config_of(spec: &ModelSpec, dtype: &str) -> Value {
     let rope_scaling = match &spec.rope_scaling {
         None => Value::Null,
         Some(RopeScaling::Linear { factor }) => json!({"rope_type": "linear", "factor": factor}),
@@ -101,6 +107,6 @@ fn config_of(spec: &ModelSpec) -> Value {
         "mlp_bias": spec.mlp_bias,
         "bos_token_id": spec.bos_token_id,
         "eos_token_id": spec.eos_token_ids,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype,
     })
 }

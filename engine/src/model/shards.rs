@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
+use safetensors::tensor::Dtype;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
@@ -22,7 +23,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// The tensors of all shards.
 #[derive(Debug)]
-pub(super) struct Shards {
+pub(crate) struct Shards {
     entries: BTreeMap<String, Entry>,
 }
 
@@ -36,6 +37,11 @@ struct Entry {
 }
 
 impl Shards {
+    /// A file outside a model folder, such as an adapter or an optimizer's state.
+    pub(crate) fn of_file(path: &Path) -> Result<Self> {
+        Self::open(&[Shard { path: path.to_owned(), promised: None }])
+    }
+
     pub(super) fn open(shards: &[Shard]) -> Result<Self> {
         let mut entries = BTreeMap::new();
         for Shard { path, promised } in shards {
@@ -60,8 +66,17 @@ impl Shards {
         self.entries.iter().map(|(name, e)| (name.as_str(), e.shape.as_slice(), e.path.as_path()))
     }
 
+    /// How the file stores `name`.
+    pub(super) fn dtype(&self, name: &str) -> Option<Dtype> {
+        Some(match self.entries.get(name)?.dtype.as_str() {
+            "F32" => Dtype::F32,
+            "F16" => Dtype::F16,
+            _ => Dtype::BF16,
+        })
+    }
+
     /// The tensor as f32; `name` must be one of [`Self::shapes`].
-    pub(super) fn read(&self, name: &str) -> Result<Tensor> {
+    pub(crate) fn read(&self, name: &str) -> Result<Tensor> {
         let Some(entry) = self.entries.get(name) else {
             return Err(EngineError::input(format!("no tensor `{}`", show(name))));
         };
@@ -202,6 +217,6 @@ fn header(path: &Path) -> Result<BTreeMap<String, Entry>> {
 
 /// One file outside a model folder, such as an adapter: every tensor by name, as f32.
 pub(crate) fn read_all(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let shards = Shards::open(&[Shard { path: path.to_owned(), promised: None }])?;
+    let shards = Shards::of_file(path)?;
     shards.entries.keys().map(|name| Ok((name.clone(), shards.read(name)?))).collect()
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use fleetune_shared::ModelSpec;
+use safetensors::tensor::Dtype;
 
 use super::files::{Layout, wrong};
 use super::gguf::GgufFile;
@@ -46,7 +47,7 @@ pub struct WeightFiles {
 #[derive(Debug)]
 enum Kind {
     Shards(Shards),
-    Gguf(GgufFile),
+    Gguf(Box<GgufFile>),
 }
 
 impl WeightFiles {
@@ -59,7 +60,11 @@ impl WeightFiles {
         let files = match Layout::of(path)? {
             Layout::Gguf(file) => {
                 let gguf = GgufFile::open(&file)?;
-                Self { spec: gguf.spec.clone(), kind: Kind::Gguf(gguf) }
+                Self { spec: gguf.spec.clone(), kind: Kind::Gguf(Box::new(gguf)) }
+            }
+            Layout::Folder { shards, .. } if shards.is_empty() => {
+                let why = "has no model.safetensors and no model.safetensors.index.json";
+                return Err(wrong(path, why));
             }
             Layout::Folder { config, shards } => {
                 Self { spec: read_config(&config)?, kind: Kind::Shards(Shards::open(&shards)?) }
@@ -79,6 +84,15 @@ impl WeightFiles {
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         expected(&self.spec)
+    }
+
+    /// How a safetensors file stores `name`; F32 for what a GGUF file holds, as that is what its blocks become.
+    #[must_use]
+    pub fn dtype(&self, name: &str) -> Dtype {
+        match &self.kind {
+            Kind::Shards(shards) => shards.dtype(name).unwrap_or(Dtype::F32),
+            Kind::Gguf(_) => Dtype::F32,
+        }
     }
 
     /// The tensor `name` as f32.

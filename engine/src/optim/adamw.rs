@@ -4,10 +4,9 @@ use std::path::Path;
 
 use fleetune_shared::recipe;
 use rayon::prelude::*;
-use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 
-use crate::model::Trainable;
+use crate::model::{Shards, Trainable};
 use crate::ops::slices;
 use crate::tensor_file::{TensorEntry, TensorFile};
 use crate::{EngineError, Result};
@@ -52,8 +51,11 @@ struct Step {
 impl AdamW {
     /// With zero moments for `trainables`.
     #[must_use]
-    pub fn new(settings: recipe::AdamW, trainables: &[&mut Trainable]) -> Self {
-        let moments = trainables.iter().map(|trainable| {
+    pub fn new<'a>(
+        settings: recipe::AdamW,
+        trainables: impl IntoIterator<Item = &'a mut Trainable>,
+    ) -> Self {
+        let moments = trainables.into_iter().map(|trainable| {
             let count = trainable.value.elem_count();
             Moments {
                 name: trainable.name.clone(),
@@ -69,17 +71,12 @@ impl AdamW {
     ///
     /// # Errors
     /// A device that failed.
-    pub fn step(
+    pub fn step<'a>(
         &mut self,
-        trainables: &mut [&mut Trainable],
+        trainables: impl IntoIterator<Item = &'a mut Trainable>,
         learning_rate: f64,
         grad_factor: f64,
     ) -> Result<()> {
-        assert_eq!(
-            trainables.len(),
-            self.moments.len(),
-            "the trainables the optimizer was made for"
-        );
         self.steps += 1;
         let recipe::AdamW { beta1, beta2, epsilon, weight_decay } = self.settings;
         let t = self.steps as f64;
@@ -93,17 +90,21 @@ impl AdamW {
             epsilon: epsilon as f32,
             size: (learning_rate / (1.0 - beta1.powf(t))) as f32,
         };
-        for (trainable, moments) in trainables.iter_mut().zip(&mut self.moments) {
+        let mut all = self.moments.iter_mut();
+        for trainable in trainables {
+            let moments = all.next().filter(|moments| moments.name == trainable.name);
+            let moments = moments.expect("the trainables the optimizer was made for");
             let Some(grad) = trainable.grad.take() else { continue };
             let decay = if trainable.decay { 1.0 - learning_rate * weight_decay } else { 1.0 };
             let step = Step { decay: decay as f32, ..step };
             let grads = slices::view(&grad)?;
             slices::edit(&trainable.value, |values| step.apply(values, &grads, moments))?;
         }
+        assert!(all.next().is_none(), "all trainables the optimizer was made for");
         Ok(())
     }
 
-    /// Writes the state: `NAME.exp_avg` and `NAME.exp_avg_sq` (f32, flat) and `steps` (u64).
+    /// Writes the state: `NAME.exp_avg` and `NAME.exp_avg_sq` (f32, flat).
     ///
     /// # Errors
     /// [`EngineError::Io`].
@@ -113,50 +114,41 @@ impl AdamW {
                 [(name, "exp_avg", exp_avg), (name, "exp_avg_sq", exp_avg_sq)]
             })
         };
-        let steps = TensorEntry { name: "steps".into(), dtype: Dtype::U64, shape: vec![1] };
-        let entries = parts().map(|(name, key, values)| TensorEntry {
-            name: format!("{name}.{key}"),
-            dtype: Dtype::F32,
-            shape: vec![values.len()],
-        });
-        let entries: Vec<_> = std::iter::once(steps).chain(entries).collect();
+        let entries: Vec<_> = parts()
+            .map(|(name, key, values)| TensorEntry {
+                name: format!("{name}.{key}"),
+                dtype: Dtype::F32,
+                shape: vec![values.len()],
+            })
+            .collect();
         let mut file = TensorFile::create(path, &entries)?;
-        file.write(&self.steps.to_le_bytes())?;
         for (_, _, values) in parts() {
             file.write_f32(values)?;
         }
         file.finish()
     }
 
-    /// Reads what [`Self::save`] wrote, for the same trainables.
+    /// Reads what [`Self::save`] wrote after `steps` steps, for the same trainables.
     ///
     /// # Errors
     /// [`EngineError::Io`], or [`EngineError::Input`] naming the tensor that is missing or has another size.
-    pub fn restore(&mut self, path: &Path) -> Result<()> {
-        let bytes = std::fs::read(path).map_err(|e| EngineError::io(path, e))?;
-        let bad = |why: String| EngineError::input(format!("{}: {why}", path.display()));
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
-        self.steps = file
-            .tensor("steps")
-            .ok()
-            .and_then(|view| Some(u64::from_le_bytes(view.data().try_into().ok()?)))
-            .ok_or_else(|| bad("tensor `steps` is missing, expected one U64".into()))?;
+    pub fn restore(&mut self, path: &Path, steps: u64) -> Result<()> {
+        let file = Shards::of_file(path)?;
         for Moments { name, exp_avg, exp_avg_sq } in &mut self.moments {
             for (key, values) in [("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)] {
                 let key = format!("{name}.{key}");
-                let view = file.tensor(&key).map_err(|e| bad(format!("tensor `{key}`: {e}")))?;
-                if view.dtype() != Dtype::F32 || view.shape() != [values.len()] {
-                    let (dtype, shape) = (view.dtype(), view.shape());
-                    let expected = values.len();
-                    return Err(bad(format!(
-                        "tensor `{key}` is {dtype:?} {shape:?}, expected F32 [{expected}]"
+                let found = file.read(&key)?;
+                let numbers = slices::view(&found)?;
+                if numbers.len() != values.len() {
+                    let (path, found, expected) = (path.display(), numbers.len(), values.len());
+                    return Err(EngineError::input(format!(
+                        "{path}: tensor `{key}` has {found} numbers, expected {expected}"
                     )));
                 }
-                for (value, bytes) in values.iter_mut().zip(view.data().chunks_exact(4)) {
-                    *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                }
+                values.copy_from_slice(&numbers);
             }
         }
+        self.steps = steps;
         Ok(())
     }
 }
@@ -210,16 +202,12 @@ mod tests {
             .into()
     }
 
-    fn steps(
-        optimizer: &mut AdamW,
-        trainables: &mut [&mut Trainable],
-        range: std::ops::Range<usize>,
-    ) {
+    fn steps(optimizer: &mut AdamW, trainables: &mut [Trainable], range: std::ops::Range<usize>) {
         for step in range {
             for trainable in &mut *trainables {
                 trainable.grad = Some(fixture(&format!("grad.{step}.{}", trainable.name)));
             }
-            optimizer.step(trainables, 0.01, 1.0).unwrap();
+            optimizer.step(&mut *trainables, 0.01, 1.0).unwrap();
         }
     }
 
@@ -231,9 +219,8 @@ mod tests {
 
     #[test]
     fn five_steps_are_those_of_torch() {
-        let mut owned = trainables();
-        let mut trainables: Vec<_> = owned.iter_mut().collect();
-        let mut optimizer = AdamW::new(SETTINGS, &trainables);
+        let mut trainables = trainables();
+        let mut optimizer = AdamW::new(SETTINGS, &mut trainables);
         steps(&mut optimizer, &mut trainables, 0..1);
         for one in &trainables {
             assert_near(
@@ -263,19 +250,17 @@ mod tests {
     fn a_restored_optimizer_goes_on_bit_for_bit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("optimizer.safetensors");
-        let mut owned = trainables();
-        let mut straight: Vec<_> = owned.iter_mut().collect();
-        let mut optimizer = AdamW::new(SETTINGS, &straight);
+        let mut straight = trainables();
+        let mut optimizer = AdamW::new(SETTINGS, &mut straight);
         steps(&mut optimizer, &mut straight, 0..3);
         optimizer.save(&path).unwrap();
 
-        let mut copied = trainables();
-        for (copy, one) in copied.iter_mut().zip(&straight) {
+        let mut resumed = trainables();
+        for (copy, one) in resumed.iter_mut().zip(&straight) {
             copy.value = one.value.copy().unwrap();
         }
-        let mut resumed: Vec<_> = copied.iter_mut().collect();
-        let mut restored = AdamW::new(SETTINGS, &resumed);
-        restored.restore(&path).unwrap();
+        let mut restored = AdamW::new(SETTINGS, &mut resumed);
+        restored.restore(&path, 3).unwrap();
         steps(&mut optimizer, &mut straight, 3..5);
         steps(&mut restored, &mut resumed, 3..5);
         for (a, b) in straight.iter().zip(&resumed) {
@@ -286,14 +271,13 @@ mod tests {
 
     #[test]
     fn only_marked_tensors_decay() {
-        let mut owned = trainables();
-        owned[1].decay = false;
-        let before = owned[1].value.copy().unwrap();
-        for one in &mut owned {
+        let mut trainables = trainables();
+        trainables[1].decay = false;
+        let before = trainables[1].value.copy().unwrap();
+        for one in &mut trainables {
             one.grad = Some(one.value.zeros_like().unwrap());
         }
-        let mut trainables: Vec<_> = owned.iter_mut().collect();
-        AdamW::new(SETTINGS, &trainables).step(&mut trainables, 0.1, 1.0).unwrap();
+        AdamW::new(SETTINGS, &mut trainables).step(&mut trainables, 0.1, 1.0).unwrap();
         let shrunk = (fixture("p0.odd") * 0.999).unwrap();
         assert_near(&trainables[0].value, &shrunk, "decayed");
         assert_near(&trainables[1].value, &before, "kept");

@@ -1,5 +1,18 @@
 //! The run: rows in, steps, checkpoints, a result out.
+//!
+//! ```text
+//!   TrainOrder ─▶ setup ─▶ run ──────────────────────────────────────────────▶ result
+//!                 recipe    fetch a step's micro-batches, count their labels     adapter or model
+//!                 data      forward + backward each, one divisor for all         report.json
+//!                 model     clip, step ─▶ metrics.jsonl, observer, checkpoint
+//! ```
 
+mod metrics;
 mod observer;
+mod result;
+mod run;
+mod setup;
 
 pub use observer::Observer;
+pub(crate) use result::publish;
+pub use run::train;

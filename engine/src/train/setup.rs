@@ -1,0 +1,170 @@
+//! What a run needs before its first step: a recipe that fits the model, rows, and a model that can learn.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use fleetune_shared::recipe::{DataFormat, Lora, Method};
+use fleetune_shared::{AdapterConfig, BlobHash, ModelSpec, Recipe, TrainOrder, TrainerEvent};
+
+use super::Observer;
+use crate::adapter::{self, Adapter};
+use crate::data::{Dataset, Tokenizer};
+use crate::model::{self, Model};
+use crate::{EngineError, Result};
+
+/// A run's ingredients.
+pub(super) struct Setup {
+    pub(super) recipe: Recipe,
+    pub(super) dataset: Dataset,
+    pub(super) model: Model,
+    /// Of the adapter that learns; `None` when the whole model does.
+    pub(super) adapter: Option<AdapterConfig>,
+    /// Tells this base from another.
+    pub(super) model_hash: BlobHash,
+    /// Tells these rows from others.
+    pub(super) data_hash: BlobHash,
+}
+
+impl Setup {
+    pub(super) fn of(order: &TrainOrder, observer: &mut dyn Observer) -> Result<Self> {
+        let spec = model::spec_of(&order.model)?;
+        let recipe = order.recipe.clone().fit_model(&spec);
+        let recipe = recipe.map_err(|e| EngineError::input(e.to_string()))?;
+        let tokenizer = tokenizer(order, &recipe)?;
+        let dataset = Dataset::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec)?;
+        let stats = dataset.stats;
+        observer.event(TrainerEvent::Log {
+            message: format!(
+                "{} rows, {} tokens, {} of them supervised, longest row {}; {} dropped, {} truncated",
+                stats.rows,
+                stats.tokens,
+                stats.supervised,
+                stats.longest,
+                stats.dropped,
+                stats.truncated
+            ),
+        });
+        let mut model = base(order, &recipe, observer)?;
+        model.gradient_checkpointing = recipe.gradient_checkpointing;
+        let adapter = match &recipe.method {
+            Method::Full => {
+                model.train_full();
+                None
+            }
+            Method::Lora(lora) => {
+                let adapter = adapter(order, &recipe, lora, &spec)?;
+                let config = AdapterConfig {
+                    base_model_name_or_path: Some(recipe.model.clone()),
+                    ..adapter.config().clone()
+                };
+                model.attach(adapter)?;
+                Some(config)
+            }
+        };
+        Ok(Self {
+            data_hash: hash_of_rows(&dataset),
+            model_hash: hash_of_base(&order.model, &spec)?,
+            recipe,
+            dataset,
+            model,
+            adapter,
+        })
+    }
+}
+
+/// Rows that are tokens already need none, so a model without one will do for them.
+fn tokenizer(order: &TrainOrder, recipe: &Recipe) -> Result<Option<Tokenizer>> {
+    let in_folder = order.model.is_dir();
+    if recipe.data.format == DataFormat::Tokenized
+        || (in_folder && !order.model.join("tokenizer.json").exists())
+    {
+        return Ok(None);
+    }
+    let mut tokenizer = Tokenizer::load(&order.model)?;
+    if let Some(path) = &recipe.data.chat_template_path {
+        tokenizer.use_chat_template(Path::new(path))?;
+    }
+    Ok(Some(tokenizer))
+}
+
+fn base(order: &TrainOrder, recipe: &Recipe, observer: &mut dyn Observer) -> Result<Model> {
+    if recipe.method != Method::Full || model::has_weights(&order.model)? {
+        return Model::load(&order.model);
+    }
+    observer.event(TrainerEvent::Log {
+        message: format!(
+            "{} has a configuration but no weights: they are drawn from seed {}",
+            order.model.display(),
+            recipe.seed
+        ),
+    });
+    Model::random(&order.model, recipe.seed)
+}
+
+fn adapter(order: &TrainOrder, recipe: &Recipe, lora: &Lora, spec: &ModelSpec) -> Result<Adapter> {
+    let Some(folder) = &order.init_adapter else {
+        return Adapter::fresh(spec, lora, &recipe.model, recipe.seed);
+    };
+    let adapter = adapter::load(folder)?;
+    let (file, config) = (recipe.file(), adapter.config());
+    let differs = |key: &str, recipe: String, adapter: String| {
+        Err(EngineError::input(format!(
+            "init_adapter {}: its `{key}` is {adapter}, the recipe's is {recipe}; leave the key out of the recipe \
+             to take the adapter's",
+            folder.display()
+        )))
+    };
+    if file.r.is_some() && lora.r != config.r {
+        return differs("r", lora.r.to_string(), config.r.to_string());
+    }
+    if file.lora_alpha.is_some_and(|alpha| alpha != config.lora_alpha) {
+        return differs("lora_alpha", lora.lora_alpha.to_string(), config.lora_alpha.to_string());
+    }
+    if file.use_rslora.is_some_and(|rslora| rslora != config.use_rslora) {
+        return differs("use_rslora", lora.use_rslora.to_string(), config.use_rslora.to_string());
+    }
+    let names: BTreeSet<&str> = adapter.modules().filter_map(|m| m.rsplit('.').next()).collect();
+    let asked: BTreeSet<&str> = spec
+        .linears()
+        .into_iter()
+        .map(|(name, ..)| name)
+        .filter(|name| lora.targets(name))
+        .collect();
+    if file.target_modules.is_some() && names != asked {
+        let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
+        return differs("target_modules", list(asked), list(names));
+    }
+    Ok(adapter)
+}
+
+fn hash_of_rows(dataset: &Dataset) -> BlobHash {
+    let mut hasher = blake3::Hasher::new();
+    for row in &dataset.rows {
+        hasher.update(&(row.input_ids.len() as u64).to_le_bytes());
+        let bytes: Vec<u8> = (row.input_ids.iter().flat_map(|id| id.to_le_bytes()))
+            .chain(row.labels.iter().flat_map(|label| label.to_le_bytes()))
+            .collect();
+        hasher.update(&bytes);
+    }
+    BlobHash(*hasher.finalize().as_bytes())
+}
+
+/// Of the model's shape and the sizes of its files: enough to tell a mistake, without reading gigabytes. Names are
+/// left out, since a cache gives files other ones.
+fn hash_of_base(path: &Path, spec: &ModelSpec) -> Result<BlobHash> {
+    let mut hasher = blake3::Hasher::new();
+    let shape = serde_json::to_vec(spec).map_err(|e| EngineError::input(e.to_string()))?;
+    hasher.update(&shape);
+    let mut sizes = Vec::new();
+    for file in model::files_of(path)? {
+        let weights = file.extension().is_some_and(|e| e == "safetensors" || e == "gguf");
+        if weights {
+            sizes.push(std::fs::metadata(&file).map_err(|e| EngineError::io(&file, e))?.len());
+        }
+    }
+    sizes.sort_unstable();
+    for size in sizes {
+        hasher.update(&size.to_le_bytes());
+    }
+    Ok(BlobHash(*hasher.finalize().as_bytes()))
+}

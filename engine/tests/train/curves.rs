@@ -1,0 +1,89 @@
+//! Loss and gradient norm at every step, as PyTorch, PEFT and TRL had them (`tests/fixtures/make_train.py`).
+
+use std::path::Path;
+
+use fleetune_shared::StepMetrics;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{Story, fixture};
+
+#[derive(Deserialize)]
+struct Reference {
+    rows: String,
+    recipe: Value,
+    steps: Vec<Point>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Point {
+    loss: f64,
+    grad_norm: f64,
+}
+
+/// The run `name` of `model`, and how it went there.
+pub(crate) fn reference(base: &Path, model: &str, name: &str) -> (Story, Vec<Point>) {
+    let folder = fixture("train").join(model);
+    let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
+    let Reference { rows, recipe, steps } = serde_json::from_str(&text).unwrap();
+    let mut story = Story::new(base, &folder.join(rows), recipe);
+    let init = folder.join(format!("{name}.init"));
+    story.order.init_adapter = init.exists().then_some(init);
+    (story, steps)
+}
+
+/// Furthest apart, relative, in loss and gradient norm.
+fn furthest(found: &[StepMetrics], expected: &[Point]) -> (f64, f64) {
+    assert_eq!(found.len(), expected.len());
+    let relative = |a: f64, b: f64| (a - b).abs() / b.abs();
+    let pairs = found.iter().zip(expected);
+    pairs.fold((0.0, 0.0), |(loss, norm), (a, b)| {
+        (loss.max(relative(a.loss, b.loss)), norm.max(relative(a.grad_norm, b.grad_norm)))
+    })
+}
+
+pub(crate) fn assert_follows(name: &str, story: &Story, expected: &[Point]) {
+    let (loss, norm) = furthest(&story.steps(), expected);
+    eprintln!("{name}: loss within {loss:.1e}, gradient norm within {norm:.1e}");
+    assert!(loss < 1e-4 && norm < 1e-3, "{name}: loss {loss:e}, gradient norm {norm:e}");
+}
+
+fn follows(name: &str) {
+    let (story, expected) = reference(&fixture("models/tiny-llama"), "tiny-llama", name);
+    assert_follows(name, &story, &expected);
+}
+
+#[test]
+fn full_fine_tuning_follows_pytorch() {
+    follows("full");
+}
+
+#[test]
+fn decay_clipping_and_cosine_follow_pytorch() {
+    follows("full_wd_clip_cosine");
+}
+
+#[test]
+fn lora_follows_peft() {
+    follows("lora");
+}
+
+#[test]
+fn lora_with_both_halves_at_work_follows_peft() {
+    follows("lora_noinitB");
+}
+
+#[test]
+fn lora_on_some_layers_follows_peft() {
+    follows("lora_qv");
+}
+
+#[test]
+fn rank_stabilised_lora_follows_peft() {
+    follows("rslora");
+}
+
+#[test]
+fn accumulation_follows_trl() {
+    follows("sft_trl_ga2_clip_cosine");
+}

@@ -1,0 +1,145 @@
+//! What a run does and leaves behind.
+
+use candle_core::{Device, Tensor};
+use fleetune_engine::model::Model;
+use fleetune_engine::{EngineError, adapter};
+use fleetune_shared::{StepMetrics, TrainSummary, TrainerEvent};
+use serde_json::json;
+
+use crate::{Story, fixture};
+
+#[test]
+fn k_micro_batches_of_b_are_b_of_k() {
+    // The twenty rows differ in length and labels, so that a mean of means would show.
+    let run = |rows: u64, accumulation: u64| {
+        Story::tiny(json!({
+            "per_device_train_batch_size": rows,
+            "gradient_accumulation_steps": accumulation,
+            "learning_rate": 1e-2,
+            "num_train_epochs": 2,
+        }))
+        .steps()
+    };
+    let whole = run(4, 1);
+    assert_eq!(whole.len(), 10);
+    for (rows, accumulation) in [(1, 4), (2, 2), (3, 2)] {
+        let parts = run(rows, accumulation);
+        if rows == 3 {
+            assert_ne!(whole[0].loss, parts[0].loss, "another batch must show");
+            continue;
+        }
+        for (a, b) in whole.iter().zip(&parts) {
+            assert_eq!(a.supervised_tokens, b.supervised_tokens);
+            assert!((a.loss - b.loss).abs() < 1e-5, "{a:?} {b:?}");
+            assert!((a.grad_norm - b.grad_norm).abs() < 1e-5, "{a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_run_leaves_an_adapter_metrics_and_a_report() {
+    let recipe =
+        json!({"r": 4, "max_steps": 3, "learning_rate": 1e-2, "per_device_train_batch_size": 20});
+    let story = Story::tiny(recipe);
+    let (summary, watch) = story.run();
+    let summary = summary.unwrap();
+    assert_eq!(summary.steps, 3);
+    assert!(summary.loss_last < summary.loss_first);
+    assert!(summary.estimate.is_some());
+    assert!(watch.logged("20 rows") && watch.logged("dry run of the longest micro-batch: 20 rows"));
+    let told = watch.events.iter().filter(|e| !matches!(e, TrainerEvent::Log { .. }));
+    let told: Vec<_> = told.collect();
+    assert!(matches!(told[0], TrainerEvent::Started { step: 0, steps_total: 3 }));
+    assert!(matches!(told[3], TrainerEvent::Step(m) if m.step == 3 && m.epoch == 3.0));
+    assert_eq!(told[4], &TrainerEvent::Finished { summary: summary.clone() });
+
+    let report: TrainSummary = serde_json::from_slice(&story.bytes("report.json")).unwrap();
+    assert_eq!((report.steps, report.tokens), (3, summary.tokens));
+    assert_eq!(report.estimate, summary.estimate);
+    let lines = String::from_utf8(story.bytes("metrics.jsonl")).unwrap();
+    let lines: Vec<StepMetrics> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    for (line, told) in lines.iter().zip(watch.steps()) {
+        assert_eq!((line.step, line.supervised_tokens), (told.step, told.supervised_tokens));
+        assert!((line.loss - told.loss).abs() < 1e-12);
+    }
+    assert_eq!(lines.len(), 3);
+    let adapter = adapter::load(&story.order.out).unwrap();
+    assert_eq!(adapter.config().base_model_name_or_path.as_deref(), Some("base"));
+    let (_, b) = adapter.pair("model.layers.1.mlp.down_proj").unwrap();
+    let moved = b.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(moved > 0.0, "lora_B begins as zeros");
+}
+
+#[test]
+fn a_full_run_leaves_a_model() {
+    let story = Story::tiny(json!({"use_peft": false, "max_steps": 2, "learning_rate": 1e-2}));
+    story.steps();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "report.json"] {
+        assert!(story.has(file), "{file}");
+    }
+    let (before, after) = (
+        Model::load(&fixture("models/tiny-llama")).unwrap(),
+        Model::load(&story.order.out).unwrap(),
+    );
+    for ((name, a), (_, b)) in before.weights().zip(after.weights()) {
+        assert_ne!(numbers(a), numbers(b), "{name} learned nothing");
+    }
+}
+
+fn numbers(value: &Tensor) -> Vec<f32> {
+    value.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn a_configuration_alone_is_trained_from_scratch() {
+    let base = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        std::fs::copy(fixture("models/tiny-llama").join(name), base.path().join(name)).unwrap();
+    }
+    let rows = fixture("train/tiny-llama/rows.jsonl");
+    let recipe = json!({"use_peft": false, "max_steps": 2, "seed": 7});
+    let run = || {
+        let story = Story::new(base.path(), &rows, recipe.clone());
+        let (summary, watch) = story.run();
+        summary.unwrap();
+        assert!(watch.logged("no weights: they are drawn from seed 7"));
+        assert!(story.has("tokenizer.json"));
+        story.bytes("model.safetensors")
+    };
+    assert_eq!(run(), run());
+
+    let refused = Story::new(base.path(), &rows, json!({"max_steps": 2})).refusal();
+    assert!(refused.contains("has no model.safetensors"), "{refused}");
+}
+
+#[test]
+fn a_run_that_diverges_publishes_nothing() {
+    let base = tempfile::tempdir().unwrap();
+    let tiny = fixture("models/tiny-llama");
+    std::fs::copy(tiny.join("config.json"), base.path().join("config.json")).unwrap();
+    let path = tiny.join("model.safetensors");
+    let mut weights = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    weights.insert("model.norm.weight".into(), Tensor::full(1e38f32, 64, &Device::Cpu).unwrap());
+    candle_core::safetensors::save(&weights, base.path().join("model.safetensors")).unwrap();
+
+    let rows = fixture("train/tiny-llama/rows.jsonl");
+    let story = Story::new(base.path(), &rows, json!({"max_steps": 3}));
+    let error = story.run().0.unwrap_err();
+    assert!(matches!(error, EngineError::Diverged { step: 1, what: "loss", .. }), "{error}");
+    assert!(!story.has("adapter_model.safetensors") && !story.has("report.json"));
+}
+
+#[test]
+fn a_recipe_that_contradicts_its_initial_adapter_is_refused() {
+    for (recipe, part) in [
+        (json!({"r": 4}), "its `r` is 8, the recipe's is 4"),
+        (json!({"lora_alpha": 8}), "its `lora_alpha` is 16, the recipe's is 8"),
+        (json!({"use_rslora": true}), "its `use_rslora` is false, the recipe's is true"),
+        (json!({"target_modules": ["q_proj"]}), "its `target_modules` is down_proj, gate_proj"),
+    ] {
+        let mut story = Story::tiny(recipe);
+        story.order.init_adapter = Some(fixture("train/tiny-llama/lora.init"));
+        let refused = story.refusal();
+        assert!(refused.contains(part), "{refused}");
+    }
+}
