@@ -1,0 +1,82 @@
+//! Whether the merged model says what base and adapter say.
+
+use std::path::Path;
+
+use candle_core::Tensor;
+use safetensors::tensor::Dtype;
+
+use crate::adapter::Adapter;
+use crate::model::{Model, WeightFiles};
+use crate::ops::slices;
+use crate::{EngineError, Result};
+
+/// Tokens of the question.
+const TOKENS: u32 = 32;
+
+/// Largest difference that is rounding, in f32 and as a fraction of the largest logit for what is stored in 16 bits.
+const DIFFERENCE_MAX: f64 = 1e-2;
+
+/// The largest difference of a logit between base + adapter and the model in `merged`, on a fixed prompt.
+pub(super) fn difference(
+    merged: &Path,
+    base: &WeightFiles,
+    base_path: &Path,
+    adapter: Adapter,
+) -> Result<f64> {
+    let vocab = base.spec().vocab_size as u32;
+    // Spread over the vocabulary, since the lowest ids are often control tokens.
+    let prompt: Vec<u32> =
+        (1..=TOKENS).map(|i| (u64::from(i) * 7919 % u64::from(vocab)) as u32).collect();
+    let expected = {
+        let mut model = Model::load(base_path)?;
+        model.attach(adapter)?;
+        model.logits(&prompt)?
+    };
+    let found = Model::load(merged)?.logits(&prompt)?;
+    let (difference, largest) = furthest(&found, &expected)?;
+    let rounded = base.tensors().iter().any(|(name, _)| base.dtype(name) != Dtype::F32);
+    let bound = if rounded { DIFFERENCE_MAX * largest.max(1.0) } else { DIFFERENCE_MAX };
+    if difference <= bound {
+        return Ok(difference);
+    }
+    Err(EngineError::input(format!(
+        "merged model: a logit differs from base + adapter by {difference:.3e}, expected at most {bound:.0e}; the \
+         merge was thrown away, try it again and report it if it fails again"
+    )))
+}
+
+/// Largest absolute difference, NaN if any is, and the largest absolute value of `expected`.
+fn furthest(found: &Tensor, expected: &Tensor) -> Result<(f64, f64)> {
+    let (found, expected) = (slices::view(found)?, slices::view(expected)?);
+    let mut difference: f64 = 0.0;
+    let mut largest: f64 = 0.0;
+    for (a, b) in found.iter().zip(expected.iter()) {
+        let apart = f64::from((a - b).abs());
+        if apart.is_nan() {
+            return Ok((apart, largest));
+        }
+        difference = difference.max(apart);
+        largest = largest.max(f64::from(b.abs()));
+    }
+    Ok((difference, largest))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::adapter;
+
+    #[test]
+    fn a_model_without_the_adapter_is_told_from_the_merged_one() {
+        let fixture = |path: &str| -> PathBuf {
+            [env!("CARGO_MANIFEST_DIR"), "../tests/fixtures", path].iter().collect()
+        };
+        let path = fixture("models/tiny-llama");
+        let base = WeightFiles::open(&path).unwrap();
+        let adapter = adapter::load(&fixture("merge/lora.adapter")).unwrap();
+        let refused = difference(&path, &base, &path, adapter).unwrap_err().to_string();
+        assert!(refused.contains("a logit differs"), "{refused}");
+    }
+}

@@ -1,0 +1,108 @@
+//! Merging: against PEFT's merged weights and logits, and against base + adapter.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, IndexOp, Tensor};
+use fleetune_engine::merge::merge;
+use fleetune_engine::model::Model;
+use fleetune_engine::train::Observer;
+use fleetune_shared::{MergeOrder, TrainSummary, TrainerEvent};
+
+fn fixture(path: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "tests", "fixtures", path].iter().collect()
+}
+
+fn tensors(path: &Path) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+fn max_abs(a: &Tensor, b: &Tensor) -> f32 {
+    let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
+    difference.max(0).unwrap().to_scalar().unwrap()
+}
+
+struct Deaf;
+
+impl Observer for Deaf {
+    fn event(&mut self, _: TrainerEvent) {}
+}
+
+fn merged(model: &Path, out: &Path) -> TrainSummary {
+    let adapter = fixture("merge/lora.adapter");
+    let order = MergeOrder { model: model.into(), adapter, out: out.into() };
+    merge(&order, &mut Deaf).unwrap()
+}
+
+#[test]
+fn weights_and_logits_are_those_of_peft() {
+    let out = tempfile::tempdir().unwrap();
+    let summary = merged(&fixture("models/tiny-llama"), out.path());
+    assert!(summary.merge_logit_difference.unwrap() < 1e-4);
+
+    let (found, expected) = (
+        tensors(&out.path().join("model.safetensors")),
+        tensors(&fixture("merge/lora.merged.safetensors")),
+    );
+    assert_eq!(found.len(), expected.len());
+    for (name, expected) in expected {
+        let apart = max_abs(&found[&name], &expected);
+        assert!(apart < 1e-5, "{name}: {apart}");
+    }
+
+    let logits = tensors(&fixture("merge/lora.logits.safetensors"));
+    let model = Model::load(out.path()).unwrap();
+    for row in 0..2 {
+        let mask = logits["attention_mask"].i(row).unwrap().to_vec1::<i64>().unwrap();
+        let length = mask.iter().filter(|m| **m == 1).count();
+        let ids = logits["input_ids"].i((row, ..length)).unwrap().to_vec1::<i64>().unwrap();
+        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+        for key in ["logits_merged", "logits_adapter"] {
+            let expected = logits[key].i((row, ..length)).unwrap();
+            let apart = max_abs(&model.logits(&ids).unwrap(), &expected);
+            assert!(apart < 1e-4, "{key} {row}: {apart}");
+        }
+    }
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "report.json"] {
+        assert!(out.path().join(file).exists(), "{file}");
+    }
+}
+
+#[test]
+fn a_base_of_16_bits_stays_one() {
+    let (base, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for name in ["config.json", "tokenizer.json"] {
+        std::fs::copy(fixture("models/tiny-llama").join(name), base.path().join(name)).unwrap();
+    }
+    let halved = tensors(&fixture("models/tiny-llama/model.safetensors"))
+        .into_iter()
+        .map(|(name, value)| (name, value.to_dtype(DType::BF16).unwrap()))
+        .collect();
+    candle_core::safetensors::save(&halved, base.path().join("model.safetensors")).unwrap();
+
+    let summary = merged(base.path(), out.path());
+    assert!(summary.merge_logit_difference.unwrap() > 0.0);
+    let found = tensors(&out.path().join("model.safetensors"));
+    assert!(found.values().all(|value| value.dtype() == DType::BF16));
+    let config = std::fs::read_to_string(out.path().join("config.json")).unwrap();
+    assert!(config.contains("\"torch_dtype\": \"bfloat16\""), "{config}");
+}
+
+#[test]
+fn an_adapter_of_another_model_leaves_nothing() {
+    let (base, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = r#"{"model_type":"llama","hidden_size":32,"intermediate_size":64,"num_hidden_layers":1,
+        "num_attention_heads":2,"vocab_size":64,"max_position_embeddings":64,"rms_norm_eps":1e-5}"#;
+    std::fs::write(base.path().join("config.json"), config).unwrap();
+    let model = Model::random(base.path(), 1).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    fleetune_engine::model::save(other.path(), &model, base.path()).unwrap();
+    let order = MergeOrder {
+        model: other.path().into(),
+        adapter: fixture("merge/lora.adapter"),
+        out: out.path().into(),
+    };
+    let refused = merge(&order, &mut Deaf).unwrap_err().to_string();
+    assert!(refused.contains("was it trained on another base?"), "{refused}");
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+}
