@@ -104,7 +104,7 @@ impl Dispatcher {
         let liveness = coordinator.sessions.liveness();
         let commands =
             coordinator.state(|state| plan(state, &liveness, Policy { lease_ms }, now_ms));
-        // One after the other: each waits for its sync, but the next round's syncs are shared.
+        // In the plan's order: a departure frees what a later placement may be refused for.
         for command in commands {
             if let Command::Leave { agent, .. } = &command {
                 tracing::warn!(%agent, "silent for too long, its jobs go back to the queue");

@@ -46,6 +46,11 @@ impl Database {
         let sled = open_sled(&sled_folder, folder)?;
         let file_path = sled_folder.join("db");
         let file = File::open(&file_path).map_err(io("open", &file_path))?;
+        // The files' names must survive a power loss as their bytes do.
+        for created in [sled_folder.as_path(), folder] {
+            let synced = File::open(created).and_then(|f| f.sync_all());
+            synced.map_err(io("sync", created))?;
+        }
 
         let wrong = |source| StorageError::Database { path: folder.to_owned(), source };
         let sequence = match sled.get(SEQUENCE).map_err(wrong)?.as_deref() {

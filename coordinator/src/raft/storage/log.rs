@@ -38,8 +38,8 @@ pub(crate) struct Identity {
 pub(crate) struct Log<S> {
     store: S,
     identity: Identity,
+    /// Its commit index may run ahead of the disk: it goes along with the next batch.
     hard_state: HardState,
-    /// The commit index may run ahead of the disk: it goes along with the next batch.
     conf_state: ConfState,
     snapshot: SnapshotMetadata,
     snapshot_bytes: usize,
