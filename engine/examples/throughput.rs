@@ -8,7 +8,8 @@ use fleetune_engine::adapter::Adapter;
 use fleetune_engine::data::{MicroBatch, Row};
 use fleetune_engine::memory;
 use fleetune_engine::model::Model;
-use fleetune_shared::{ByteSize, Device, Estimate, Recipe, recipe::Lora};
+use fleetune_shared::recipe::{Lora, RecipeFile};
+use fleetune_shared::{ByteSize, Device, Estimate, Recipe};
 
 #[global_allocator]
 static METER: memory::Meter = memory::Meter;
@@ -64,8 +65,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     model.loss(&batch)?;
     eprintln!("loss alone: {:.0} tokens/s", batch.tokens() as f64 / start.elapsed().as_secs_f64());
 
-    let method = if full { "finetuning_task: full" } else { "peft_type: LORA" };
-    eprintln!("({method})");
-    let _ = (ByteSize(0), Device::Cpu, Estimate::default(), None::<Recipe>);
+    let recipe = format!(
+        "{{model_name_or_path: m, dataset_name: d.jsonl, use_peft: {}, max_length: {length}, \
+         per_device_train_batch_size: {rows}, gradient_checkpointing: {checkpoint}}}",
+        !full
+    );
+    let recipe = Recipe::try_from(RecipeFile::read(&recipe)?)?;
+    let estimate = Estimate::of_training(model.spec(), &recipe, Device::Cpu);
+    for (name, bytes) in estimate.parts() {
+        eprintln!("{name:>12} {bytes}");
+    }
+    let sum = estimate.total().0 - estimate.optimizer.0 - estimate.runtime.0;
+    eprintln!("estimated without optimizer and runtime: {}", ByteSize(sum));
     Ok(())
 }

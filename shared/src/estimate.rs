@@ -1,8 +1,8 @@
 //! How much memory a job will need, piece by piece.
 //!
 //! The pieces mirror what `engine` allocates: see its `ops` for what a block saves. The sizes are exact where the
-//! engine's are (weights, adapter, gradients, moments); activations follow the block's saved tensors; workspace and
-//! runtime are what is left, fitted to measured peaks.
+//! engine's are (weights, adapter, gradients, moments); activations follow the block's saved tensors, workspace the widest
+//! moment of its backward pass; runtime is what is left, fitted to measured peaks.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +25,9 @@ pub struct Estimate {
     pub optimizer: ByteSize,
     /// What blocks keep from the forward to the backward pass.
     pub activations: ByteSize,
-    /// Logits, their softmax and their gradient, for one chunk of labelled positions.
+    /// Logits of one chunk of labelled positions, which become their own gradient.
     pub logits: ByteSize,
-    /// What one block's backward pass holds for a moment.
+    /// What one block's backward pass holds for a moment besides.
     pub workspace: ByteSize,
     /// The process itself: tokenizer, rows, driver context.
     pub runtime: ByteSize,
@@ -77,8 +77,16 @@ impl Estimate {
         let kv = (model.num_key_value_heads * model.head_dim) as u64;
         let heads = model.num_attention_heads as u64;
         let layers = model.num_hidden_layers as u64;
-        // Residual in, residual between, q, k, v, attention out, its log-sum-exp, gate, up.
-        let saved_per_block = tokens * (2 * h + 2 * q + 2 * kv + 2 * f + heads) * F32;
+        let lowered: usize = match &recipe.method {
+            Method::Full => 0,
+            Method::Lora(lora) => {
+                lora.r * model.linears().iter().filter(|(name, ..)| lora.targets(name)).count()
+            }
+        };
+        // Residual in, residual between, q, k, v, attention out, gate, up; per head a log-sum-exp, per norm a rstd,
+        // and what each adapter's A makes of its input.
+        let saved_per_block =
+            tokens * (2 * h + 2 * q + 2 * kv + 2 * f + heads + 2 + lowered as u64) * F32;
         let boundary = tokens * h * F32;
         let activations = if recipe.gradient_checkpointing {
             layers * boundary + saved_per_block
@@ -86,14 +94,23 @@ impl Estimate {
             layers * saved_per_block + boundary
         };
         let chunk = HEAD_CHUNK_ROWS.min(tokens as usize) as u64;
+        // At the widest moment of a backward pass: gradients of the residual, the activation, gate and up. A full
+        // run also makes one weight's gradient before it is added to those of earlier micro-batches.
+        let product = match &recipe.method {
+            Method::Lora(_) => 0,
+            Method::Full => {
+                let largest = model.linears().iter().map(|(_, out, inp)| out * inp).max();
+                largest.unwrap_or(0) as u64 * F32
+            }
+        };
         Self {
             weights: ByteSize(weights),
             adapter: ByteSize(adapter),
             gradients: ByteSize(trained),
             optimizer: ByteSize(2 * trained),
             activations: ByteSize(activations),
-            logits: ByteSize(3 * chunk * model.vocab_size as u64 * F32),
-            workspace: ByteSize(tokens * (4 * f + 6 * h) * F32),
+            logits: ByteSize(chunk * model.vocab_size as u64 * F32),
+            workspace: ByteSize(tokens * (3 * f + h) * F32 + product),
             runtime: runtime(device),
         }
     }
