@@ -1,6 +1,5 @@
 //! A whole model to disk, as transformers would write it.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -10,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::Model;
 use super::files::{COMPANIONS, CONFIG, Layout, SINGLE, wrong};
+use crate::ops::slices::view;
+use crate::tensor_file::{TensorEntry, TensorFile};
 use crate::{EngineError, Result};
 
 /// Writes `model.safetensors` (f32) and `config.json` into `dir`, which exists. From `base`, the folder the model was
@@ -59,14 +60,23 @@ pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path, dtype: Dtype
     std::fs::write(&path, format!("{config:#}\n")).map_err(|e| EngineError::io(&path, e))
 }
 
-/// Writes a safetensors file with the metadata transformers and PEFT ask for.
+/// Writes f32 tensors as transformers and PEFT read them.
 pub(crate) fn write_tensors<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
 ) -> Result<()> {
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), path)
-        .map_err(|e| EngineError::io(path, std::io::Error::other(e)))
+    let tensors: Vec<_> = tensors.collect();
+    let entry = |(name, tensor): &(&str, &Tensor)| TensorEntry {
+        name: (*name).to_owned(),
+        dtype: Dtype::F32,
+        shape: tensor.dims().to_vec(),
+    };
+    let entries: Vec<_> = tensors.iter().map(entry).collect();
+    let mut file = TensorFile::create(path, &entries)?;
+    for (_, tensor) in tensors {
+        file.write_f32(&view(tensor)?)?;
+    }
+    file.finish()
 }
 
 /// The `config.json` of a model that came without one.
