@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use fleetune_shared::ModelSpec;
 use fleetune_shared::recipe::{DataFormat, DataSettings, OverLength};
+use rayon::prelude::*;
 
 use super::Row;
 use super::encode::Encoder;
@@ -11,6 +12,13 @@ use super::format::{self, Sample};
 use super::rows::{self, FileRow, Next};
 use super::tokenizer::Tokenizer;
 use crate::{EngineError, Result};
+
+/// Rows that are tokenised together.
+const ROWS_AT_ONCE: usize = 512;
+
+fn at(place: &str, why: impl std::fmt::Display) -> EngineError {
+    EngineError::input(format!("{place}: {why}"))
+}
 
 /// What the files held and what became of it; goes into `report.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,31 +60,32 @@ impl Dataset {
         spec: &ModelSpec,
     ) -> Result<Self> {
         let encoder = tokenizer.map(|t| Encoder::new(t, spec, settings)).transpose()?;
+        let encoder = encoder.as_ref();
+        let has_template = encoder.is_some_and(|e| e.template.is_some());
         let mut dataset = Self::default();
         let mut read = 0;
+        let mut waiting = Vec::with_capacity(ROWS_AT_ONCE);
         for path in paths {
             let mut layout = settings.format;
             let next = rows::each(path, |FileRow { place, columns }| {
-                let at = |why: String| EngineError::input(format!("{place}: {why}"));
-                if layout == DataFormat::Auto {
-                    layout = format::detect(&columns).map_err(at)?;
-                }
-                let has_template = encoder.as_ref().is_some_and(|e| e.template.is_some());
-                let sample = format::sample(layout, &columns, has_template, spec.vocab_size);
-                let row = match (sample.map_err(at)?, &encoder) {
-                    (Sample::Tokens(row), _) => row,
-                    (sample, Some(encoder)) => {
-                        encoder.row(sample).map_err(|e| at(e.to_string()))?
+                let mut understood = || {
+                    if layout == DataFormat::Auto {
+                        layout = format::detect(&columns)?;
                     }
-                    (_, None) => {
-                        return Err(at("text needs a tokenizer, and the model has none".into()));
-                    }
+                    format::sample(layout, &columns, has_template, spec.vocab_size)
                 };
-                dataset.admit(row, settings).map_err(at)?;
+                let sample = understood().map_err(|why| at(&place, why));
+                let failed = sample.is_err();
+                waiting.push((place, sample));
                 read += 1;
+                if failed || waiting.len() == ROWS_AT_ONCE {
+                    dataset.encode(&mut waiting, encoder, settings)?;
+                }
                 Ok(if settings.rows_max == Some(read) { Next::Enough } else { Next::Row })
-            })?;
-            if next == Next::Enough {
+            });
+            // A complaint about an earlier row goes before what ended the reading.
+            dataset.encode(&mut waiting, encoder, settings)?;
+            if next? == Next::Enough {
                 break;
             }
         }
@@ -90,6 +99,33 @@ impl Dataset {
             )));
         }
         Ok(dataset)
+    }
+
+    /// Tokenises what waits, on all cores, and takes it in order.
+    fn encode(
+        &mut self,
+        waiting: &mut Vec<(String, Result<Sample>)>,
+        encoder: Option<&Encoder<'_>>,
+        settings: &DataSettings,
+    ) -> Result<()> {
+        let rows: Vec<(String, Result<Row>)> = waiting
+            .par_drain(..)
+            .map(|(place, sample)| {
+                let row = match (sample, encoder) {
+                    (Err(error), _) => Err(error),
+                    (Ok(Sample::Tokens(row)), _) => Ok(row),
+                    (Ok(sample), Some(encoder)) => encoder.row(sample).map_err(|e| at(&place, e)),
+                    (Ok(_), None) => {
+                        Err(at(&place, "text needs a tokenizer, and the model has none"))
+                    }
+                };
+                (place, row)
+            })
+            .collect();
+        for (place, row) in rows {
+            self.admit(row?, settings).map_err(|why| at(&place, why))?;
+        }
+        Ok(())
     }
 
     /// A data set made elsewhere, such as in a test.

@@ -22,7 +22,11 @@ pub(super) enum Sample {
 /// The layout a row's columns speak of.
 pub(super) fn detect(columns: &Columns) -> Result<DataFormat, String> {
     let has = |name: &str| columns.contains_key(name);
-    if has("input_ids") {
+    if has("chosen") && has("rejected") {
+        Err("columns `chosen` and `rejected` are preference pairs, which `task: sft` does not learn from; \
+             give rows with one answer, or name the layout as `dataset_format` to use the rest"
+            .into())
+    } else if has("input_ids") {
         Ok(DataFormat::Tokenized)
     } else if has("messages") {
         Ok(DataFormat::Messages)

@@ -108,7 +108,7 @@ fn lines(
         if text.trim().is_empty() {
             continue;
         }
-        let value: Value = serde_json::from_str(text).map_err(|e| {
+        let value: Value = serde_json::from_str(text.trim_end()).map_err(|e| {
             let hint = match (e.is_eof(), text.ends_with('\n')) {
                 (true, false) => "; the last line is cut off, is the file complete?",
                 (true, true) => "; expected a whole JSON object on every line",

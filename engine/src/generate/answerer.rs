@@ -52,7 +52,8 @@ impl Answerer {
         let template = ChatTemplate::of(&tokenizer)?;
         let mut stop_ids = tokenizer.stop_ids(model.spec());
         // The token that ends a turn in the template is not always called EOS.
-        stop_ids.extend(template.as_ref().and_then(|template| template.turn_end(&tokenizer)));
+        let turn_end = template.as_ref().and_then(|template| template.turn_end(&tokenizer));
+        stop_ids.extend(turn_end.filter(|id| !stop_ids.contains(id)));
         Ok(Self { model, tokenizer, template, stop_ids })
     }
 

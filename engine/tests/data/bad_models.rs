@@ -1,0 +1,79 @@
+//! Tokenizers that are missing, damaged, or do not belong to the model.
+
+use std::fs;
+use std::path::Path;
+
+use fleetune_engine::data::Tokenizer;
+use serde_json::{Value, json};
+
+use crate::bench::{fixtures, spec};
+
+/// A copy of the good tokenizer with some of its JSON changed.
+fn changed(folder: &Path, change: impl FnOnce(&mut Value)) -> fleetune_engine::Result<Tokenizer> {
+    let text = fs::read_to_string(fixtures().join("smollm2/tokenizer.json")).unwrap();
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    change(&mut json);
+    fs::write(folder.join("tokenizer.json"), json.to_string()).unwrap();
+    Tokenizer::load(folder)
+}
+
+#[test]
+fn damaged_tokenizers_are_refused_by_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |error: fleetune_engine::EngineError| error.to_string();
+    let message = at(Tokenizer::load(folder.path()).unwrap_err());
+    assert!(message.contains("no tokenizer.json"), "{message}");
+    fs::write(folder.path().join("tokenizer.json"), "{\"model\": 3").unwrap();
+    let message = at(Tokenizer::load(folder.path()).unwrap_err());
+    assert!(message.contains("tokenizer.json: tokenizer: "), "{message}");
+    let message = at(changed(folder.path(), |json| json["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated", "invert": false})).unwrap_err());
+    assert!(message.contains("tokenizer.json: tokenizer: "), "{message}");
+    changed(folder.path(), |_| ()).unwrap();
+    fs::write(folder.path().join("tokenizer_config.json"), "{eos").unwrap();
+    let message = at(Tokenizer::load(folder.path()).unwrap_err());
+    assert!(message.contains("tokenizer_config.json: "), "{message}");
+}
+
+#[test]
+fn a_vocabulary_larger_than_the_embedding_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let large =
+        changed(folder.path(), |json| json["model"]["vocab"]["extra"] = json!(49_152)).unwrap();
+    let message = large.check_fits(&spec()).unwrap_err().to_string();
+    assert!(message.contains("49153 tokens but the model's embedding has 49152 rows"), "{message}");
+}
+
+/// With another regex engine this expression ends the process.
+#[test]
+fn a_catastrophic_expression_ends_in_bounded_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let split = json!({"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": false});
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let both = json!({"type": "Sequence", "pretokenizers": [split, bytes]});
+    let tokenizer = changed(folder.path(), |json| json["pre_tokenizer"] = both).unwrap();
+    let text = "a".repeat(5_000) + "!";
+    let ids = tokenizer.encode(&text).unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+}
+
+#[test]
+fn padding_and_truncation_of_the_file_are_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = changed(folder.path(), |json| {
+        json["padding"] = json!({"strategy": {"Fixed": 4_000_000_000u64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"});
+        json["truncation"] = json!({"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0});
+    }).unwrap();
+    assert_eq!(tokenizer.encode("1+1?").unwrap().len(), 4);
+}
+
+#[test]
+fn a_bos_the_post_processor_adds_begins_plain_text_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let special =
+        json!({"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}});
+    let single = json!([{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+    let processor = json!({"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special});
+    let tokenizer = changed(folder.path(), |json| json["post_processor"] = processor).unwrap();
+    assert_eq!(tokenizer.prefix_ids(), [1]);
+    assert!(!tokenizer.encode("Hi").unwrap().contains(&1));
+}

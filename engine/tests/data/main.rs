@@ -1,0 +1,8 @@
+//! Data as users hand it over: good, odd and bad.
+
+mod bad_models;
+mod bad_rows;
+mod bad_templates;
+mod bench;
+mod masks;
+mod smollm2;
