@@ -1,8 +1,11 @@
 //! What a row teaches, for `fleetune train --preview`: its text in pieces, each learned or not.
 
+use fleetune_shared::TrainOrder;
+
 use super::batch::{IGNORED, Row};
+use super::dataset::Dataset;
 use super::tokenizer::Tokenizer;
-use crate::Result;
+use crate::{EngineError, Result, model};
 
 /// A piece of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +14,20 @@ pub struct Segment {
     pub text: String,
     /// Whether it is learned.
     pub supervised: bool,
+}
+
+/// The first `count` rows of a training order, cut into segments.
+///
+/// # Errors
+/// What [`Dataset::load`] refuses; a model without a tokenizer, whose tokens have no text.
+pub fn preview_rows(order: &TrainOrder, count: u64) -> Result<Vec<Vec<Segment>>> {
+    let spec = model::spec_of(&order.model)?;
+    let recipe = order.recipe.clone().fit_model(&spec);
+    let mut settings = recipe.map_err(|e| EngineError::input(e.to_string()))?.data;
+    settings.rows_max = Some(settings.rows_max.map_or(count, |rows| rows.min(count)).max(1));
+    let tokenizer = Tokenizer::with_template(&order.model, &settings)?;
+    let dataset = Dataset::load(&order.data, &settings, Some(&tokenizer), &spec)?;
+    dataset.rows.iter().map(|row| preview(row, &tokenizer)).collect()
 }
 
 /// Cuts a row wherever learning begins or ends. The first token is never predicted, so never learned.

@@ -111,7 +111,7 @@ impl GgufFile {
 }
 
 /// Reads as much of the file as the header takes.
-fn header(path: &Path) -> Result<GgufHeader> {
+pub(crate) fn header(path: &Path) -> Result<GgufHeader> {
     let io = |e| EngineError::io(path, e);
     let mut file = File::open(path).map_err(io)?;
     let file_bytes = file.seek(SeekFrom::End(0)).map_err(io)?;

@@ -27,6 +27,7 @@ mod weight;
 pub use cache::KvCache;
 pub use decoder::Model;
 pub use files::{files_of, has_weights};
+pub(crate) use gguf::header as gguf_header;
 pub(crate) use save::write_tensors;
 pub use save::{save, save_surroundings};
 pub(crate) use shards::{Shards, read_all};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use fleetune_shared::recipe::{DataFormat, Lora, Method};
+use fleetune_shared::recipe::{Lora, Method};
 use fleetune_shared::{AdapterConfig, BlobHash, ModelSpec, Recipe, TrainOrder, TrainerEvent};
 
 use super::Observer;
@@ -30,7 +30,7 @@ impl Setup {
         let spec = model::spec_of(&order.model)?;
         let recipe = order.recipe.clone().fit_model(&spec);
         let recipe = recipe.map_err(|e| EngineError::input(e.to_string()))?;
-        let tokenizer = tokenizer(order, &recipe)?;
+        let tokenizer = Tokenizer::for_rows(&order.model, &recipe.data)?;
         let dataset = Dataset::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec)?;
         let stats = dataset.stats;
         observer.event(TrainerEvent::Log {
@@ -70,21 +70,6 @@ impl Setup {
             adapter,
         })
     }
-}
-
-/// Rows that are tokens already need none, so a model without one will do for them.
-fn tokenizer(order: &TrainOrder, recipe: &Recipe) -> Result<Option<Tokenizer>> {
-    let in_folder = order.model.is_dir();
-    if recipe.data.format == DataFormat::Tokenized
-        || (in_folder && !order.model.join("tokenizer.json").exists())
-    {
-        return Ok(None);
-    }
-    let mut tokenizer = Tokenizer::load(&order.model)?;
-    if let Some(path) = &recipe.data.chat_template_path {
-        tokenizer.use_chat_template(Path::new(path))?;
-    }
-    Ok(Some(tokenizer))
 }
 
 fn base(order: &TrainOrder, recipe: &Recipe, observer: &mut dyn Observer) -> Result<Model> {

@@ -2,10 +2,9 @@
 //! `tokenizer.ggml.pre`. Reference: llama.cpp's `llama-vocab.cpp`, checked against the original `tokenizer.json`s.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 
-use fleetune_shared::{GgufError, GgufHeader, GgufValue};
+use fleetune_shared::GgufValue;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -14,7 +13,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
-use super::{Extras, Tokenizer, fault, file};
+use super::{Extras, Tokenizer, fault};
+use crate::model::gguf_header;
 use crate::{EngineError, Result};
 
 /// ggml's `LLAMA_TOKEN_TYPE_CONTROL` and `_USER_DEFINED`.
@@ -25,7 +25,7 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 pub(super) fn load(path: &Path) -> Result<Tokenizer> {
-    let metadata = Metadata { values: header(path)?.metadata, path };
+    let metadata = Metadata { values: gguf_header(path)?.metadata, path };
     let model = metadata.text("tokenizer.ggml.model")?;
     if model != "gpt2" {
         return Err(metadata.unsupported("tokenizer.ggml.model", model, "gpt2"));
@@ -168,21 +168,5 @@ impl Metadata<'_> {
     fn numbers(&self, key: &str) -> Result<Vec<u64>> {
         let numbers = self.list(key)?.iter().map(GgufValue::as_u64).collect::<Option<Vec<_>>>();
         numbers.ok_or_else(|| self.bad(key, "holds something else than whole numbers"))
-    }
-}
-
-/// Reads as much of the file as its header takes.
-fn header(path: &Path) -> Result<GgufHeader> {
-    let (mut file, file_bytes) = file::open(path)?;
-    let mut bytes = Vec::new();
-    let mut wanted = 4u64 << 20;
-    loop {
-        let more = wanted - bytes.len() as u64;
-        file.by_ref().take(more).read_to_end(&mut bytes).map_err(|e| EngineError::io(path, e))?;
-        match GgufHeader::parse(&bytes, file_bytes) {
-            Ok(header) => return Ok(header),
-            Err(GgufError::Truncated(_)) if bytes.len() as u64 == wanted => wanted *= 2,
-            Err(error) => return Err(fault(path, error)),
-        }
     }
 }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use fleetune_shared::ModelSpec;
+use fleetune_shared::recipe::{DataFormat, DataSettings};
 use tokenizers::{Model as _, OffsetType, PreTokenizer as _};
 
 use super::file;
@@ -71,7 +72,33 @@ impl Tokenizer {
     /// # Errors
     /// A missing, damaged or unsupported tokenizer, by file and key.
     pub fn load(model_path: &Path) -> Result<Self> {
-        if model_path.is_dir() { folder::load(model_path) } else { gguf::load(model_path) }
+        if model_path.is_dir() {
+            return folder::load(model_path);
+        }
+        file::open(model_path)?;
+        gguf::load(model_path)
+    }
+
+    /// The tokenizer that a recipe's rows need, with the chat template the recipe names. Rows that are tokens already
+    /// need none, so a model without one will do for them.
+    ///
+    /// # Errors
+    /// As [`Self::load`] and [`Self::use_chat_template`].
+    pub fn for_rows(model_path: &Path, settings: &DataSettings) -> Result<Option<Self>> {
+        let missing = model_path.is_dir() && !model_path.join("tokenizer.json").exists();
+        if settings.format == DataFormat::Tokenized || missing {
+            return Ok(None);
+        }
+        Self::with_template(model_path, settings).map(Some)
+    }
+
+    /// [`Self::load`], with the chat template the recipe names.
+    pub(crate) fn with_template(model_path: &Path, settings: &DataSettings) -> Result<Self> {
+        let mut tokenizer = Self::load(model_path)?;
+        if let Some(path) = &settings.chat_template_path {
+            tokenizer.use_chat_template(Path::new(path))?;
+        }
+        Ok(tokenizer)
     }
 
     fn new(mut inner: tokenizers::Tokenizer, path: &Path, extras: Extras) -> Result<Self> {
