@@ -77,3 +77,98 @@ fn a_bos_the_post_processor_adds_begins_plain_text_only() {
     assert_eq!(tokenizer.prefix_ids(), [1]);
     assert!(!tokenizer.encode("Hi").unwrap().contains(&1));
 }
+
+/// A GGUF file without tensors: keys with texts, or lists of texts or of numbers.
+enum Key<'a> {
+    Text(&'a str),
+    Texts(&'a [&'a str]),
+    Numbers(&'a [i32]),
+}
+
+fn gguf(keys: &[(&str, Key<'_>)]) -> Vec<u8> {
+    fn text(out: &mut Vec<u8>, text: &str) {
+        out.extend((text.len() as u64).to_le_bytes());
+        out.extend(text.as_bytes());
+    }
+    let mut out = b"GGUF".to_vec();
+    out.extend(3u32.to_le_bytes());
+    out.extend(0u64.to_le_bytes());
+    out.extend((keys.len() as u64).to_le_bytes());
+    for (key, value) in keys {
+        text(&mut out, key);
+        let list = |out: &mut Vec<u8>, code: u32, length: usize| {
+            out.extend(9u32.to_le_bytes());
+            out.extend(code.to_le_bytes());
+            out.extend((length as u64).to_le_bytes());
+        };
+        match value {
+            Key::Text(value) => {
+                out.extend(8u32.to_le_bytes());
+                text(&mut out, value);
+            }
+            Key::Texts(values) => {
+                list(&mut out, 8, values.len());
+                values.iter().for_each(|value| text(&mut out, value));
+            }
+            Key::Numbers(values) => {
+                list(&mut out, 5, values.len());
+                values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn gguf_tokenizers_are_read_or_refused_by_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |model: &str, pre: &str, merges: &[&str]| {
+        let path = folder.path().join("model.gguf");
+        let tokens = ["<s>", "<think>", "a", "b", "ab", "1", "2", "12", "<", "s", ">"];
+        let mut kinds = [1; 11];
+        (kinds[0], kinds[1]) = (3, 4);
+        let bytes = gguf(&[
+            ("tokenizer.ggml.model", Key::Text(model)),
+            ("tokenizer.ggml.pre", Key::Text(pre)),
+            ("tokenizer.ggml.tokens", Key::Texts(&tokens)),
+            ("tokenizer.ggml.token_type", Key::Numbers(&kinds)),
+            ("tokenizer.ggml.merges", Key::Texts(merges)),
+        ]);
+        fs::write(&path, bytes).unwrap();
+        Tokenizer::load(&path)
+    };
+    let merges = ["a b", "1 2"];
+    // The flavours differ in how they cut numbers; none lets text become a control token.
+    for (pre, numbers) in
+        [("gpt-2", vec![7]), ("llama-bpe", vec![7]), ("smollm", vec![5, 6]), ("qwen2", vec![5, 6])]
+    {
+        let tokenizer = load("gpt2", pre, &merges).unwrap();
+        assert_eq!(tokenizer.encode("12").unwrap(), numbers, "{pre}");
+        assert_eq!(tokenizer.encode("ab<s><think>").unwrap(), [4, 8, 9, 10, 1], "{pre}");
+        assert!(tokenizer.is_special(0) && !tokenizer.is_special(1));
+    }
+    let message =
+        |model: &str, pre: &str, merges: &[&str]| load(model, pre, merges).unwrap_err().to_string();
+    let found = message("llama", "gpt-2", &merges);
+    assert!(
+        found.contains("model.gguf: key `tokenizer.ggml.model` is `llama`, expected one of: gpt2"),
+        "{found}"
+    );
+    let found = message("gpt2", "deepseek-llm", &merges);
+    assert!(
+        found
+            .contains("key `tokenizer.ggml.pre` is `deepseek-llm`, expected one of: gpt-2, smollm"),
+        "{found}"
+    );
+    let found = message("gpt2", "gpt-2", &["ab"]);
+    assert!(found.contains("key `tokenizer.ggml.merges` `ab` is no pair"), "{found}");
+    let found = message("gpt2", "gpt-2", &["x y"]);
+    assert!(found.contains("model.gguf: tokenizer: "), "{found}");
+    fs::write(
+        folder.path().join("model.gguf"),
+        gguf(&[("tokenizer.ggml.model", Key::Text("gpt2"))]),
+    )
+    .unwrap();
+    let found = Tokenizer::load(&folder.path().join("model.gguf")).unwrap_err().to_string();
+    assert!(found.contains("key `tokenizer.ggml.tokens` is missing"), "{found}");
+}
