@@ -21,9 +21,9 @@ pub mod probe;
 mod runner;
 mod session;
 mod settings;
-// mod trainer;
+mod trainer;
 
 pub use error::AgentError;
 pub use session::run;
 pub use settings::{CardSettings, DeviceChoice, Settings};
-// pub use trainer::run_child;
+pub use trainer::run_child;

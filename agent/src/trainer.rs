@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, thread};
 
 use fleetune_engine::train::{Observer, train};
-use fleetune_engine::{EngineError, merge};
+use fleetune_engine::{EngineError, memory, merge};
 use fleetune_shared::{FailureKind, TrainSummary, TrainerEvent};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -32,9 +32,11 @@ pub fn run_child(order_file: &Path) -> ExitCode {
     if let Err(message) = end_with(order.agent_pid) {
         return voice.fail(FailureKind::Machine, message);
     }
+    // Where memory runs out, the kernel should pick the trainer and not its agent.
+    let _ = fs::write("/proc/self/oom_score_adj", "500");
     thread::spawn(move || listen(&stop));
     // The hook's words go to stderr and so into the job's log.
-    match panic::catch_unwind(AssertUnwindSafe(|| carry_out(&order.work, &mut voice))) {
+    match panic::catch_unwind(AssertUnwindSafe(|| carry_out(&order, &mut voice))) {
         Ok(Ok(summary)) => voice.finish(summary),
         Ok(Err(EngineError::Stopped { .. })) => ExitCode::from(STOPPED),
         Ok(Err(error)) => voice.fail(error.kind(), error.to_string()),
@@ -74,10 +76,15 @@ fn listen(stop: &AtomicBool) {
     stop.store(true, Ordering::Relaxed);
 }
 
-fn carry_out(work: &OrderedWork, voice: &mut Voice) -> fleetune_engine::Result<TrainSummary> {
-    match work {
+fn carry_out(order: &Order, voice: &mut Voice) -> fleetune_engine::Result<TrainSummary> {
+    match &order.work {
         OrderedWork::Train(order) => train(order, voice),
-        OrderedWork::Merge(order) => merge::merge(order, voice),
+        OrderedWork::Merge(merge_order) => {
+            memory::limit(Some(order.memory_bytes_limit));
+            // Its one step is the whole of it.
+            voice.event(TrainerEvent::Started { step: 0, steps_total: 1 });
+            merge::merge(merge_order, voice)
+        }
     }
 }
 
@@ -106,15 +113,12 @@ impl Voice {
 
 impl Observer for Voice {
     fn event(&mut self, event: TrainerEvent) {
-        self.ended |=
-            matches!(event, TrainerEvent::Finished { .. } | TrainerEvent::Failed { .. });
-        let said = serde_json::to_string(&event)
-            .map_err(io::Error::other)
-            .and_then(|line| {
-                let mut stdout = io::stdout().lock();
-                writeln!(stdout, "{line}")?;
-                stdout.flush()
-            });
+        self.ended |= matches!(event, TrainerEvent::Finished { .. } | TrainerEvent::Failed { .. });
+        let said = serde_json::to_string(&event).map_err(io::Error::other).and_then(|line| {
+            let mut stdout = io::stdout().lock();
+            writeln!(stdout, "{line}")?;
+            stdout.flush()
+        });
         if said.is_err() {
             self.stop.store(true, Ordering::Relaxed);
         }

@@ -1,5 +1,6 @@
 //! An agent's life with a coordinator: what it reports, what it keeps, what it survives.
 
+#[expect(dead_code, reason = "the trainer's stories use the rest of it")]
 mod fleet;
 
 use std::fs;

@@ -37,6 +37,7 @@ struct Shared {
     /// Reports are acknowledged as they come, unless a test does it.
     holds_acks: bool,
     refuses: Option<Status>,
+    vram_bytes_limit: Option<u64>,
     /// Attempts whose reports are refused.
     fenced: Vec<(u64, u32)>,
 }
@@ -123,8 +124,17 @@ impl Fleet {
 
     /// A file of an artifact as text, by its name.
     pub(crate) fn read(&self, artifact: &v1::Artifact, name: &str) -> String {
+        String::from_utf8(self.bytes(artifact, name)).unwrap()
+    }
+
+    pub(crate) fn bytes(&self, artifact: &v1::Artifact, name: &str) -> Vec<u8> {
         let file = artifact.files.iter().find(|file| file.name == name).unwrap();
-        String::from_utf8(self.shared.lock().unwrap().blobs[&file.blob].clone()).unwrap()
+        self.shared.lock().unwrap().blobs[&file.blob].clone()
+    }
+
+    /// What trainers are held to from now on.
+    pub(crate) fn limit(&self, bytes: u64) {
+        self.shared.lock().unwrap().vram_bytes_limit = Some(bytes);
     }
 
     pub(crate) fn send(&self, message: Down) {
@@ -139,12 +149,13 @@ impl Fleet {
         spec: JobSpec,
         checkpoint: Option<v1::Artifact>,
     ) {
+        let vram_bytes_limit = self.shared.lock().unwrap().vram_bytes_limit.unwrap_or(1 << 30);
         self.send(Down::Start(v1::Start {
             job,
             attempt,
             spec: Some(spec.into()),
             checkpoint,
-            vram_bytes_limit: 1 << 30,
+            vram_bytes_limit,
         }));
     }
 
