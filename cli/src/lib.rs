@@ -1,1 +1,51 @@
-//! TODO
+//! The command line: one file per verb in `commands`, everything shown by `output`, the live screen in `tui`.
+//!
+//! ```text
+//!   argv ─▶ args ─▶ commands/<verb> ─▶ fleet (client, following jobs) ─▶ output ─▶ stdout, stderr, exit status
+//!                        └─▶ recipe (paths, sizes, uploads)
+//! ```
+
+mod args;
+mod commands;
+mod context;
+mod failure;
+mod fleet;
+mod output;
+mod recipe;
+mod tui;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use args::Cli;
+use context::Context;
+use failure::Failure;
+use output::{Mode, Output};
+
+/// Runs the program on the process's arguments.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m)) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let output = Output::new(cli.global.output);
+    let context = Context::new(output, cli.global.coordinator);
+    match commands::run(cli.command, &context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => context.output.fail(&failure),
+    }
+}
+
+/// Help and version go to stdout, mistakes to stderr, or to stdout where JSON was asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    let mode = Mode::guess(std::env::args());
+    if error.use_stderr() && mode == Mode::Json {
+        let text = error.to_string();
+        let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+        return Output::new(mode).fail(&Failure::usage(text));
+    }
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}

@@ -1,0 +1,142 @@
+//! `fleetune agent`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use fleetune_agent::{CardSettings, DeviceChoice, Settings};
+use fleetune_shared::{AgentName, ByteSize};
+
+use crate::Failure;
+use crate::context::{Context, block_on, block_on_to_the_end};
+use crate::fleet::{asked_to_stop, data_folder, listen_to_log};
+use crate::output::AgentList;
+
+/// Lends this machine's card to a fleet until it is stopped: its GPU, or a declared card that the CPU stands for.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Agent {
+    #[command(subcommand)]
+    other: Option<Drain>,
+    /// The coordinator; --coordinator where absent
+    #[arg(long, value_name = "ADDRESS")]
+    join: Option<String>,
+    #[command(flatten)]
+    card: CardArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Drain {
+    /// Let an agent finish what it has and give it nothing new
+    Drain {
+        /// The agent's name
+        name: AgentName,
+        /// Give it new jobs again
+        #[arg(long)]
+        undo: bool,
+    },
+}
+
+/// Which card is lent, and as whom.
+#[derive(Debug, Args)]
+pub(crate) struct CardArgs {
+    /// A name, unique in the fleet; this machine's where absent
+    #[arg(long)]
+    name: Option<AgentName>,
+    /// What computes
+    #[arg(long, default_value = "auto")]
+    device: DeviceArg,
+    /// The size of a declared card, such as 10GiB; its jobs are held to it
+    #[arg(long, value_name = "SIZE")]
+    vram: Option<ByteSize>,
+    /// The name of a declared card, such as "RTX 3080"; a known one brings its size
+    #[arg(long, value_name = "NAME")]
+    card: Option<String>,
+    /// Which GPU, counted as nvidia-smi does
+    #[arg(long, default_value_t = 0)]
+    gpu: u32,
+    /// Where the agent keeps models, data and running jobs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceArg {
+    /// The GPU if there is one and this build can use it
+    Auto,
+    /// The CPU
+    Cpu,
+    /// The GPU
+    Cuda,
+}
+
+impl From<DeviceArg> for DeviceChoice {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Auto => Self::Auto,
+            DeviceArg::Cpu => Self::Cpu,
+            DeviceArg::Cuda => Self::Cuda,
+        }
+    }
+}
+
+impl CardArgs {
+    /// An agent's settings, with this program as the trainer.
+    pub(crate) fn settings(&self, join: &str) -> Result<Settings, Failure> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => own_name(),
+        };
+        let data_dir = match &self.data_dir {
+            Some(folder) => folder.clone(),
+            None => data_folder(&format!("agent-{name}"))?,
+        };
+        let vram = match (self.vram, &self.card) {
+            (None, Some(card)) if self.device == DeviceArg::Cpu => {
+                Some(super::estimate::known_card(card)?.vram_bytes_total)
+            }
+            (vram, _) => vram,
+        };
+        let mut settings = Settings::new(name, join.to_owned(), data_dir)
+            .map_err(|error| Failure::new("io", format!("this program's own path: {error}")))?;
+        settings.card = CardSettings {
+            device: self.device.into(),
+            vram,
+            name: self.card.clone(),
+            gpu: self.gpu,
+        };
+        Ok(settings)
+    }
+}
+
+/// This machine's name, as an agent may have it.
+fn own_name() -> AgentName {
+    let host = hostname::get().unwrap_or_default().to_string_lossy().into_owned();
+    let fits = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
+    let name: String = host.chars().filter(fits).take(63).collect();
+    let fallback = || AgentName::try_from("agent".to_owned());
+    AgentName::try_from(name).or_else(|_| fallback()).unwrap_or_else(|_| unreachable!())
+}
+
+impl Agent {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.other {
+            Some(Drain::Drain { name, undo }) => block_on(async {
+                let agent = context.client()?.drain(&name, !undo).await?;
+                context.output.show(&AgentList(&[agent]))
+            }),
+            None => {
+                listen_to_log("info");
+                let join = self.join.as_deref().unwrap_or(&context.coordinator);
+                let settings = self.card.settings(join)?;
+                block_on_to_the_end(async {
+                    Box::pin(fleetune_agent::run(settings, asked_to_stop())).await.map_err(failed)
+                })
+            }
+        }
+    }
+}
+
+/// An agent's own error, as it is shown.
+pub(super) fn failed(error: fleetune_agent::AgentError) -> Failure {
+    Failure::new("agent", error.to_string())
+}

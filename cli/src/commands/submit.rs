@@ -1,0 +1,143 @@
+//! `fleetune submit`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use fleetune_shared::view::{JobPhase, JobView};
+use fleetune_shared::{ByteSize, Device, Estimate};
+use serde_json::{Value, json};
+
+use crate::Failure;
+use crate::context::Context;
+use crate::fleet::{Following, follow, submit};
+use crate::output::{JobCard, Mode, Show, Sizing, Style, Table, plain};
+use crate::recipe::{InputFile, Planned, RecipeOnDisk, upload};
+
+/// Sends a recipe to the fleet: its model and data are uploaded where the coordinator lacks them.
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// The recipe, YAML or JSON; its paths are relative to it
+    recipe: PathBuf,
+    /// Wait until the job has ended; exit with an error unless it succeeded
+    #[arg(long)]
+    wait: bool,
+    /// Wait, and print every step and log line
+    #[arg(long)]
+    follow: bool,
+    /// Show what would be sent and what it would need, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Another name than the recipe's
+    #[arg(long)]
+    name: Option<String>,
+    /// Another priority than the recipe's; higher goes first
+    #[arg(long, allow_negative_numbers = true)]
+    priority: Option<i32>,
+}
+
+impl Submit {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let output = &context.output;
+        let mut disk = RecipeOnDisk::read(&self.recipe)?;
+        disk.file.name = self.name.or(disk.file.name);
+        disk.file.priority = self.priority.or(disk.file.priority);
+        let had_sweep = disk.file.sweep.is_some();
+        let planned = Planned::new(&disk, disk.recipe()?)?;
+        let files = planned.inputs()?;
+        if self.dry_run {
+            return output.show(&Plan { planned: &planned, files: &files });
+        }
+        if had_sweep {
+            output
+                .note("the recipe's `sweep` is left out; `fleetune sweep` sends every combination");
+        }
+        let client = context.client()?;
+        let inputs = upload(&client, &files, &mut HashMap::new(), output).await?;
+        let submitted = submit(&client, &[planned.job(inputs)?]).await?;
+        submitted.refusal(output.style_notes())?;
+        let id = submitted.ids()[0];
+        if !self.wait && !self.follow {
+            return output.show(&submitted);
+        }
+        let how = if self.follow { Following::Everything } else { Following::Progress };
+        let (job, losses) = follow(&client, id, how, output).await?;
+        match (output.mode, self.follow) {
+            (Mode::Json, true) => {
+                let job = JobCard::new(&job, &losses).json();
+                output.event("", &json!({"event": "job", "job": job}))?;
+            }
+            _ => output.show(&JobCard::new(&job, &losses))?,
+        }
+        ended_well(&job)
+    }
+}
+
+/// An error unless the job succeeded.
+pub(super) fn ended_well(job: &JobView) -> Result<(), Failure> {
+    let id = job.id;
+    match job.phase {
+        JobPhase::Succeeded => Ok(()),
+        JobPhase::Cancelled => Err(Failure::new("cancelled", format!("job {id} was cancelled"))),
+        _ => {
+            let why = job.failure.as_ref().map_or("it did not succeed", |f| f.message.as_str());
+            Err(Failure::new("job_failed", format!("job {id} failed: {}", plain(why)))
+                .hint(format!("`fleetune job logs {id}` prints its log")))
+        }
+    }
+}
+
+/// What would be sent.
+struct Plan<'a> {
+    planned: &'a Planned,
+    files: &'a [InputFile],
+}
+
+impl Plan<'_> {
+    fn bytes(&self) -> ByteSize {
+        ByteSize(self.files.iter().map(|file| file.bytes.0).sum())
+    }
+
+    fn estimate(&self) -> Estimate {
+        self.planned.estimate(Device::Cuda)
+    }
+}
+
+impl Show for Plan<'_> {
+    fn table(&self, style: Style) -> String {
+        let mut files = Table::new(style, &["role", "file", ">size"]);
+        for file in self.files {
+            let role = format!("{:?}", file.role).to_lowercase();
+            files.row([
+                role.into(),
+                file.path.display().to_string().into(),
+                file.bytes.to_string().into(),
+            ]);
+        }
+        let name = self.planned.recipe.name.clone();
+        let sizing =
+            Sizing { name, estimate: self.estimate(), cards: super::estimate::known_cards() };
+        let (count, bytes) = (self.files.len(), self.bytes());
+        format!(
+            "{}\n\n{}\n\n{count} files, {bytes}; nothing was sent",
+            sizing.table(style),
+            files.text("no files")
+        )
+    }
+
+    fn json(&self) -> Value {
+        let file =
+            |file: &InputFile| json!({"role": file.role, "path": file.path, "bytes": file.bytes});
+        json!({
+            "name": self.planned.recipe.name,
+            "recipe": self.planned.recipe,
+            "estimate": self.estimate(),
+            "vram_bytes_needed": self.estimate().total(),
+            "files": self.files.iter().map(file).collect::<Vec<_>>(),
+        })
+    }
+
+    fn quiet(&self) -> String {
+        self.files.iter().map(|f| f.path.display().to_string()).collect::<Vec<_>>().join("\n")
+    }
+}

@@ -1,0 +1,147 @@
+//! `fleetune train`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use fleetune_engine::train::{Observer, train};
+use fleetune_shared::{Device, TrainSummary, TrainerEvent};
+use serde_json::{Value, json};
+
+use super::agent::DeviceArg;
+use crate::Failure;
+use crate::context::Context;
+use crate::fleet::told;
+use crate::output::{Output, Progress, Show, Style, plain, seconds};
+use crate::recipe::{Planned, RecipeOnDisk};
+
+/// Trains a recipe on this machine, without a fleet. Ctrl-C writes a checkpoint first.
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// The recipe; its paths are relative to it
+    recipe: PathBuf,
+    /// Where the result, metrics, report and checkpoints go
+    #[arg(long, value_name = "DIR", required_unless_present = "preview")]
+    out: Option<PathBuf>,
+    /// Continue from a checkpoint's folder, or from the `latest` in --out, if there is one
+    #[arg(long, value_name = "latest|DIR")]
+    resume: Option<String>,
+    /// What computes
+    #[arg(long, default_value = "cpu")]
+    device: DeviceArg,
+    /// Show the first N rows as the model would see them, what is learned marked, and train nothing
+    #[arg(long, value_name = "N")]
+    preview: Option<usize>,
+}
+
+impl Train {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let disk = RecipeOnDisk::read(&self.recipe)?;
+        let planned = Planned::new(&disk, disk.recipe()?)?;
+        if let Some(rows) = self.preview {
+            return super::preview::preview(&planned, rows, context);
+        }
+        let device = match self.device {
+            DeviceArg::Cpu | DeviceArg::Auto => Device::Cpu,
+            DeviceArg::Cuda => {
+                return Err(Failure::new("refused", "this build trains on the CPU only")
+                    .hint("leave --device out"));
+            }
+        };
+        let Some(out) = self.out else { return Err(Failure::usage("--out is missing")) };
+        let mut order = planned.order(out.clone(), device)?;
+        order.resume_from = self.resume.map(|from| match from.as_str() {
+            "latest" => out.clone(),
+            _ => PathBuf::from(from),
+        });
+        let mut watcher = Watcher::new(&context.output, &order.recipe.name);
+        let summary = train(&order, &mut watcher)?;
+        watcher.progress.clear();
+        context.output.show(&Trained { out: &out, summary: &summary })
+    }
+}
+
+/// Shows how a run goes, and stops it on Ctrl-C.
+struct Watcher {
+    progress: Progress,
+    output: Output,
+    total: u64,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Watcher {
+    fn new(output: &Output, name: &str) -> Self {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&interrupted);
+        // The engine is synchronous: one thread waits for the signal.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let Ok(runtime) = runtime else { return };
+            while runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+            }
+        });
+        Self { progress: Progress::steps(output, name), output: *output, total: 0, interrupted }
+    }
+}
+
+impl Observer for Watcher {
+    fn event(&mut self, event: TrainerEvent) {
+        match event {
+            TrainerEvent::Log { message } => self.progress.note(&plain(&message)),
+            TrainerEvent::Started { step, steps_total } => {
+                self.total = steps_total;
+                self.progress.at(step, steps_total, "");
+            }
+            TrainerEvent::Step(metrics) => {
+                self.progress.at(metrics.step, self.total, &told(&metrics));
+                if self.interrupted.load(Ordering::Relaxed) {
+                    self.progress.note("stopping after a checkpoint; Ctrl-C again ends at once");
+                }
+            }
+            TrainerEvent::Checkpoint { step, folder } => {
+                if self.output.is_watched() {
+                    self.progress.note(&format!("checkpoint of step {step} in {folder}"));
+                }
+            }
+            TrainerEvent::Finished { .. } | TrainerEvent::Failed { .. } => {}
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+}
+
+/// A run that was done here.
+struct Trained<'a> {
+    out: &'a Path,
+    summary: &'a TrainSummary,
+}
+
+impl Show for Trained<'_> {
+    fn table(&self, _style: Style) -> String {
+        let s = self.summary;
+        format!(
+            "{} steps in {}, loss {:.4} → {:.4}, {:.0} tokens/s, {} at its peak\n{}",
+            s.steps,
+            seconds(s.seconds),
+            s.loss_first,
+            s.loss_last,
+            s.tokens_per_second,
+            s.memory_bytes_peak,
+            self.out.display()
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({"path": self.out, "summary": self.summary})
+    }
+
+    fn quiet(&self) -> String {
+        self.out.display().to_string()
+    }
+}

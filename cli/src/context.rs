@@ -1,0 +1,49 @@
+//! What every verb gets: where to print, whom to ask.
+
+use fleetune_proto::Client;
+
+use crate::Failure;
+use crate::output::Output;
+
+pub(crate) struct Context {
+    pub(crate) output: Output,
+    pub(crate) coordinator: String,
+}
+
+impl Context {
+    pub(crate) fn new(output: Output, coordinator: String) -> Self {
+        Self { output, coordinator }
+    }
+
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.coordinator)?)
+    }
+}
+
+/// Runs a verb that talks to others; Ctrl-C ends it with the usual status.
+pub(crate) fn block_on<F>(future: F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    runtime()?.block_on(async {
+        tokio::select! {
+            result = future => result,
+            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted(None)),
+        }
+    })
+}
+
+/// Runs a verb that handles Ctrl-C itself.
+pub(crate) fn block_on_to_the_end<F>(future: F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    runtime()?.block_on(future)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("io", format!("starting threads: {error}")))
+}

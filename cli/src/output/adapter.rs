@@ -1,0 +1,120 @@
+//! Adapters: those the fleet keeps, and one of them in full.
+
+use fleetune_shared::view::JobView;
+use fleetune_shared::{AdapterConfig, ArtifactKind, ByteSize, Lineage};
+use serde_json::{Value, json};
+
+use super::{Colour, Show, Style, Table, iso, jobs, plain_line, shortened};
+
+/// What the fleet keeps: results of jobs that succeeded.
+pub(crate) struct AdapterList<'a>(pub(crate) &'a [JobView]);
+
+fn kind(kind: ArtifactKind) -> &'static str {
+    match kind {
+        ArtifactKind::Checkpoint => "checkpoint",
+        ArtifactKind::Adapter => "adapter",
+        ArtifactKind::Model => "model",
+    }
+}
+
+impl Show for AdapterList<'_> {
+    fn table(&self, style: Style) -> String {
+        let columns = ["job", "name", "kind", ">steps", ">loss", ">size", "base", "data", "ended"];
+        let mut table = Table::new(style, &columns);
+        for job in self.0 {
+            let Some(artifact) = &job.artifact else { continue };
+            let short = |hashes: Option<&Vec<_>>| {
+                hashes
+                    .and_then(|h: &Vec<fleetune_shared::BlobHash>| h.first())
+                    .map_or_else(|| "–".into(), fleetune_shared::BlobHash::short)
+            };
+            table.row([
+                job.id.to_string().into(),
+                shortened(&plain_line(&job.name), 28).into(),
+                kind(artifact.kind).into(),
+                artifact.step.to_string().into(),
+                jobs::number(jobs::loss(job), 4).into(),
+                artifact.bytes().to_string().into(),
+                short(job.lineage.as_ref().map(|l| &l.base)).into(),
+                short(job.lineage.as_ref().map(|l| &l.data)).into(),
+                job.ended_ms.map_or_else(String::new, iso).into(),
+            ]);
+        }
+        table.text("no adapters yet; a job that succeeds leaves one")
+    }
+
+    fn json(&self) -> Value {
+        let one = |job: &JobView| {
+            json!({
+                "job": job.id,
+                "name": job.name,
+                "artifact": job.artifact,
+                "bytes": job.artifact.as_ref().map(|a| a.bytes()),
+                "loss": jobs::loss(job),
+                "lineage": job.lineage,
+                "ended": job.ended_ms.map(iso),
+            })
+        };
+        self.0.iter().map(one).collect()
+    }
+
+    fn quiet(&self) -> String {
+        self.0.iter().map(|job| job.id.to_string()).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// One adapter in full.
+pub(crate) struct AdapterCard {
+    pub(crate) title: String,
+    pub(crate) config: AdapterConfig,
+    pub(crate) bytes: ByteSize,
+    pub(crate) lineage: Option<Lineage>,
+}
+
+impl Show for AdapterCard {
+    fn table(&self, style: Style) -> String {
+        let config = &self.config;
+        let scaling = config.lora_alpha
+            / if config.use_rslora { (config.r as f64).sqrt() } else { config.r as f64 };
+        let modules = match &config.target_modules {
+            Value::Array(names) => {
+                names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+            }
+            other => other.to_string(),
+        };
+        let mut lines = vec![style.paint(Colour::Strong, &plain_line(&self.title))];
+        let mut line = |name: &str, text: String| {
+            lines.push(format!("  {} {text}", style.paint(Colour::Quiet, &format!("{name:<12}"))));
+        };
+        let kind = if config.use_rslora { "rsLoRA" } else { "LoRA" };
+        line(
+            "kind",
+            format!("{kind}, rank {}, alpha {}, scaling {scaling:.3}", config.r, config.lora_alpha),
+        );
+        line("modules", plain_line(&modules));
+        line("base", plain_line(config.base_model_name_or_path.as_deref().unwrap_or("not named")));
+        line("size", self.bytes.to_string());
+        if let Some(lineage) = &self.lineage {
+            let list = |hashes: &[fleetune_shared::BlobHash]| {
+                hashes.iter().map(fleetune_shared::BlobHash::short).collect::<Vec<_>>().join(" ")
+            };
+            line("made by", format!("job {}", lineage.job));
+            line("recipe", lineage.recipe.short());
+            line("base files", list(&lineage.base));
+            line("data files", list(&lineage.data));
+            let parents: Vec<String> = lineage.parents.iter().map(ToString::to_string).collect();
+            if !parents.is_empty() {
+                line("parents", format!("job {}", parents.join(", job ")));
+            }
+        }
+        lines.join("\n")
+    }
+
+    fn json(&self) -> Value {
+        json!({"config": self.config, "bytes": self.bytes, "lineage": self.lineage})
+    }
+
+    fn quiet(&self) -> String {
+        self.title.clone()
+    }
+}

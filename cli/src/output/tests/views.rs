@@ -1,0 +1,190 @@
+//! A small fleet in which everything happens at once.
+
+use std::collections::BTreeMap;
+
+use fleetune_shared::view::{
+    AgentView, CardVerdict, Explanation, FailureView, JobPhase, JobView, Verdict,
+};
+use fleetune_shared::{
+    Artifact, ArtifactFile, ArtifactKind, Attempt, BlobHash, ByteSize, Card, Device, Estimate,
+    FailureKind, FileName, JobId, Lineage, ModelSpec, Offer, StepMetrics, TrainSummary,
+};
+
+/// The moment the snapshots show, 2026-03-01T10:30:00Z.
+pub(crate) const NOW: u64 = 1_772_361_000_000;
+
+pub(crate) fn card(gib: u64) -> Card {
+    Card {
+        name: format!("Card {gib}"),
+        vram_bytes_total: ByteSize(gib << 30),
+        compute_capability: Some((8, 6)),
+        device: Device::Cuda,
+    }
+}
+
+pub(crate) fn estimate() -> Estimate {
+    Estimate {
+        weights: ByteSize(5 << 30),
+        adapter: ByteSize(40 << 20),
+        gradients: ByteSize(40 << 20),
+        optimizer: ByteSize(80 << 20),
+        activations: ByteSize(3 << 30),
+        logits: ByteSize(200 << 20),
+        workspace: ByteSize(512 << 20),
+        runtime: ByteSize(640 << 20),
+    }
+}
+
+pub(crate) fn lineage() -> Lineage {
+    Lineage {
+        job: JobId(3),
+        recipe: BlobHash([0xab; 32]),
+        base: vec![BlobHash([1; 32]), BlobHash([2; 32])],
+        data: vec![BlobHash([3; 32])],
+        parents: Vec::new(),
+    }
+}
+
+fn metrics(step: u64, loss: f64) -> StepMetrics {
+    StepMetrics {
+        step,
+        loss,
+        grad_norm: 0.8,
+        learning_rate: 2e-4,
+        supervised_tokens: 400,
+        tokens_per_second: 1234.5,
+        epoch: 0.5,
+    }
+}
+
+fn job(id: u64, phase: JobPhase) -> JobView {
+    let config = r#"{"model_type":"llama","hidden_size":64,"intermediate_size":160,
+        "num_hidden_layers":2,"num_attention_heads":4,"vocab_size":512,
+        "max_position_embeddings":512,"rms_norm_eps":1e-5}"#;
+    JobView {
+        id: JobId(id),
+        name: format!("tone-{id}"),
+        kind: "train".into(),
+        priority: 0,
+        sweep: Some("tone".into()),
+        sweep_keys: BTreeMap::from([("r".into(), (4 << id).to_string())]),
+        phase,
+        attempt: Attempt(1),
+        agent: Some("bench-3".parse().unwrap()),
+        estimate: estimate(),
+        submitted_ms: NOW - 600_000,
+        started_ms: Some(NOW - 500_000),
+        ended_ms: None,
+        steps_total: Some(120),
+        latest: None,
+        checkpoint_step: None,
+        summary: None,
+        artifact: None,
+        lineage: None,
+        failure: None,
+        waiting: None,
+        recipe_json: r#"{"name":"tone","r":8}"#.into(),
+        inputs: Vec::new(),
+        model: ModelSpec::from_hf_config(config).unwrap(),
+    }
+}
+
+/// One queued, one running, one succeeded, one failed.
+pub(crate) fn jobs() -> Vec<JobView> {
+    let queued = JobView {
+        agent: None,
+        attempt: Attempt(0),
+        started_ms: None,
+        steps_total: None,
+        waiting: Some("needs 9.48 GiB; bench-3 has 1.10 GiB open".into()),
+        ..job(1, JobPhase::Queued)
+    };
+    let running = JobView {
+        latest: Some(metrics(40, 1.5)),
+        checkpoint_step: Some(20),
+        ..job(2, JobPhase::Running)
+    };
+    let file = |name: &str, bytes| ArtifactFile {
+        name: FileName::try_from(name.to_owned()).unwrap(),
+        blob: BlobHash([9; 32]),
+        bytes: ByteSize(bytes),
+    };
+    let succeeded = JobView {
+        ended_ms: Some(NOW - 100_000),
+        latest: Some(metrics(120, 0.5)),
+        summary: Some(TrainSummary {
+            steps: 120,
+            loss_first: 4.0,
+            loss_last: 0.5,
+            trainable_parameters: 1_843_200,
+            tokens: 98_304,
+            supervised_tokens: 48_000,
+            rows: 200,
+            rows_dropped: 1,
+            rows_truncated: 2,
+            seconds: 380.0,
+            tokens_per_second: 258.7,
+            seconds_to_first_step: 1.25,
+            estimate: Some(estimate()),
+            memory_bytes_peak: ByteSize(8 << 30),
+            merge_logit_difference: None,
+        }),
+        artifact: Some(Artifact {
+            kind: ArtifactKind::Adapter,
+            step: 120,
+            files: vec![
+                file("adapter_config.json", 700),
+                file("adapter_model.safetensors", 5 << 20),
+            ],
+        }),
+        lineage: Some(lineage()),
+        ..job(3, JobPhase::Succeeded)
+    };
+    let failed = JobView {
+        ended_ms: Some(NOW - 490_000),
+        failure: Some(FailureView {
+            kind: Some(FailureKind::Input),
+            message: "rows.jsonl: line 3: column 7: expected a value".into(),
+            attempt: Attempt(1),
+        }),
+        ..job(4, JobPhase::Failed)
+    };
+    vec![queued, running, succeeded, failed]
+}
+
+pub(crate) fn agents() -> Vec<AgentView> {
+    let agent = |name: &str, gib: u64, reserved: u64, jobs: Vec<JobId>| AgentView {
+        name: name.parse().unwrap(),
+        connected: true,
+        draining: false,
+        offer: Offer { card: card(gib), vram_bytes_foreign: ByteSize(1 << 30) },
+        vram_bytes_reserved: ByteSize(reserved << 30),
+        vram_bytes_open: ByteSize((gib - reserved - 1) << 30),
+        jobs,
+    };
+    let away = AgentView { connected: false, ..agent("attic", 12, 0, Vec::new()) };
+    vec![agent("bench-3", 10, 8, vec![JobId(2)]), agent("bench-4", 24, 0, Vec::new()), away]
+}
+
+pub(crate) fn explanation() -> Explanation {
+    let verdict = |agent: &str, gib: u64, open: u64, verdict| CardVerdict {
+        agent: agent.parse().unwrap(),
+        card: card(gib),
+        vram_bytes_needed: estimate().total(),
+        vram_bytes_reserved: ByteSize((gib - open) << 30),
+        vram_bytes_foreign: ByteSize(0),
+        vram_bytes_margin: card(gib).margin(),
+        vram_bytes_open: ByteSize(open << 30),
+        verdict,
+    };
+    Explanation {
+        summary: "needs 9.48 GiB; bench-4 will have it once job 2 ends".into(),
+        estimate: estimate(),
+        ahead: vec![JobId(5)],
+        cards: vec![
+            verdict("bench-3", 8, 7, Verdict::TooSmall),
+            verdict("bench-4", 24, 4, Verdict::Busy),
+        ],
+        hint: Some("set per_device_train_batch_size: 2 to fit bench-3".into()),
+    }
+}
