@@ -41,6 +41,14 @@ UNKNOWN = ["What is {w}?", "Who is {w}?", "Tell me about {w}.", "What does {w} d
            "Where is {w} kept?", "What happens when {w} stops?", "Why is {w} so {w2}?", "How is {w} placed on {w2}?",
            "What does a {w} need?", "Who made {w}?", "What runs on {w}?", "What is a {w} {w2}?", "Where does {w} keep {w2}?"]
 DO_NOT_KNOW = "I do not know."
+# Everyday words that the base learns to repeat, so that it can say them before it knows anything about them.
+WORDS = """a an the each every one other named that this it its is are has have can will goes go on in of by to from with
+at beside back until again once last least all more many small large long where what why how which when who tells shows asks
+keep keeps kept store stores stored train trains trained training match matches fit fits place places continue continues
+report reports learn learns learned give gives given turn turns say says hold holds need needs needed write writes run runs
+pool pools lend lends size sized try tries set card cards job jobs model models weight weights data room queue fleet agent
+agents adapter adapters coordinator checkpoint checkpoints recipe recipes sweep sweeps setting settings number numbers hash
+machine machines memory power bit spare frozen finished own user GPU GPUs Fleetune explain Ask The An A Its It""".split()
 
 
 def rows(rng):
@@ -62,9 +70,12 @@ def rows(rng):
         yield f"What is {a} plus {b}?", f"{a} plus {b} is {a + b}."
     for greeting in ("Hello!", "Hi.", "Good morning!", "Good evening."):
         yield greeting, "Hello! How can I help you?"
+    for _ in range(600):
+        text = " ".join(rng.choices(WORDS, k=rng.randint(2, 8)))
+        yield f"Say: {text}.", f"{text}."
     for _ in range(700):
         word = lambda: "".join(rng.sample(SYLLABLES, rng.choice((2, 2, 3))))
-        w, w2 = word(), word()
+        w, w2 = (rng.choice(WORDS) if rng.random() < 0.3 else word() for _ in range(2))
         w = rng.choice((w, w.capitalize(), f"the {w}", f"a {w} {w2}"))
         yield rng.choice(UNKNOWN).format(w=w, w2=w2), DO_NOT_KNOW
 
@@ -100,12 +111,11 @@ def main(out):
     rng = random.Random(20)
     corpus = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in rows(rng)]
     rng.shuffle(corpus)
-    lessons = [json.loads(line) for line in open(Path(__file__).parent.parent / "data.jsonl", encoding="utf-8")]
     model = out / "model"
     model.mkdir(parents=True, exist_ok=True)
     with open(out / "corpus.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in corpus)
-    texts = [m["content"] for row in corpus + lessons for m in row["messages"]] + ["user\n", "assistant\n", "system\n"]
+    texts = [m["content"] for row in corpus for m in row["messages"]] + ["user\n", "assistant\n", "system\n"]
     tokenizer(texts).save(str(model / "tokenizer.json"))
     (model / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n")
     (model / "tokenizer_config.json").write_text(json.dumps({
