@@ -16,6 +16,7 @@ pub(crate) struct Answers(pub(crate) Vec<Answer>);
 impl Show for Answers {
     fn table(&self, style: Style) -> String {
         let width = usize::from(style.width.unwrap_or(100).clamp(60, 120));
+        // Whoever shows this may set it in by two.
         let column = (width - 5) / 2;
         let mut lines = Vec::new();
         let mut side_by_side = |left: &str, right: &str, colours: (Colour, Colour)| {
@@ -24,11 +25,8 @@ impl Show for Answers {
                 let at = |side: &[String]| side.get(i).cloned().unwrap_or_default();
                 let (l, r) = (at(&left), at(&right));
                 let gap = " ".repeat(column.saturating_sub(l.chars().count()));
-                let line = format!(
-                    "  {}{gap} │ {}",
-                    style.paint(colours.0, &l),
-                    style.paint(colours.1, &r)
-                );
+                let line =
+                    format!("{}{gap} │ {}", style.paint(colours.0, &l), style.paint(colours.1, &r));
                 lines.push(line.trim_end().to_owned());
             }
         };

@@ -172,6 +172,10 @@ impl Bars {
         for (bar, _) in self.known.values() {
             bar.abandon();
         }
+        if self.watched {
+            // The cursor stands behind the last bar.
+            self.output.note("");
+        }
     }
 }
 

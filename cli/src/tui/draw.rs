@@ -81,16 +81,18 @@ fn colour(colour: Colour) -> Style {
 }
 
 /// A list with a quiet heading, the chosen row marked where it has the focus.
-fn list<'a>(
+fn list<const N: usize>(
     frame: &mut Frame<'_>,
     screen: &Screen,
-    pane: Pane,
-    area: Rect,
-    title: &str,
-    head: Vec<&'static str>,
-    widths: Vec<Constraint>,
-    rows: Vec<Row<'a>>,
+    (pane, area): (Pane, Rect),
+    columns: [(&'static str, Constraint); N],
+    rows: Vec<Row<'_>>,
 ) {
+    let title = match pane {
+        Pane::Cards => "cards",
+        Pane::Running => "running",
+        Pane::Queue => "queue",
+    };
     let block = block(screen, pane, title);
     if rows.is_empty() {
         let text = match pane {
@@ -101,6 +103,7 @@ fn list<'a>(
         frame.render_widget(Paragraph::new(text.dim()).block(block), area);
         return;
     }
+    let (head, widths): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
     let mut table = Table::new(rows, widths).block(block).column_spacing(2);
     // A heading is worth a line only where every row has one, or many have.
     let lines = usize::from(area.height.saturating_sub(2));
@@ -132,15 +135,14 @@ fn draw_cards(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
         ])
     };
     let rows = screen.fleet.agents.iter().map(row).collect();
-    let widths = vec![
-        Constraint::Max(16),
-        Constraint::Length(8),
-        Constraint::Max(if wide { 20 } else { 10 }),
-        Constraint::Length(width as u16),
-        Constraint::Min(10),
+    let columns = [
+        ("agent", Constraint::Max(16)),
+        ("state", Constraint::Length(8)),
+        ("card", Constraint::Max(if wide { 20 } else { 10 })),
+        ("promised", Constraint::Length(width as u16)),
+        ("memory", Constraint::Min(10)),
     ];
-    let head = vec!["agent", "state", "card", "promised", "memory"];
-    list(frame, screen, Pane::Cards, area, "cards", head, widths, rows);
+    list(frame, screen, (Pane::Cards, area), columns, rows);
 }
 
 fn draw_running(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
@@ -152,35 +154,30 @@ fn draw_running(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
         let number = |value: Option<f64>, digits: usize| {
             value.map_or_else(|| "–".to_owned(), |v| format!("{v:.digits$}"))
         };
-        let mut cells = vec![
+        let speed = number(job.latest.as_ref().map(|m| m.tokens_per_second), 0);
+        Row::new(vec![
             Cell::from(job.id.to_string()),
             Cell::from(shortened(&plain_line(&job.name), 18)),
             Cell::from(job.agent.as_ref().map_or("–".to_owned(), ToString::to_string)),
             Cell::from(bar(part, 10)).style(Style::new().cyan()),
             Cell::from(if job.phase == JobPhase::Assigned { "starts".into() } else { steps(job) }),
             Cell::from(number(loss(job), 4)),
-        ];
-        if wide {
-            cells.push(Cell::from(sparkline(losses, 18)).style(Style::new().green()));
-            cells.push(Cell::from(number(job.latest.as_ref().map(|m| m.tokens_per_second), 0)));
-        }
-        Row::new(cells)
+            Cell::from(sparkline(losses, 18)).style(Style::new().green()),
+            Cell::from(speed),
+        ])
     };
     let rows = screen.running().iter().map(row).collect();
-    let mut widths = vec![
-        Constraint::Length(4),
-        Constraint::Max(18),
-        Constraint::Max(12),
-        Constraint::Length(10),
-        Constraint::Length(9),
-        Constraint::Length(7),
+    let columns = [
+        ("job", Constraint::Length(4)),
+        ("name", Constraint::Max(18)),
+        ("agent", Constraint::Max(12)),
+        ("progress", Constraint::Length(10)),
+        ("steps", Constraint::Length(9)),
+        ("loss", Constraint::Length(7)),
+        ("curve", Constraint::Length(if wide { 18 } else { 0 })),
+        ("tok/s", Constraint::Min(if wide { 6 } else { 0 })),
     ];
-    let mut head = vec!["job", "name", "agent", "progress", "steps", "loss"];
-    if wide {
-        widths.extend([Constraint::Length(18), Constraint::Min(6)]);
-        head.extend(["curve", "tok/s"]);
-    }
-    list(frame, screen, Pane::Running, area, "running", head, widths, rows);
+    list(frame, screen, (Pane::Running, area), columns, rows);
 }
 
 fn draw_queue(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
@@ -194,12 +191,11 @@ fn draw_queue(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
         ])
     };
     let rows = screen.queue().iter().map(row).collect();
-    let widths = vec![
-        Constraint::Length(4),
-        Constraint::Max(18),
-        Constraint::Length(10),
-        Constraint::Min(10),
+    let columns = [
+        ("job", Constraint::Length(4)),
+        ("name", Constraint::Max(18)),
+        ("needs", Constraint::Length(10)),
+        ("why it waits", Constraint::Min(10)),
     ];
-    let head = vec!["job", "name", "needs", "why it waits"];
-    list(frame, screen, Pane::Queue, area, "queue", head, widths, rows);
+    list(frame, screen, (Pane::Queue, area), columns, rows);
 }

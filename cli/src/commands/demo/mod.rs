@@ -240,7 +240,7 @@ impl Show for Placement<'_> {
         let mut table = Table::new(style, &columns);
         for job in self.jobs {
             let keys: Vec<String> = job.sweep_keys.values().cloned().collect();
-            let names: Vec<&str> = job.sweep_keys.keys().map(short).collect();
+            let names: Vec<&str> = job.sweep_keys.keys().map(|key| short(key)).collect();
             let sets: Vec<String> =
                 names.iter().zip(&keys).map(|(k, v)| format!("{k}={v}")).collect();
             let mut row = vec![
@@ -273,8 +273,8 @@ impl Show for Placement<'_> {
 }
 
 /// A long key as people call it.
-fn short(key: &String) -> &str {
-    match key.as_str() {
+fn short(key: &str) -> &str {
+    match key {
         "per_device_train_batch_size" => "batch",
         "learning_rate" => "rate",
         other => other,
