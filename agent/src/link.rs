@@ -46,7 +46,7 @@ pub(crate) async fn keep(client: Client, events: mpsc::Sender<LinkEvent>) {
         let event = if !welcomed && is_final(&status) {
             LinkEvent::Refused(status.message().to_owned())
         } else {
-            LinkEvent::Lost(status.message().to_owned())
+            LinkEvent::Lost(in_words(&status))
         };
         if events.send(event).await.is_err() {
             return;
@@ -87,9 +87,17 @@ async fn talk(
     }
 }
 
+/// Whether the coordinator said this, rather than the transport under it.
+fn is_answer(status: &Status) -> bool {
+    std::error::Error::source(status).is_none()
+}
+
+fn in_words(status: &Status) -> String {
+    if is_answer(status) { status.message() } else { "the coordinator is gone" }.to_owned()
+}
+
 /// Whether trying again is no use: the coordinator answered, and means it.
 fn is_final(status: &Status) -> bool {
-    let answered = std::error::Error::source(status).is_none();
     let refusal = matches!(
         status.code(),
         Code::AlreadyExists
@@ -98,7 +106,7 @@ fn is_final(status: &Status) -> bool {
             | Code::Unauthenticated
             | Code::Unimplemented
     );
-    answered && refusal
+    is_answer(status) && refusal
 }
 
 /// Half to all of it, so that a fleet does not come back in step.

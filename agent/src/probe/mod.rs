@@ -29,13 +29,11 @@ pub const LIBRARY: &str = "FLEETUNE_NVML";
 pub enum ProbeError {
     /// No driver, and nothing declared.
     #[error(
-        "no NVIDIA driver here: {library}: {why}; install the driver, name its library in {LIBRARY}, \
+        "no NVIDIA driver here: {why}; install the driver, name its library in {LIBRARY}, \
          or declare a card: --device cpu --vram 10GiB --card \"RTX 3080\""
     )]
     NoDriver {
-        /// What was looked for.
-        library: String,
-        /// What the loader or the library said.
+        /// What was looked for, and what the loader or the library said.
         why: String,
     },
     /// The driver has fewer GPUs.

@@ -42,8 +42,13 @@ impl Gpu {
     /// Loads the library and finds the GPU with this index.
     pub(super) fn open(library: Option<&OsStr>, index: u32) -> Result<Self, ProbeError> {
         let library = library.unwrap_or_else(|| OsStr::new(LIBRARY));
-        let nvml = Nvml::builder().lib_path(library).init().map_err(|why| {
-            ProbeError::NoDriver { library: library.to_string_lossy().into(), why: why.to_string() }
+        let nvml = Nvml::builder().lib_path(library).init().map_err(|error| {
+            let why = match error {
+                // The loader's own words begin with the library's name.
+                NvmlError::LibloadingError(error) => error.to_string(),
+                error => format!("{}: {error}", library.to_string_lossy()),
+            };
+            ProbeError::NoDriver { why }
         })?;
         let count = nvml.device_count()?;
         if index >= count {
