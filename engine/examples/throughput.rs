@@ -1,5 +1,5 @@
 //! Tokens per second and peak memory of training steps without an optimizer, and what the estimator says:
-//! `cargo run --release -p fleetune-engine --example throughput -- MODEL [lora|full] [checkpoint] [rows] [length]`.
+//! `cargo run --release -p fleetune-engine --example throughput -- MODEL [lora|full] [checkpoint] [rows] [length] [steps]`.
 
 use std::path::Path;
 use std::time::Instant;
@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rows = numbers.first().copied().unwrap_or(4);
     let length = numbers.get(1).copied().unwrap_or(512);
     let path = args.first().ok_or("which model?")?;
+
+    let steps = numbers.get(2).copied().unwrap_or(4);
 
     let start = Instant::now();
     let mut model = Model::load(Path::new(path))?;
@@ -48,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let all: Vec<Row> = (0..rows).map(row).collect();
     let batch = MicroBatch::of(&all.iter().collect::<Vec<_>>());
     let before = memory::current();
-    for step in 0..4 {
+    for step in 0..steps {
         model.clear_gradients();
         memory::reset_peak();
         let start = Instant::now();
@@ -66,8 +68,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     eprintln!("loss alone: {:.0} tokens/s", batch.tokens() as f64 / start.elapsed().as_secs_f64());
 
     let recipe = format!(
-        "{{model_name_or_path: m, dataset_name: d.jsonl, use_peft: {}, max_length: {length}, \
-         per_device_train_batch_size: {rows}, gradient_checkpointing: {checkpoint}}}",
+        "model_name_or_path: m\ndataset_name: d.jsonl\nuse_peft: {}\nmax_length: {length}\n\
+         per_device_train_batch_size: {rows}\ngradient_checkpointing: {checkpoint}\n",
         !full
     );
     let recipe = Recipe::try_from(RecipeFile::read(&recipe)?)?;

@@ -75,3 +75,32 @@ fn stretched(frequency: f64, scaling: Option<&RopeScaling>) -> f64 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linear_scaling_slows_every_frequency() {
+        let linear = RopeScaling::Linear { factor: 4.0 };
+        assert_eq!(stretched(1.0, Some(&linear)), 0.25);
+        assert_eq!(stretched(1.0, None), 1.0);
+    }
+
+    #[test]
+    fn llama3_scaling_keeps_the_fast_and_slows_the_slow_without_a_jump() {
+        let llama3 = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        let of = |wavelength: f64| {
+            let frequency = 2.0 * std::f64::consts::PI / wavelength;
+            stretched(frequency, Some(&llama3)) / frequency
+        };
+        assert_eq!((of(100.0), of(9000.0)), (1.0, 0.125));
+        assert!((of(2048.001) - 1.0).abs() < 1e-5 && (of(8191.99) - 0.125).abs() < 1e-5);
+        assert!(of(4000.0) > of(5000.0));
+    }
+}

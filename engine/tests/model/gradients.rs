@@ -91,6 +91,24 @@ fn full_gradients_are_those_of_autograd() {
 }
 
 #[test]
+fn biases_learn_too() {
+    let config = std::fs::read_to_string(fixture("models/tiny-llama/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["attention_bias"] = true.into();
+    config["mlp_bias"] = true.into();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let mut model = Model::random(folder.path(), 5).unwrap();
+    model.train_full();
+    for (i, t) in model.trainables_mut().enumerate().filter(|(_, t)| t.name.ends_with(".bias")) {
+        t.value = noise_like(i as u64 + 1, &t.value, 0.2);
+    }
+    let oracle = Oracle::of(&model, &[], 0.0);
+    assert_eq!(oracle.values.keys().filter(|name| name.ends_with(".bias")).count(), 14);
+    assert_gradients(&mut model, &oracle);
+}
+
+#[test]
 fn adapter_gradients_are_those_of_autograd_whatever_is_adapted() {
     let targets: [&[&str]; 6] = [
         &[],

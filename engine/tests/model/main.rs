@@ -1,6 +1,7 @@
 //! The model against the peers' numbers, against autograd, and against damaged files.
 
 mod adapter;
+mod gguf;
 mod gradients;
 mod loading;
 mod oracle;
