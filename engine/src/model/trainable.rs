@@ -117,3 +117,25 @@ impl Parameter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::ops::Portable;
+
+    #[test]
+    fn a_gradient_made_in_slabs_is_the_whole_product() {
+        let rows = SLAB_ROWS + 7;
+        let dy = Tensor::randn(0.0_f32, 1.0, (2, rows), &Device::Cpu).unwrap();
+        let x = Tensor::randn(0.0_f32, 1.0, (2, 3), &Device::Cpu).unwrap();
+        let value = Tensor::zeros((rows, 3), DType::F32, &Device::Cpu).unwrap();
+        let mut trainable = Trainable::new("w", value);
+        trainable.accumulate_product(&Portable, &dy, &x).unwrap();
+        trainable.accumulate_product(&Portable, &dy, &x).unwrap();
+        let twice = (dy.t().unwrap().matmul(&x).unwrap() * 2.0).unwrap();
+        let error = (trainable.grad.unwrap() - twice).unwrap().abs().unwrap();
+        assert!(error.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-5);
+    }
+}

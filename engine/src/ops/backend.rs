@@ -39,9 +39,7 @@ pub struct AttentionShape<'a> {
 /// Every method fails on tensors that are not contiguous f32 of the stated shapes, or when the device does.
 pub trait Backend: Debug + Send + Sync {
     /// `x · wᵀ`: `[T, in]` and `[out, in]` give `[T, out]`.
-    fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
-        Ok(x.matmul(&w.t()?)?)
-    }
+    fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor>;
 
     /// Gradient of [`Self::project`] for its input: `dy · w`, `[T, out]` and `[out, in]` give `[T, in]`.
     fn project_dx(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {

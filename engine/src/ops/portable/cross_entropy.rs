@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::exp::{exp, max};
+use super::exp::exp;
+use super::reduce::max;
 use crate::Result;
 use crate::ops::slices::{edit, view};
 

@@ -22,19 +22,6 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { poly * power }
 }
 
-/// The largest number, in eight lanes; −∞ for none.
-pub(super) fn max(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 8];
-    let whole = row.chunks_exact(8);
-    let rest = whole.remainder();
-    for eight in whole {
-        for (lane, x) in lanes.iter_mut().zip(eight) {
-            *lane = if *x > *lane { *x } else { *lane };
-        }
-    }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
 #[cfg(test)]
 mod tests {
     use super::exp;

@@ -7,6 +7,7 @@ mod cross_entropy;
 mod exp;
 mod norm;
 mod parallel;
+mod reduce;
 mod rope;
 mod rows;
 mod swiglu;
@@ -20,7 +21,14 @@ use crate::Result;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Portable;
 
+/// Fewer tokens than this are projected by dot products: packing a weight for a product costs more than reading it.
+const FEW: usize = 4;
+
 impl Backend for Portable {
+    fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        if x.dim(0)? < FEW { rows::project_few(x, w) } else { Ok(x.matmul(&w.t()?)?) }
+    }
+
     fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()> {
         rows::add_low_rank(y, c, m)
     }

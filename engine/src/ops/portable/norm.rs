@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::reduce::{dot, dot3};
 use super::{parallel, rows};
 use crate::Result;
 use crate::ops::slices::{edit, tensor, view};
@@ -60,25 +61,4 @@ pub(super) fn backward_weight(dy: &Tensor, x: &Tensor, rstd: &Tensor) -> Result<
         }
     });
     tensor(sum, &[width])
-}
-
-/// Sums in eight lanes, which a compiler may run at once and which lose less than one long sum.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    lanes(
-        a.chunks_exact(8).zip(b.chunks_exact(8)).map(|(a, b)| std::array::from_fn(|i| a[i] * b[i])),
-    ) + a.iter().zip(b).skip(a.len() / 8 * 8).map(|(a, b)| a * b).sum::<f32>()
-}
-
-fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
-    let whole = a.chunks_exact(8).zip(b.chunks_exact(8)).zip(c.chunks_exact(8));
-    lanes(whole.map(|((a, b), c)| std::array::from_fn(|i| a[i] * b[i] * c[i])))
-        + a.iter().zip(b).zip(c).skip(a.len() / 8 * 8).map(|((a, b), c)| a * b * c).sum::<f32>()
-}
-
-fn lanes(terms: impl Iterator<Item = [f32; 8]>) -> f32 {
-    let mut sums = [0.0; 8];
-    for term in terms {
-        sums.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
-    }
-    sums.iter().sum()
 }

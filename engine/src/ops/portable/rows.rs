@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::parallel;
+use super::reduce::dot;
 use crate::Result;
 use crate::ops::slices::{edit, tensor, view};
 
@@ -91,6 +92,22 @@ pub(super) fn scatter_add(dtable: &Tensor, ids: &[u32], dy: &Tensor) -> Result<(
             row.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
         }
     })
+}
+
+/// `x · wᵀ` for a handful of rows, each number one dot product with a row of `w`.
+pub(super) fn project_few(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (tokens, width) = x.dims2()?;
+    let outs = w.dim(0)?;
+    let (x, w) = (view(x)?, view(w)?);
+    let (x, w) = (&*x, &*w);
+    let mut y = vec![0.0; tokens * outs];
+    let per_task = parallel::rows_per_task(width);
+    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(outs)) {
+        y.par_chunks_mut(per_task).zip(w.par_chunks(per_task * width)).for_each(|(y, w)| {
+            y.iter_mut().zip(w.chunks_exact(width)).for_each(|(y, w)| *y = dot(x, w));
+        });
+    }
+    tensor(y, &[tokens, outs])
 }
 
 /// One pass over `y`: a row and the few rows of `m` stay in the nearest cache, where a product into a buffer and an
