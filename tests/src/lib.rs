@@ -1,1 +1,29 @@
-//! TODO
+//! What end-to-end tests share: a sandbox of real processes, and where the fixtures are.
+
+mod process;
+mod sandbox;
+
+use std::path::PathBuf;
+
+pub use process::Process;
+pub use sandbox::{JobOutcome, Sandbox};
+
+/// A file or folder under `tests/fixtures`.
+#[must_use]
+pub fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The real model of the walk-through, where `scripts/fetch-smollm2` has fetched it.
+#[must_use]
+pub fn smollm2() -> Option<PathBuf> {
+    let fetched =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let path = std::env::var_os("FLEETUNE_SMOLLM2").map_or(fetched, PathBuf::from);
+    if path.is_file() {
+        Some(path)
+    } else {
+        eprintln!("skipped: no SmolLM2 at {}; scripts/fetch-smollm2 gets it", path.display());
+        None
+    }
+}
