@@ -20,8 +20,11 @@ pub(crate) fn state(agent: &AgentView) -> (&'static str, Colour) {
     }
 }
 
-/// What of a card is promised or used by strangers, from 0 to 1.
+/// What of a card is promised or used by strangers, from 0 to 1; nothing is known of one that is away.
 pub(crate) fn used(agent: &AgentView) -> f64 {
+    if !agent.connected {
+        return 0.0;
+    }
     let total = agent.offer.card.vram_bytes_total.0.max(1) as f64;
     (agent.vram_bytes_reserved.0 + agent.offer.vram_bytes_foreign.0) as f64 / total
 }

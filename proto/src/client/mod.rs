@@ -5,6 +5,8 @@
 
 mod blobs;
 mod error;
+#[cfg(test)]
+mod flaky;
 mod fleet;
 mod patience;
 mod watch;
