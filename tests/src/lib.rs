@@ -14,6 +14,12 @@ pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
+/// A file or folder of the demo's assets.
+#[must_use]
+pub fn demo_asset(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../cli/assets/demo").join(name)
+}
+
 /// The real model of the walk-through, where `scripts/fetch-smollm2` has fetched it.
 #[must_use]
 pub fn smollm2() -> Option<PathBuf> {

@@ -89,6 +89,13 @@ impl Sandbox {
         }
     }
 
+    /// As [`Self::kill_coordinator`], from beside whoever uses the sandbox at the same moment.
+    pub fn signal_coordinator_kill(&self) {
+        if let Some(process) = &self.coordinator {
+            let _ = kill(Pid::from_raw(process.pid()), Signal::SIGKILL);
+        }
+    }
+
     /// Starts an agent (again) with a declared card of this size and waits until it has joined.
     ///
     /// # Panics
