@@ -41,3 +41,63 @@ pub(crate) struct Global {
     )]
     pub(crate) coordinator: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn verbs_read_as_people_write_them() {
+        for line in [
+            "demo --keep",
+            "up --device cpu --vram 10GiB --card RTX3080",
+            "agent --join http://10.0.0.5:7070",
+            "agent drain bench-3 --undo",
+            "train r.yaml --out out --resume latest",
+            "train r.yaml --preview 2",
+            "submit r.yaml --wait --priority -3 --output json",
+            "sweep r.yaml --wait",
+            "sweep show tone",
+            "jobs --all --phase queued --phase running",
+            "job show 3-5 last",
+            "job logs last -f",
+            "estimate r.yaml --vram 10GiB",
+            "adapters",
+            "adapters pull last --out my-adapter",
+            "merge --base base --adapter a --out merged",
+            "merge --job last --wait",
+            "generate --model m What is this?",
+        ] {
+            let words = std::iter::once("fleetune").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        for line in [
+            "train r.yaml",
+            "merge --base base",
+            "merge --job 3 --base base",
+            "merge --base b --adapter a --out o --wait",
+            "sweep",
+            "sweep show",
+            "job show",
+            "job show x",
+            "jobs --phase asleep",
+            "agent drain ../x",
+            "generate --model m",
+            "up --vram 10",
+        ] {
+            let words = std::iter::once("fleetune").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}

@@ -36,7 +36,7 @@ pub(crate) struct Merge {
     #[arg(long, value_name = "JOB", conflicts_with_all = ["base", "adapter", "out"])]
     job: Option<Selector>,
     /// Wait until the merge job has ended
-    #[arg(long, requires = "job")]
+    #[arg(long, conflicts_with = "base")]
     wait: bool,
 }
 

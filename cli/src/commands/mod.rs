@@ -3,6 +3,7 @@
 mod adapters;
 mod agent;
 mod agents;
+mod completions;
 mod coordinator;
 mod demo;
 mod estimate;
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     Generate(generate::Generate),
     /// Print the recipe's JSON Schema
     Schema(schema::Schema),
+    /// Print a script that completes commands in a shell
+    Completions(completions::Completions),
     /// Run one attempt; agents start this
     #[command(hide = true)]
     Trainer(trainer::Trainer),
@@ -84,6 +87,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Merge(verb) => verb.run(context),
         Command::Generate(verb) => verb.run(context),
         Command::Schema(verb) => verb.run(context),
+        Command::Completions(verb) => verb.run(context),
         Command::Trainer(verb) => verb.run(),
     }
 }

@@ -38,9 +38,7 @@ impl Submitted {
     pub(crate) fn refusal(&self, style: Style) -> Result<(), Failure> {
         let message = match self.refused.as_slice() {
             [] => return Ok(()),
-            [(name, why)] => {
-                format!("{} was refused: {}", plain_line(name), plain_line(&why.summary))
-            }
+            [(_, why)] => plain_line(&why.summary),
             several => format!("{} jobs were refused", several.len()),
         };
         let refusals = Refusals(&self.refused);
