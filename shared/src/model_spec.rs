@@ -50,6 +50,10 @@ pub struct ModelSpec {
     pub bos_token_id: Option<u32>,
     /// Tokens that end a generation.
     pub eos_token_ids: Vec<u32>,
+    /// Padding token. transformers' `nn.Embedding(padding_idx)` never trains its row as an input, even where it is
+    /// also the end of a turn, and so must whoever wants its numbers.
+    #[serde(default)]
+    pub pad_token_id: Option<u32>,
 }
 
 /// Activation of the MLP's gate.
@@ -246,6 +250,7 @@ impl ModelSpec {
             eos_token_ids: keys
                 .optional("eos_token_id", "a token id or a list of them", tokens)?
                 .unwrap_or_default(),
+            pad_token_id: keys.optional("pad_token_id", "a token id", token)?,
         };
         spec.consistent(CONFIG)
     }
@@ -337,6 +342,7 @@ impl ModelSpec {
             mlp_bias: header.tensors.iter().any(|t| t.name == "blk.0.ffn_gate.bias"),
             bos_token_id: token("bos_token_id"),
             eos_token_ids: token("eos_token_id").into_iter().collect(),
+            pad_token_id: token("padding_token_id"),
         };
         spec.consistent(GGUF)
     }
@@ -468,7 +474,8 @@ mod tests {
 
     const TINY: &str = r#"{"model_type":"llama","hidden_act":"silu","hidden_size":64,"intermediate_size":160,
         "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":512,
-        "max_position_embeddings":512,"rms_norm_eps":1e-5,"eos_token_id":[2,3]}"#;
+        "max_position_embeddings":512,"rms_norm_eps":1e-5,"eos_token_id":[2,3],
+        "pad_token_id":0}"#;
 
     fn tiny_with(key: &str, value: &str) -> Result<ModelSpec, ModelSpecError> {
         let mut config: Value = serde_json::from_str(TINY).unwrap();
@@ -480,7 +487,7 @@ mod tests {
     fn defaults_are_those_of_transformers() {
         let spec = ModelSpec::from_hf_config(TINY).unwrap();
         assert_eq!((spec.head_dim, spec.rope_theta, spec.rope_scaling), (16, 10_000.0, None));
-        assert_eq!(spec.eos_token_ids, [2, 3]);
+        assert_eq!((spec.eos_token_ids, spec.pad_token_id), (vec![2, 3], Some(0)));
         assert!(!spec.tie_word_embeddings);
     }
 

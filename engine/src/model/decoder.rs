@@ -178,7 +178,12 @@ impl Model {
             }
         }
         if let Some(embed) = self.embed.trained_mut() {
-            ops.scatter_add(&embed.gradient()?, &batch.input_ids, &dx)?;
+            // See `ModelSpec::pad_token_id`.
+            let ids = batch.input_ids.iter().copied().zip(0..);
+            let (ids, rows): (Vec<u32>, Vec<u32>) =
+                ids.filter(|(id, _)| Some(*id) != spec.pad_token_id).unzip();
+            let dx = if ids.len() < batch.tokens() { ops.gather(&dx, &rows)? } else { dx };
+            ops.scatter_add(&embed.gradient()?, &ids, &dx)?;
         }
         Ok(loss)
     }

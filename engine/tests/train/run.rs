@@ -91,6 +91,28 @@ fn numbers(value: &Tensor) -> Vec<f32> {
 }
 
 #[test]
+fn the_padding_token_never_learns_as_an_input() {
+    // As in transformers; its row of a head of its own is another matter.
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    let row = json!({"input_ids": [5, 0, 6, 0, 7], "labels": [5, 0, 6, 0, 7]});
+    std::fs::write(&rows, row.to_string()).unwrap();
+    let recipe = json!({"use_peft": false, "max_steps": 1, "learning_rate": 1e-2});
+    let story = Story::new(&fixture("models/tiny-llama"), &rows, recipe);
+    story.steps();
+    let path = story.order.out.join("model.safetensors");
+    let after = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let path = fixture("models/tiny-llama/model.safetensors");
+    let before = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let name = "model.embed_tokens.weight";
+    for (id, learns) in [(0, false), (5, true), (6, true), (9, false)] {
+        let same =
+            numbers(&before[name].get(id).unwrap()) == numbers(&after[name].get(id).unwrap());
+        assert_eq!(!same, learns, "{id}");
+    }
+}
+
+#[test]
 fn a_configuration_alone_is_trained_from_scratch() {
     let base = tempfile::tempdir().unwrap();
     for name in ["config.json", "tokenizer.json"] {
