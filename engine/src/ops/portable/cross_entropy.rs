@@ -8,8 +8,8 @@ use super::reduce::max;
 use crate::Result;
 use crate::ops::slices::{edit, view};
 
-/// Numbers summed in f32 before they join an f64 sum: vocabularies are long.
-const RUN: usize = 64;
+/// Lanes a row's exponentials are summed in, as PyTorch's `log_softmax` does with AVX-512.
+const LANES: usize = 16;
 
 pub(super) fn forward(logits: &Tensor, targets: &[u32]) -> Result<f64> {
     let (_, vocab) = logits.dims2()?;
@@ -46,19 +46,16 @@ pub(super) fn backward(logits: &Tensor, targets: &[u32], scale: f64) -> Result<f
     Ok(each.iter().sum())
 }
 
+/// In f32 over the whole row. Sums in f64 are nearer the truth by 3e-6 in SmolLM2's first loss, but PyTorch's curve of
+/// full fine-tuning is then left by up to 5e-4 within twenty steps, where these follow it to 5e-5.
 fn log_sum_exp(row: &[f32]) -> f64 {
     let max = max(row);
-    let sum: f64 = row
-        .chunks(RUN)
-        .map(|run| {
-            let mut sums = [0.0; 8];
-            let whole = run.chunks_exact(8);
-            let rest = whole.remainder();
-            for eight in whole {
-                sums.iter_mut().zip(eight).for_each(|(sum, logit)| *sum += exp(logit - max));
-            }
-            f64::from(sums.iter().sum::<f32>() + rest.iter().map(|l| exp(l - max)).sum::<f32>())
-        })
-        .sum();
-    f64::from(max) + sum.ln()
+    let mut sums = [0f32; LANES];
+    let whole = row.chunks_exact(LANES);
+    let rest = whole.remainder();
+    for chunk in whole {
+        sums.iter_mut().zip(chunk).for_each(|(sum, logit)| *sum += exp(logit - max));
+    }
+    let sum = sums.iter().sum::<f32>() + rest.iter().map(|l| exp(l - max)).sum::<f32>();
+    f64::from(max) + f64::from(sum).ln()
 }
