@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 
 use super::Model;
 use super::files::{COMPANIONS, CONFIG, Layout, SINGLE, wrong};
+use crate::data::Tokenizer;
 use crate::ops::slices::view;
 use crate::tensor_file::{TensorEntry, TensorFile};
 use crate::{EngineError, Result};
 
 /// Writes `model.safetensors` (f32) and `config.json` into `dir`, which exists. From `base`, the folder the model was
-/// loaded from, the configuration's other keys, the tokenizer and the template come along; a GGUF file has none of
-/// them to give.
+/// loaded from, the configuration's other keys, the tokenizer and the template come along; from a GGUF file, tokenizer
+/// and template.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -35,7 +36,14 @@ pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path, dtype: Dtype
         _ => "float32",
     };
     let config = match Layout::of(base)? {
-        Layout::Gguf(_) => config_of(spec, dtype),
+        Layout::Gguf(file) => {
+            // Weights are worth more than a tokenizer that only fails to be copied.
+            match Tokenizer::load(&file) {
+                Ok(tokenizer) => tokenizer.save(dir)?,
+                Err(error) => tracing::warn!("the model goes without a tokenizer: {error}"),
+            }
+            config_of(spec, dtype)
+        }
         Layout::Folder { config, .. } => {
             for name in COMPANIONS {
                 let from = base.join(name);
@@ -117,6 +125,7 @@ fn config_of(spec: &ModelSpec, dtype: &str) -> Value {
         "mlp_bias": spec.mlp_bias,
         "bos_token_id": spec.bos_token_id,
         "eos_token_id": spec.eos_token_ids,
+        "pad_token_id": spec.pad_token_id,
         "torch_dtype": dtype,
     })
 }

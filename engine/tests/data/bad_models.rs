@@ -78,11 +78,13 @@ fn a_bos_the_post_processor_adds_begins_plain_text_only() {
     assert!(!tokenizer.encode("Hi").unwrap().contains(&1));
 }
 
-/// A GGUF file without tensors: keys with texts, or lists of texts or of numbers.
+/// A GGUF file without tensors: keys with texts, numbers, flags, or lists.
 enum Key<'a> {
     Text(&'a str),
     Texts(&'a [&'a str]),
     Numbers(&'a [i32]),
+    Number(u32),
+    Flag(bool),
 }
 
 fn gguf(keys: &[(&str, Key<'_>)]) -> Vec<u8> {
@@ -113,6 +115,14 @@ fn gguf(keys: &[(&str, Key<'_>)]) -> Vec<u8> {
             Key::Numbers(values) => {
                 list(&mut out, 5, values.len());
                 values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+            }
+            Key::Number(value) => {
+                out.extend(4u32.to_le_bytes());
+                out.extend(value.to_le_bytes());
+            }
+            Key::Flag(value) => {
+                out.extend(7u32.to_le_bytes());
+                out.push(u8::from(*value));
             }
         }
     }
@@ -171,4 +181,31 @@ fn gguf_tokenizers_are_read_or_refused_by_key() {
     .unwrap();
     let found = Tokenizer::load(&folder.path().join("model.gguf")).unwrap_err().to_string();
     assert!(found.contains("key `tokenizer.ggml.tokens` is missing"), "{found}");
+}
+
+#[test]
+fn a_gguf_tokenizer_reads_the_same_from_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let tokens = ["<s>", "</s>", "a", "b", "ab", "Ġ"];
+    let bytes = gguf(&[
+        ("tokenizer.ggml.model", Key::Text("gpt2")),
+        ("tokenizer.ggml.pre", Key::Text("llama-bpe")),
+        ("tokenizer.ggml.tokens", Key::Texts(&tokens)),
+        ("tokenizer.ggml.token_type", Key::Numbers(&[3, 3, 1, 1, 1, 1])),
+        ("tokenizer.ggml.merges", Key::Texts(&["a b"])),
+        ("tokenizer.ggml.bos_token_id", Key::Number(0)),
+        ("tokenizer.ggml.eos_token_id", Key::Number(1)),
+        ("tokenizer.ggml.add_bos_token", Key::Flag(true)),
+        ("tokenizer.chat_template", Key::Text("{{ messages[0].content }}</s>")),
+    ]);
+    fs::write(&path, bytes).unwrap();
+    let inside = Tokenizer::load(&path).unwrap();
+    inside.save(folder.path()).unwrap();
+    let beside = Tokenizer::load(folder.path()).unwrap();
+    assert_eq!(beside.encode("ab ba</s>").unwrap(), inside.encode("ab ba</s>").unwrap());
+    assert_eq!((beside.prefix_ids(), inside.prefix_ids()), (&[0][..], &[0][..]));
+    assert_eq!((beside.bos(), beside.eos()), (inside.bos(), inside.eos()));
+    assert_eq!(beside.chat_template().unwrap().0, inside.chat_template().unwrap().0);
+    assert!(beside.is_special(1) && !beside.is_special(2));
 }

@@ -5,6 +5,7 @@
 
 mod folder;
 mod gguf;
+mod save;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
