@@ -61,13 +61,27 @@ impl Demo {
 
 /// The demo until its end or Ctrl-C; whatever was started is stopped before it returns.
 async fn live(output: Output, folder: PathBuf) -> Result<(), Failure> {
-    let stop = tokio::spawn(asked_to_stop());
+    let stop = tokio::spawn(async {
+        tokio::select! {
+            () = asked_to_stop() => {}
+            () = terminal_closed() => {}
+        }
+    });
     let house = House::start(&folder).await?;
     let told = tokio::select! {
         told = Box::pin(tell(&output, &house, &folder)) => told,
         _ = stop => Err(Failure::Interrupted(Some("the demo was stopped and cleaned up".into()))),
     };
     told.and(house.stop().await)
+}
+
+/// Unlike a service, which may outlive its terminal, the demo has nobody left to tell.
+async fn terminal_closed() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangup) => _ = hangup.recv().await,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Prints the story where people read it.
