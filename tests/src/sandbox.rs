@@ -12,6 +12,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,8 @@ pub struct Sandbox {
     program: PathBuf,
     folder: TempDir,
     address: String,
-    coordinator: Option<Process>,
+    /// Behind a lock, so that it can be killed while others use the sandbox.
+    coordinator: Mutex<Option<Process>>,
     agents: BTreeMap<String, Process>,
 }
 
@@ -50,11 +52,11 @@ impl Sandbox {
             .and_then(|l| l.local_addr())
             .expect("a free port")
             .port();
-        let mut sandbox = Self {
+        let sandbox = Self {
             program: program.into(),
             folder: TempDir::new().expect("a temporary folder"),
             address: format!("127.0.0.1:{port}"),
-            coordinator: None,
+            coordinator: Mutex::default(),
             agents: BTreeMap::new(),
         };
         sandbox.start_coordinator();
@@ -71,29 +73,21 @@ impl Sandbox {
     ///
     /// # Panics
     /// If it does not come up within 20 s.
-    pub fn start_coordinator(&mut self) {
+    pub fn start_coordinator(&self) {
         let data = self.folder().join("coordinator");
         let args =
             ["coordinator", "--listen", &self.address, "--data-dir", &data.display().to_string()];
-        self.coordinator =
-            Some(Process::start(&self.program, &args, self.folder().join("coordinator.log")));
+        let process = Process::start(&self.program, &args, self.folder().join("coordinator.log"));
+        *self.coordinator.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
         self.wait_for("the coordinator to answer", Duration::from_secs(20), |s| {
             s.cli(&["--output", "json", "agents"]).status.success().then_some(())
         });
     }
 
     /// Ends the coordinator as a power cut would.
-    pub fn kill_coordinator(&mut self) {
-        if let Some(mut process) = self.coordinator.take() {
-            process.kill_9();
-        }
-    }
-
-    /// As [`Self::kill_coordinator`], from beside whoever uses the sandbox at the same moment.
-    pub fn signal_coordinator_kill(&self) {
-        if let Some(process) = &self.coordinator {
-            let _ = kill(Pid::from_raw(process.pid()), Signal::SIGKILL);
-        }
+    pub fn kill_coordinator(&self) {
+        // Dropping it kills it.
+        *self.coordinator.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Starts an agent (again) with a declared card of this size and waits until it has joined.
