@@ -6,82 +6,126 @@ use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, Work};
 use crate::Liveness;
 use crate::state::{Agent, Job, Phase, State};
 
+/// The fleet at one moment, with what every explanation needs counted once.
+pub struct Picture<'a> {
+    state: &'a State,
+    /// Absent where it does not matter who is connected.
+    liveness: Option<&'a Liveness>,
+    /// Waiting jobs in the order they are to be placed.
+    queue: Vec<JobId>,
+    cards: Vec<Counted<'a>>,
+}
+
+/// A card and what is promised of it.
+struct Counted<'a> {
+    agent: &'a Agent,
+    reserved: ByteSize,
+    open: ByteSize,
+}
+
 /// What the fleet would say to a job that is about to be submitted. Whether agents are connected does not matter:
 /// they come back; their cards do not grow.
 #[must_use]
 pub fn submission(state: &State, spec: &JobSpec) -> Explanation {
-    let cards: Vec<_> = state.agents().map(|agent| verdict(state, agent, spec, None)).collect();
+    let picture = Picture::new(state, None);
+    let cards = picture.verdicts(spec);
     let too_small = !cards.is_empty() && cards.iter().all(|c| c.verdict == Verdict::TooSmall);
     let summary = if too_small { refusal(spec, &cards) } else { "fits".into() };
     let hint = if too_small { hint(spec, &cards) } else { None };
-    Explanation { summary, estimate: estimate(state, spec), ahead: Vec::new(), cards, hint }
+    Explanation { summary, estimate: picture.estimate(spec), ahead: Vec::new(), cards, hint }
 }
 
 /// Why a job is where it is.
 #[must_use]
 pub fn job(state: &State, liveness: &Liveness, job: &Job) -> Explanation {
-    let spec = &job.spec;
-    let cards: Vec<_> =
-        state.agents().map(|agent| verdict(state, agent, spec, Some(liveness))).collect();
-    let ahead: Vec<JobId> = match job.phase {
-        Phase::Queued => {
-            state.queue().iter().map(|j| j.id).take_while(|id| *id != job.id).collect()
-        }
-        _ => Vec::new(),
-    };
-    let (summary, hint) = match &job.phase {
-        Phase::Queued => (waiting(spec, &cards, &ahead), hint(spec, &cards)),
-        Phase::Assigned(lease) => {
-            (format!("assigned to `{}`, its trainer is starting", lease.agent), None)
-        }
-        Phase::Running(lease) => {
-            (format!("running on `{}` with {} promised", lease.agent, lease.vram_bytes), None)
-        }
-        Phase::Succeeded { agent, .. } => (format!("succeeded on `{agent}`"), None),
-        Phase::Failed => {
-            let why = job.failure.as_ref().map_or("", |f| f.message.as_str());
-            (format!("failed: {why}"), None)
-        }
-        Phase::Cancelled => ("cancelled by a user".into(), None),
-    };
-    Explanation { summary, estimate: estimate(state, spec), ahead, cards, hint }
+    Picture::of(state, liveness).explain(job)
 }
 
-fn estimate(state: &State, spec: &JobSpec) -> Estimate {
-    let device = state.agents().next().map(|a| a.offer.card.device).unwrap_or_default();
-    spec.estimates.get(&device).copied().unwrap_or_default()
-}
+impl<'a> Picture<'a> {
+    /// Looks at the fleet.
+    #[must_use]
+    pub fn of(state: &'a State, liveness: &'a Liveness) -> Self {
+        Self::new(state, Some(liveness))
+    }
 
-fn verdict(
-    state: &State,
-    agent: &Agent,
-    spec: &JobSpec,
-    liveness: Option<&Liveness>,
-) -> CardVerdict {
-    let card = &agent.offer.card;
-    let needed = spec.vram_bytes_needed(card.device).unwrap_or(ByteSize(u64::MAX));
-    let open = state.vram_bytes_open(agent);
-    let away = liveness.is_some_and(|l| !agent.present || !l.is_connected(&agent.name));
-    let verdict = if needed > card.usable() {
-        Verdict::TooSmall
-    } else if away {
-        Verdict::Disconnected
-    } else if agent.draining {
-        Verdict::Draining
-    } else if needed > open {
-        Verdict::Busy
-    } else {
-        Verdict::Fits
-    };
-    CardVerdict {
-        agent: agent.name.clone(),
-        card: card.clone(),
-        vram_bytes_needed: needed,
-        vram_bytes_reserved: ByteSize(state.vram_bytes_reserved(&agent.name)),
-        vram_bytes_foreign: agent.offer.vram_bytes_foreign,
-        vram_bytes_margin: card.margin(),
-        vram_bytes_open: open,
-        verdict,
+    fn new(state: &'a State, liveness: Option<&'a Liveness>) -> Self {
+        let cards = state.agents().map(|agent| Counted {
+            agent,
+            reserved: ByteSize(state.vram_bytes_reserved(&agent.name)),
+            open: state.vram_bytes_open(agent),
+        });
+        let queue = state.queue().iter().map(|job| job.id).collect();
+        Self { state, liveness, queue, cards: cards.collect() }
+    }
+
+    /// The state that was looked at.
+    pub(crate) fn state(&self) -> &'a State {
+        self.state
+    }
+
+    /// Why a job is where it is.
+    #[must_use]
+    pub fn explain(&self, job: &Job) -> Explanation {
+        let spec = &job.spec;
+        let cards = self.verdicts(spec);
+        let ahead: Vec<JobId> = match job.phase {
+            Phase::Queued => self.queue.iter().copied().take_while(|id| *id != job.id).collect(),
+            _ => Vec::new(),
+        };
+        let summary = match &job.phase {
+            Phase::Queued => waiting(spec, &cards, &ahead),
+            Phase::Assigned(lease) => {
+                format!("assigned to `{}`, its trainer is starting", lease.agent)
+            }
+            Phase::Running(lease) => {
+                format!("running on `{}` with {} promised", lease.agent, lease.vram_bytes)
+            }
+            Phase::Succeeded { agent, .. } => format!("succeeded on `{agent}`"),
+            Phase::Failed => {
+                format!("failed: {}", job.failure.as_ref().map_or("", |f| f.message.as_str()))
+            }
+            Phase::Cancelled => "cancelled by a user".into(),
+        };
+        let hint = if job.phase == Phase::Queued { hint(spec, &cards) } else { None };
+        Explanation { summary, estimate: self.estimate(spec), ahead, cards, hint }
+    }
+
+    /// What the job needs where it would most likely run.
+    fn estimate(&self, spec: &JobSpec) -> Estimate {
+        let device = self.cards.first().map(|c| c.agent.offer.card.device).unwrap_or_default();
+        spec.estimates.get(&device).copied().unwrap_or_default()
+    }
+
+    fn verdicts(&self, spec: &JobSpec) -> Vec<CardVerdict> {
+        self.cards.iter().map(|counted| self.verdict(counted, spec)).collect()
+    }
+
+    fn verdict(&self, counted: &Counted<'_>, spec: &JobSpec) -> CardVerdict {
+        let agent = counted.agent;
+        let card = &agent.offer.card;
+        let needed = spec.vram_bytes_needed(card.device).unwrap_or(ByteSize(u64::MAX));
+        let here = |l: &Liveness| agent.present && l.is_connected(&agent.name);
+        let verdict = if needed > card.usable() {
+            Verdict::TooSmall
+        } else if !self.liveness.is_none_or(here) {
+            Verdict::Disconnected
+        } else if agent.draining {
+            Verdict::Draining
+        } else if needed > counted.open {
+            Verdict::Busy
+        } else {
+            Verdict::Fits
+        };
+        CardVerdict {
+            agent: agent.name.clone(),
+            card: card.clone(),
+            vram_bytes_needed: needed,
+            vram_bytes_reserved: counted.reserved,
+            vram_bytes_foreign: agent.offer.vram_bytes_foreign,
+            vram_bytes_margin: card.margin(),
+            vram_bytes_open: counted.open,
+            verdict,
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use fleetune_shared::view::{AgentView, FailureView, FleetView, JobPhase, JobView};
 use fleetune_shared::{ByteSize, Work};
 
+use crate::Liveness;
+use crate::explain::Picture;
 use crate::state::{Agent, Job, Phase, State};
-use crate::{Liveness, explain};
 
 /// The phase as front ends name it.
 #[must_use]
@@ -22,9 +23,10 @@ pub fn phase(phase: &Phase) -> JobPhase {
 /// The whole fleet.
 #[must_use]
 pub fn fleet(state: &State, liveness: &Liveness) -> FleetView {
+    let picture = Picture::of(state, liveness);
     FleetView {
         agents: state.agents().map(|a| agent(state, liveness, a)).collect(),
-        jobs: state.jobs().map(|j| job(state, liveness, j)).collect(),
+        jobs: state.jobs().map(|j| job_in(&picture, j)).collect(),
     }
 }
 
@@ -45,7 +47,11 @@ pub fn agent(state: &State, liveness: &Liveness, agent: &Agent) -> AgentView {
 /// One job. Its latest metrics are not replicated: the caller adds them.
 #[must_use]
 pub fn job(state: &State, liveness: &Liveness, job: &Job) -> JobView {
-    let explanation = explain::job(state, liveness, job);
+    job_in(&Picture::of(state, liveness), job)
+}
+
+fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
+    let explanation = picture.explain(job);
     let (artifact, summary, lineage) = match &job.phase {
         Phase::Succeeded { artifact, summary, lineage, .. } => {
             (Some(artifact.clone()), Some((**summary).clone()), Some(lineage.clone()))
@@ -59,7 +65,8 @@ pub fn job(state: &State, liveness: &Liveness, job: &Job) -> JobView {
             .map(|lease| lease.agent.clone())
             .or_else(|| job.failure.as_ref().filter(|_| job.is_final()).map(|f| f.agent.clone())),
     };
-    let device = agent.as_ref().and_then(|name| state.agent(name)).map(|a| a.offer.card.device);
+    let device =
+        agent.as_ref().and_then(|name| picture.state().agent(name)).map(|a| a.offer.card.device);
     let estimate = match device {
         Some(device) => job.spec.estimates.get(&device).copied().unwrap_or_default(),
         None => explanation.estimate,

@@ -18,6 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::lines::Lines;
 use crate::order::STOP;
 
+/// How many threads a trainer computes with.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
 /// Numbers of the trainers that run now, for the probe to tell ours from strangers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrainerPids(Arc<Mutex<BTreeSet<u32>>>);
@@ -79,6 +82,11 @@ impl Process {
             // Ctrl-C in a terminal is the agent's to answer.
             .process_group(0)
             .kill_on_drop(true);
+        // Told nothing, the trainer's matrix products ask the kernel for the number of cores each time anew.
+        if std::env::var_os(THREADS).is_none() {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            command.env(THREADS, cores.to_string());
+        }
         if let Some(uuid) = launch.gpu_uuid {
             command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
