@@ -30,8 +30,16 @@ fn number(
     if (low..=high).contains(&value) {
         Ok(value)
     } else {
-        refuse(key, value, format!("{low} to {high}"))
+        refuse(key, value, format!("{} to {}", short(low), short(high)))
     }
+}
+
+/// What "above zero" means for rates, epochs and factors.
+const SMALLEST: f64 = 1e-12;
+
+/// A bound as people write it: `1e-12`, not a dozen zeros.
+fn short(bound: f64) -> String {
+    if bound != 0.0 && bound < 1e-3 { format!("{bound:e}") } else { bound.to_string() }
 }
 
 fn count(
@@ -109,7 +117,7 @@ pub(super) fn validate(file: RecipeFile) -> Result<Recipe, RecipeError> {
         "learning_rate",
         file.learning_rate,
         if use_peft { 2e-4 } else { 2e-5 },
-        f64::MIN_POSITIVE,
+        SMALLEST,
         10.0,
     )?;
     let recipe = Recipe {
@@ -202,7 +210,7 @@ fn lora(file: &RecipeFile) -> Result<Lora, RecipeError> {
     };
     Ok(Lora {
         r: count("r", file.r, 8, 1, 65_536)?,
-        lora_alpha: number("lora_alpha", file.lora_alpha, 8.0, f64::MIN_POSITIVE, 1e6)?,
+        lora_alpha: number("lora_alpha", file.lora_alpha, 8.0, SMALLEST, 1e6)?,
         use_rslora: file.use_rslora.unwrap_or(false),
         target_modules,
     })
@@ -214,7 +222,7 @@ fn duration(file: &RecipeFile) -> Result<Duration, RecipeError> {
             "num_train_epochs",
             file.num_train_epochs,
             3.0,
-            f64::MIN_POSITIVE,
+            SMALLEST,
             1e6,
         )?)),
         Some(steps) if (1..=1 << 40).contains(&steps) => Ok(Duration::Steps(steps as u64)),
