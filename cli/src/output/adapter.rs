@@ -19,7 +19,8 @@ fn kind(kind: ArtifactKind) -> &'static str {
 
 impl Show for AdapterList<'_> {
     fn table(&self, style: Style) -> String {
-        let columns = ["job", "name", "kind", ">steps", ">loss", ">size", "base", "data", "ended"];
+        let columns =
+            ["job", "name", "kind", "?>steps", ">loss", ">size", "?base", "?data", "?ended"];
         let mut table = Table::new(style, &columns);
         for job in self.0 {
             let Some(artifact) = &job.artifact else { continue };

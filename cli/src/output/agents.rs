@@ -32,7 +32,7 @@ pub(crate) fn used(agent: &AgentView) -> f64 {
 impl Show for AgentList<'_> {
     fn table(&self, style: Style) -> String {
         let columns =
-            ["agent", "state", "card", ">memory", ">reserved", ">foreign", ">open", "", "jobs"];
+            ["agent", "state", "?card", ">memory", "?>reserved", "?>foreign", ">open", "?", "jobs"];
         let mut table = Table::new(style, &columns);
         for agent in self.0 {
             let (word, colour) = state(agent);

@@ -18,7 +18,7 @@ pub(crate) struct Sizing {
 pub(super) fn breakdown(estimate: &Estimate, style: Style) -> String {
     let total = estimate.total();
     let share = |bytes: ByteSize| bytes.0 as f64 / total.0.max(1) as f64;
-    let mut table = Table::new(style, &["memory", ">bytes", ">share", ""]);
+    let mut table = Table::new(style, &["memory", ">bytes", ">share", "?"]);
     for (name, bytes) in estimate.parts().into_iter().filter(|(_, bytes)| bytes.0 > 0) {
         table.row([
             name.into(),

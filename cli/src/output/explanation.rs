@@ -33,11 +33,11 @@ fn word(verdict: Verdict) -> (&'static str, Colour) {
 fn cards(explained: &Explained<'_>, style: Style) -> String {
     let columns = [
         "agent",
-        "card",
+        "?card",
         ">memory",
-        ">reserved",
-        ">foreign",
-        ">margin",
+        "?>reserved",
+        "?>foreign",
+        "?>margin",
         ">open",
         ">needed",
         "verdict",

@@ -62,8 +62,10 @@ fn remark(job: &JobView) -> String {
 
 impl Show for JobList<'_> {
     fn table(&self, style: Style) -> String {
-        let columns =
-            ["job", "name", "phase", "agent", ">steps", ">loss", ">tok/s", ">memory", ">time", ""];
+        let columns = [
+            "job", "?name", "phase", "agent", ">steps", ">loss", "?>tok/s", "?>memory", "?>time",
+            "?",
+        ];
         let mut table = Table::new(style, &columns);
         for job in self.jobs {
             let speed = (job.phase == JobPhase::Running)

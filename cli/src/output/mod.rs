@@ -38,7 +38,7 @@ pub(crate) use jobs::{JobList, loss, steps};
 pub(crate) use sparkline::sparkline;
 pub(crate) use style::{Colour, Style};
 pub(crate) use sweep::SweepTable;
-pub(crate) use table::Table;
+pub(crate) use table::{Field, Table};
 pub(crate) use text::{plain, plain_line, shortened};
 pub(crate) use time::{iso, seconds, since};
 

@@ -48,6 +48,11 @@ impl Style {
         Self { colour: !unwanted, width }
     }
 
+    /// For text that is set in by `columns`.
+    pub(crate) fn narrower(self, columns: u16) -> Self {
+        Self { width: self.width.map(|width| width.saturating_sub(columns)), ..self }
+    }
+
     /// The text in a colour.
     pub(crate) fn paint(self, colour: Colour, text: &str) -> String {
         if self.colour && !text.is_empty() {

@@ -29,7 +29,7 @@ impl Show for SweepTable {
         let keys: BTreeSet<&String> = self.jobs.iter().flat_map(|j| j.sweep_keys.keys()).collect();
         let mut columns = vec!["job".to_owned()];
         columns.extend(keys.iter().map(|key| plain_line(key)));
-        columns.extend(["phase", ">loss", ">peak", ">time", "agent", ""].map(String::from));
+        columns.extend(["phase", ">loss", "?>peak", "?>time", "?agent", "?"].map(String::from));
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
         let mut table = Table::new(style, &columns);
         let best = self.jobs.first().filter(|j| j.phase == JobPhase::Succeeded).map(|j| j.id);

@@ -26,8 +26,8 @@ use crate::fleet::{
     Crowd, Following, asked_to_stop, follow, listen_to_log, pull, result_of, submit, told,
 };
 use crate::output::{
-    AdapterList, AgentList, Answer, Answers, Bars, Colour, Explained, Mode, Output, Show,
-    SweepTable, Table, loss, plain, seconds,
+    AdapterList, AgentList, Answer, Answers, Bars, Colour, Explained, Field, Mode, Output, Show,
+    Style, SweepTable, Table, loss, plain, seconds,
 };
 use crate::recipe::{RecipeOnDisk, upload};
 use house::House;
@@ -88,6 +88,11 @@ async fn terminal_closed() {
 struct Narrator<'a>(&'a Output);
 
 impl Narrator<'_> {
+    /// Of what is set in by two.
+    fn style(&self) -> Style {
+        self.0.style().narrower(2)
+    }
+
     fn heading(&self, text: &str) -> Result<(), Failure> {
         let text = self.0.style().paint(Colour::Strong, text);
         self.say(&format!("\n{text}"))
@@ -101,7 +106,7 @@ impl Narrator<'_> {
     }
 
     fn show(&self, what: &impl Show) -> Result<(), Failure> {
-        let table = what.table(self.0.style());
+        let table = what.table(self.style());
         self.say(&indented(&table))
     }
 }
@@ -119,8 +124,8 @@ async fn tell(output: &Output, house: &House, folder: &Path) -> Result<(), Failu
     let client = &house.client;
     assets::unpack(folder)?;
 
-    narrator.say("A coordinator and two agents run in this process. The cards are declared: the CPU stands in")?;
-    narrator.say("for them, and every trainer is held to its card's size.")?;
+    narrator.say("A coordinator and two agents run in this process. Their cards are declared:")?;
+    narrator.say("the CPU stands in, and every trainer is held to its card's size.")?;
     narrator.heading("1  The fleet")?;
     narrator.show(&AgentList(&house.agents().await?))?;
 
@@ -145,7 +150,7 @@ async fn tell(output: &Output, house: &House, folder: &Path) -> Result<(), Failu
     if let Some(job) = largest {
         narrator.say(&format!("\n  What the largest job, {}, needs and finds:", job.id))?;
         let explained = Explained::new(&explanations[&job.id], job.agent.as_ref());
-        narrator.say(&indented(&explained.numbers(output.style())))?;
+        narrator.say(&indented(&explained.numbers(narrator.style())))?;
     }
 
     narrator.heading("3  Training")?;
@@ -181,9 +186,7 @@ async fn tell(output: &Output, house: &House, folder: &Path) -> Result<(), Failu
     narrator.show(&answers)?;
     let took = begun.elapsed().as_secs_f64();
     narrator.say(&format!("\nAll of it took {}.", seconds(took)))?;
-    narrator.say(
-        "Next: `fleetune up` on this machine, then `fleetune submit RECIPE` from another terminal.",
-    )?;
+    narrator.say("Next: `fleetune up` here, then `fleetune submit RECIPE` in another terminal.")?;
     match output.mode {
         Mode::Table => Ok(()),
         Mode::Json => output.line(
@@ -242,13 +245,10 @@ struct Placement<'a> {
 }
 
 impl Show for Placement<'_> {
-    fn table(&self, style: crate::output::Style) -> String {
+    fn table(&self, style: Style) -> String {
         let cards = self.explanations.values().next().map(|e| &e.cards[..]).unwrap_or_default();
         let mut columns = vec!["job".to_owned(), "sets".into(), ">needs".into()];
-        columns.extend(cards.iter().map(|card| {
-            let usable = card.card.vram_bytes_total.0 - card.vram_bytes_margin.0;
-            format!("{} ({} usable)", card.agent, ByteSize(usable))
-        }));
+        columns.extend(cards.iter().map(|card| format!("{} holds", card.agent)));
         columns.push("placed on".into());
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
         let mut table = Table::new(style, &columns);
@@ -264,8 +264,11 @@ impl Show for Placement<'_> {
             ];
             for card in cards {
                 let usable = card.card.vram_bytes_total.0 - card.vram_bytes_margin.0;
-                let fits = job.estimate.total().0 <= usable;
-                row.push(if fits { "would fit".into() } else { "too small".into() });
+                let (word, colour) = match job.estimate.total().0 <= usable {
+                    true => ("fits", Colour::Good),
+                    false => ("too small", Colour::Bad),
+                };
+                row.push(Field::new(format!("{}, {word}", ByteSize(usable)), colour));
             }
             row.push(match (&job.agent, &job.waiting) {
                 (Some(agent), _) => agent.to_string().into(),
