@@ -4,7 +4,7 @@ use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
 use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, Work};
 
 use crate::Liveness;
-use crate::state::{Agent, Job, Phase, State};
+use crate::state::{Agent, Job, Lease, Phase, State};
 
 /// The fleet at one moment, with what every explanation needs counted once.
 pub struct Picture<'a> {
@@ -28,7 +28,7 @@ struct Counted<'a> {
 #[must_use]
 pub fn submission(state: &State, spec: &JobSpec) -> Explanation {
     let picture = Picture::new(state, None);
-    let cards = picture.verdicts(spec);
+    let cards = picture.verdicts(spec, None);
     let too_small = !cards.is_empty() && cards.iter().all(|c| c.verdict == Verdict::TooSmall);
     let summary = if too_small { refusal(spec, &cards) } else { "fits".into() };
     let hint = if too_small { hint(spec, &cards) } else { None };
@@ -67,7 +67,7 @@ impl<'a> Picture<'a> {
     #[must_use]
     pub fn explain(&self, job: &Job) -> Explanation {
         let spec = &job.spec;
-        let cards = self.verdicts(spec);
+        let cards = self.verdicts(spec, job.lease());
         let ahead: Vec<JobId> = match job.phase {
             Phase::Queued => self.queue.iter().copied().take_while(|id| *id != job.id).collect(),
             _ => Vec::new(),
@@ -96,12 +96,15 @@ impl<'a> Picture<'a> {
         spec.estimates.get(&device).copied().unwrap_or_default()
     }
 
-    fn verdicts(&self, spec: &JobSpec) -> Vec<CardVerdict> {
-        self.cards.iter().map(|counted| self.verdict(counted, spec)).collect()
+    /// Each card's answer to a job; what the job itself was promised stays open to it.
+    fn verdicts(&self, spec: &JobSpec, own: Option<&Lease>) -> Vec<CardVerdict> {
+        self.cards.iter().map(|counted| self.verdict(counted, spec, own)).collect()
     }
 
-    fn verdict(&self, counted: &Counted<'_>, spec: &JobSpec) -> CardVerdict {
+    fn verdict(&self, counted: &Counted<'_>, spec: &JobSpec, own: Option<&Lease>) -> CardVerdict {
         let agent = counted.agent;
+        let own = own.filter(|l| l.agent == agent.name).map_or(0, |lease| lease.vram_bytes.0);
+        let open = ByteSize(counted.open.0 + own);
         let card = &agent.offer.card;
         let needed = spec.vram_bytes_needed(card.device).unwrap_or(ByteSize(u64::MAX));
         let here = |l: &Liveness| agent.present && l.is_connected(&agent.name);
@@ -111,7 +114,7 @@ impl<'a> Picture<'a> {
             Verdict::Disconnected
         } else if agent.draining {
             Verdict::Draining
-        } else if needed > counted.open {
+        } else if needed > open {
             Verdict::Busy
         } else {
             Verdict::Fits
@@ -120,10 +123,10 @@ impl<'a> Picture<'a> {
             agent: agent.name.clone(),
             card: card.clone(),
             vram_bytes_needed: needed,
-            vram_bytes_reserved: counted.reserved,
+            vram_bytes_reserved: ByteSize(counted.reserved.0 - own),
             vram_bytes_foreign: agent.offer.vram_bytes_foreign,
             vram_bytes_margin: card.margin(),
-            vram_bytes_open: counted.open,
+            vram_bytes_open: open,
             verdict,
         }
     }

@@ -3,6 +3,7 @@
 mod story;
 
 use fleetune_scheduler::state::{Command, Effect, Submitted};
+use fleetune_shared::view::Verdict;
 use fleetune_shared::{ByteSize, Device, JobSpec, Work};
 use story::{Fleet, GIB, model, name, needs, recipe, urgent};
 
@@ -144,4 +145,13 @@ fn a_draining_agent_gets_nothing_new() {
     fleet.apply(Command::Drain { agent: name("one"), draining: false });
     fleet.settle();
     assert_eq!(fleet.place(job), Some("one"));
+}
+
+#[test]
+fn what_a_job_was_promised_is_not_held_against_it() {
+    let mut fleet = Fleet::with(&[("one", 10.0)]);
+    let job = fleet.submit(needs(6.0));
+    fleet.settle();
+    let card = fleet.explain(job).cards.remove(0);
+    assert_eq!((card.verdict, card.vram_bytes_reserved), (Verdict::Fits, ByteSize(0)));
 }
