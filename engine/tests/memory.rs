@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use fleetune_engine::merge::merge;
 use fleetune_engine::train::{Observer, train};
 use fleetune_engine::{EngineError, Result, memory};
 use fleetune_shared::{
-    ByteSize, Device, FailureKind, Recipe, TrainOrder, TrainSummary, TrainerEvent,
+    ByteSize, Device, FailureKind, MergeOrder, Recipe, TrainOrder, TrainSummary, TrainerEvent,
 };
 use serde_json::json;
 
@@ -22,14 +23,14 @@ impl Observer for Deaf {
     fn event(&mut self, _: TrainerEvent) {}
 }
 
-/// One step of LoRA on `rows` rows of `tokens` tokens, all supervised.
+/// One step of LoRA on `rows` rows of `tokens` tokens, all supervised; its adapter goes to `folder`.
 fn run(
+    folder: &Path,
     model: &Path,
     (rows, tokens): (usize, usize),
     limit: Option<ByteSize>,
 ) -> Result<TrainSummary> {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("rows.jsonl");
+    let data = folder.join("rows.jsonl");
     let ids: Vec<usize> = (0..tokens).map(|i| 3 + i * 7 % 500).collect();
     let row = json!({"input_ids": ids, "labels": ids}).to_string() + "\n";
     std::fs::write(&data, row.repeat(rows)).unwrap();
@@ -46,11 +47,12 @@ fn run(
         model: model.into(),
         data: vec![data],
         init_adapter: None,
-        out: folder.path().join("out"),
+        out: folder.join("out"),
         resume_from: None,
         device: Device::Cpu,
         memory_bytes_limit: limit,
     };
+    let _ = std::fs::remove_dir_all(&order.out);
     let result = train(&order, &mut Deaf);
     assert_eq!(result.is_ok(), order.out.join("report.json").exists());
     result
@@ -68,18 +70,19 @@ fn show(what: &str, summary: &TrainSummary) {
 /// One test, so that nothing else allocates beside what is measured.
 #[test]
 fn a_run_stays_within_its_estimate_and_its_limit() {
+    let folder = tempfile::tempdir().unwrap();
     let tiny = fixture("models/tiny-llama");
-    let shape = (8, 256);
-    let free = run(&tiny, shape, None).unwrap();
+    let run = |limit| run(folder.path(), &tiny, (8, 256), limit);
+    let free = run(None).unwrap();
     show("tiny", &free);
     let peak = free.memory_bytes_peak;
     assert!(peak < free.estimate.unwrap().total());
     assert!(peak > ByteSize(1 << 20), "the meter is not at work: {peak}");
 
-    let error = run(&tiny, shape, Some(ByteSize(peak.0 / 2))).unwrap_err();
+    let error = run(Some(ByteSize(peak.0 / 2))).unwrap_err();
     assert!(matches!(error, EngineError::OutOfMemory { .. }), "{error}");
     assert_eq!(error.kind(), FailureKind::OutOfMemory);
-    run(&tiny, shape, Some(ByteSize(peak.0 * 5 / 4))).unwrap();
+    run(Some(ByteSize(peak.0 * 5 / 4))).unwrap();
     // The bound went with the run.
     memory::check().unwrap();
 
@@ -94,7 +97,16 @@ fn smollm2() {
         eprintln!("skipped: no {}; run scripts/fetch-smollm2", path.display());
         return;
     }
-    let summary = run(&path, (4, 512), None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let summary = run(folder.path(), &path, (4, 512), None).unwrap();
     show("SmolLM2-135M, 4 × 512", &summary);
     assert!(summary.memory_bytes_peak < summary.estimate.unwrap().total());
+
+    let adapter = folder.path().join("out");
+    let order = MergeOrder { model: path, adapter, out: folder.path().join("merged") };
+    let summary = merge(&order, &mut Deaf).unwrap();
+    show("SmolLM2-135M, merged", &summary);
+    assert!(summary.memory_bytes_peak < summary.estimate.unwrap().total());
+    assert!(summary.merge_logit_difference.unwrap() < 1e-3);
+    assert!(order.out.join("tokenizer.json").exists());
 }

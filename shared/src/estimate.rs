@@ -36,6 +36,9 @@ pub struct Estimate {
 /// Labelled positions whose logits exist at the same time.
 pub const HEAD_CHUNK_ROWS: usize = 128;
 
+/// Tokens of the prompt whose logits a merge compares.
+pub const MERGE_PROMPT_TOKENS: usize = 32;
+
 const F32: u64 = 4;
 
 impl Estimate {
@@ -115,13 +118,16 @@ impl Estimate {
         }
     }
 
-    /// Sizes a merge: the base's largest tensor four times over, and the logits compared afterwards.
+    /// Sizes a merge: the base, then the merged model, one after the other to compare their logits. Writing the
+    /// merged weights takes less, a tensor at a time.
     #[must_use]
     pub fn of_merge(model: &ModelSpec, device: Device) -> Self {
-        // Both models are held once, for the comparison of their logits.
+        let logits = 2 * MERGE_PROMPT_TOKENS * model.vocab_size;
         Self {
-            weights: ByteSize(2 * model.parameters() * F32),
-            workspace: ByteSize(4 * (model.vocab_size * model.hidden_size) as u64 * F32),
+            weights: ByteSize(model.parameters() * F32),
+            logits: ByteSize(logits as u64 * F32),
+            // The adapter, whose rank a merge's order does not tell, and one block's forward pass.
+            workspace: ByteSize(4 * (model.hidden_size * model.intermediate_size) as u64 * F32),
             runtime: runtime(device),
             ..Self::default()
         }

@@ -3,15 +3,13 @@
 use std::path::Path;
 
 use candle_core::Tensor;
+use fleetune_shared::MERGE_PROMPT_TOKENS;
 use safetensors::tensor::Dtype;
 
 use crate::adapter::Adapter;
 use crate::model::{Model, WeightFiles};
 use crate::ops::slices;
 use crate::{EngineError, Result};
-
-/// Tokens of the question.
-const TOKENS: u32 = 32;
 
 /// Largest difference that is rounding, in f32 and as a fraction of the largest logit for what is stored in 16 bits.
 const DIFFERENCE_MAX: f64 = 1e-2;
@@ -25,8 +23,9 @@ pub(super) fn difference(
 ) -> Result<f64> {
     let vocab = base.spec().vocab_size as u32;
     // Spread over the vocabulary, since the lowest ids are often control tokens.
-    let prompt: Vec<u32> =
-        (1..=TOKENS).map(|i| (u64::from(i) * 7919 % u64::from(vocab)) as u32).collect();
+    let prompt: Vec<u32> = (1..=MERGE_PROMPT_TOKENS as u32)
+        .map(|i| (u64::from(i) * 7919 % u64::from(vocab)) as u32)
+        .collect();
     let expected = {
         let mut model = Model::load(base_path)?;
         model.attach(adapter)?;
