@@ -31,6 +31,9 @@ pub(super) fn colour(phase: JobPhase) -> Colour {
 
 /// `40/120`, or what is known of it.
 pub(crate) fn steps(job: &JobView) -> String {
+    if job.kind != "train" {
+        return "–".into();
+    }
     let done = job.summary.as_ref().map(|s| s.steps).or(job.latest.as_ref().map(|m| m.step));
     match (done, job.steps_total) {
         (Some(done), Some(total)) => format!("{done}/{total}"),

@@ -47,5 +47,6 @@ fn smollm2_gives_the_logits_of_transformers() {
             assert_eq!(row.iter().position(|x| *x == max), Some(expected.best[t]), "{prompt} {t}");
         }
     }
-    assert!(worst < 2e-4, "logits are off by {worst:e}");
+    eprintln!("largest difference of a logit: {worst:e}");
+    assert!(worst < 1e-4, "logits are off by {worst:e}");
 }
