@@ -1,6 +1,6 @@
 //! kill -9, over and over: whatever was acknowledged to the outside is there again.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -26,7 +26,8 @@ async fn child() {
     for number in begin.. {
         let text = format!("{number} {}", "x".repeat(number * 37 % 9000));
         running.node.propose(text.into_bytes()).await.unwrap();
-        eprintln!("acknowledged {number}");
+        // In one write, so that a kill never leaves half a line.
+        std::io::stderr().write_all(format!("acknowledged {number}\n").as_bytes()).unwrap();
     }
 }
 
