@@ -6,7 +6,7 @@ mod sandbox;
 use std::path::PathBuf;
 
 pub use process::Process;
-pub use sandbox::{JobOutcome, Sandbox};
+pub use sandbox::Sandbox;
 
 /// A file or folder under `tests/fixtures`.
 #[must_use]

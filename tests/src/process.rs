@@ -4,9 +4,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
 /// A running process.
 pub struct Process {
     child: Child,
@@ -31,28 +28,11 @@ impl Process {
         Self { child, log }
     }
 
-    /// Its number.
-    #[must_use]
-    pub fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
-    }
-
     /// Ends it as a power cut would.
     pub fn kill_9(&mut self) {
         // It may have ended by itself; both are what the caller wants.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-
-    /// Asks it to end.
-    pub fn terminate(&mut self) {
-        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
-        let _ = self.child.wait();
-    }
-
-    /// Whether it still runs.
-    pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// All it has printed.

@@ -33,13 +33,6 @@ pub struct Sandbox {
     agents: BTreeMap<String, Process>,
 }
 
-/// How a job ended.
-#[derive(Debug)]
-pub struct JobOutcome {
-    /// The job as `job show` prints it.
-    pub job: Value,
-}
-
 impl Sandbox {
     /// A coordinator that has just begun to listen; `program` is `env!("CARGO_BIN_EXE_fleetune-under-test")`.
     ///
@@ -185,19 +178,18 @@ impl Sandbox {
         value["id"].as_u64().expect("a job id")
     }
 
-    /// Waits until a job has ended, through whatever happens to the coordinator meanwhile.
+    /// Waits until a job has ended and returns it as `job show` prints it, through whatever happens to the coordinator meanwhile.
     ///
     /// # Panics
     /// If it has not ended in time.
     #[must_use]
-    pub fn wait_job(&self, job: u64, limit: Duration) -> JobOutcome {
+    pub fn wait_job(&self, job: u64, limit: Duration) -> Value {
         let id = job.to_string();
-        let job = self.wait_for(&format!("job {id} to end"), limit, |s| {
+        self.wait_for(&format!("job {id} to end"), limit, |s| {
             let job = s.json(&["job", "show", &id])?;
             let ended = ["succeeded", "failed", "cancelled"].contains(&job["phase"].as_str()?);
             ended.then_some(job)
-        });
-        JobOutcome { job }
+        })
     }
 
     /// Asks again and again until there is an answer.

@@ -65,7 +65,7 @@ fn result(job: &Value) -> String {
 }
 
 fn succeeded(sandbox: &Sandbox, job: u64) -> Value {
-    let job = sandbox.wait_job(job, LIMIT).job;
+    let job = sandbox.wait_job(job, LIMIT);
     assert_eq!(job["phase"], "succeeded", "{job:#}");
     job
 }

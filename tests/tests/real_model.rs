@@ -27,7 +27,7 @@ fn a_real_model_learns_and_its_adapter_is_pulled_merged_and_asked() {
     );
     fs::write(&recipe, text).expect("a recipe");
     let id = sandbox.submit(&recipe);
-    let job = sandbox.wait_job(id, Duration::from_secs(900)).job;
+    let job = sandbox.wait_job(id, Duration::from_secs(900));
     assert_eq!(job["phase"], "succeeded", "{job:#}");
     let loss = |key: &str| job["summary"][key].as_f64().expect("a loss");
     eprintln!("loss {} → {}, {:#}", loss("loss_first"), loss("loss_last"), job["summary"]);
