@@ -29,14 +29,14 @@ pub(super) fn preview(planned: &Planned, rows: usize, context: &Context) -> Resu
         tokenizer.use_chat_template(Path::new(template))?;
     }
     let dataset = Dataset::load(&order.data, &settings, Some(&tokenizer), &planned.spec)?;
-    let rows = dataset.rows.iter().map(|row| {
-        Ok(Previewed {
+    let mut rows = Vec::new();
+    for row in dataset.iter().collect::<Result<Vec<_>, _>>()?.iter().flatten() {
+        rows.push(Previewed {
             tokens: row.input_ids.len(),
             supervised: row.supervised(),
             segments: segments(row, &tokenizer)?,
-        })
-    });
-    let rows = rows.collect::<Result<Vec<_>, Failure>>()?;
+        });
+    }
     context.output.show(&Preview(rows))
 }
 

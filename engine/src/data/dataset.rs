@@ -1,27 +1,22 @@
-//! A data set in memory: rows of tokens, and what became of the rows that did not fit.
+//! A data set ready for training: sequences over stored rows, and what became of the rows that did not fit.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use fleetune_shared::ModelSpec;
-use fleetune_shared::recipe::{DataFormat, DataSettings, OverLength};
-use rayon::prelude::*;
+use fleetune_shared::recipe::DataSettings;
+use fleetune_shared::{BlobHash, ModelSpec};
+use serde::{Deserialize, Serialize};
 
-use super::Row;
-use super::encode::Encoder;
-use super::format::{self, Sample};
-use super::rows::{self, FileRow, Next};
+use super::batch::Row;
+use super::load;
+use super::pack::{self, Packing, Piece};
+use super::sequences::Sequences;
+use super::store::RowStore;
 use super::tokenizer::Tokenizer;
 use crate::{EngineError, Result};
 
-/// Rows that are tokenised together.
-const ROWS_AT_ONCE: usize = 512;
-
-fn at(place: &str, why: impl std::fmt::Display) -> EngineError {
-    EngineError::input(format!("{place}: {why}"))
-}
-
 /// What the files held and what became of it; goes into `report.json`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataStats {
     /// Rows kept.
     pub rows: u64,
@@ -38,12 +33,23 @@ pub struct DataStats {
     pub longest: usize,
 }
 
-/// Rows ready for training, at least one.
-#[derive(Clone, Debug, Default)]
+impl DataStats {
+    /// Counts a row that is kept.
+    pub(super) fn count(&mut self, row: &Row) {
+        self.rows += 1;
+        self.tokens += row.input_ids.len() as u64;
+        self.supervised += row.supervised() as u64;
+        self.longest = self.longest.max(row.input_ids.len());
+    }
+}
+
+/// Sequences ready for training, at least one. A sequence is what a micro-batch counts: one row, or a packed bin of
+/// rows.
+#[derive(Clone, Debug)]
 pub struct Dataset {
-    /// In file order.
-    pub rows: Vec<Row>,
-    /// Counts over them.
+    store: Arc<RowStore>,
+    sequences: Sequences,
+    /// Counts over the rows.
     pub stats: DataStats,
 }
 
@@ -59,126 +65,164 @@ impl Dataset {
         tokenizer: Option<&Tokenizer>,
         spec: &ModelSpec,
     ) -> Result<Self> {
-        let encoder = tokenizer.map(|t| Encoder::new(t, spec, settings)).transpose()?;
-        let encoder = encoder.as_ref();
-        let has_template = encoder.is_some_and(|e| e.template.is_some());
-        let mut dataset = Self::default();
-        let mut read = 0;
-        let mut waiting = Vec::with_capacity(ROWS_AT_ONCE);
-        for path in paths {
-            let mut layout = settings.format;
-            let next = rows::each(path, |FileRow { place, columns }| {
-                let mut understood = || {
-                    if layout == DataFormat::Auto {
-                        layout = format::detect(&columns)?;
-                    }
-                    format::sample(layout, &columns, has_template, spec.vocab_size)
-                };
-                let sample = understood().map_err(|why| at(&place, why));
-                let failed = sample.is_err();
-                waiting.push((place, sample));
-                read += 1;
-                if failed || waiting.len() == ROWS_AT_ONCE {
-                    dataset.encode(&mut waiting, encoder, settings)?;
-                }
-                Ok(if settings.rows_max == Some(read) { Next::Enough } else { Next::Row })
-            });
-            // A complaint about an earlier row goes before what ended the reading.
-            dataset.encode(&mut waiting, encoder, settings)?;
-            if next? == Next::Enough {
-                break;
-            }
-        }
-        if dataset.rows.is_empty() {
-            let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-            return Err(EngineError::input(format!(
-                "{}: no row is left to train on ({} read, {} dropped); raise `max_length` or give more data",
-                names.join(", "),
-                read,
-                dataset.stats.dropped
-            )));
-        }
-        Ok(dataset)
-    }
-
-    /// Tokenises what waits, on all cores, and takes it in order.
-    fn encode(
-        &mut self,
-        waiting: &mut Vec<(String, Result<Sample>)>,
-        encoder: Option<&Encoder<'_>>,
-        settings: &DataSettings,
-    ) -> Result<()> {
-        let rows: Vec<(String, Result<Row>)> = waiting
-            .par_drain(..)
-            .map(|(place, sample)| {
-                let row = match (sample, encoder) {
-                    (Err(error), _) => Err(error),
-                    (Ok(Sample::Tokens(row)), _) => Ok(row),
-                    (Ok(sample), Some(encoder)) => encoder.row(sample).map_err(|e| at(&place, e)),
-                    (Ok(_), None) => {
-                        Err(at(&place, "text needs a tokenizer, and the model has none"))
-                    }
-                };
-                (place, row)
-            })
-            .collect();
-        for (place, row) in rows {
-            self.admit(row?, settings).map_err(|why| at(&place, why))?;
-        }
-        Ok(())
+        let (store, stats) = load::load(paths, settings, tokenizer, spec)?;
+        Self::over(store, stats)
     }
 
     /// A data set made elsewhere, such as in a test.
     #[must_use]
-    pub fn of(rows: Vec<Row>) -> Self {
-        let mut dataset = Self::default();
-        for row in rows {
-            dataset.push(row);
-        }
-        dataset
+    pub fn of(rows: &[Row]) -> Self {
+        let mut stats = DataStats::default();
+        rows.iter().for_each(|row| stats.count(row));
+        let store = RowStore::of(rows);
+        let sequences = Sequences::single(pieces(&store));
+        Self { store: Arc::new(store), sequences, stats }
     }
 
-    /// Keeps, cuts, drops or refuses a row.
-    fn admit(&mut self, mut row: Row, settings: &DataSettings) -> Result<(), String> {
-        if row.supervised() == 0 {
-            return Err("nothing to learn: no token carries a label; \
-                        leave the row out, or look at it with `fleetune train --preview`"
-                .into());
+    fn over(store: RowStore, stats: DataStats) -> Result<Self> {
+        // Rows are numbered, and tokens of a row counted, in 32 bits.
+        if u32::try_from(store.len()).is_err() {
+            let rows = store.len();
+            return Err(EngineError::input(format!(
+                "{rows} rows, expected at most {}; set `max_samples`",
+                u32::MAX
+            )));
         }
-        let length = row.input_ids.len();
-        let max_length = settings.max_length;
-        if length > max_length {
-            match settings.over_length {
-                OverLength::Error => {
-                    return Err(format!(
-                        "{length} tokens, longer than `max_length` {max_length}; raise `max_length`, or choose \
-                         `over_length: truncate` or `drop`"
-                    ));
-                }
-                OverLength::Drop => {
-                    self.stats.dropped += 1;
-                    return Ok(());
-                }
-                OverLength::Truncate => {
-                    row.input_ids.truncate(max_length);
-                    row.labels.truncate(max_length);
-                    if row.supervised() == 0 {
-                        self.stats.dropped += 1;
-                        return Ok(());
-                    }
-                    self.stats.truncated += 1;
-                }
+        let sequences = Sequences::single(pieces(&store));
+        Ok(Self { store: Arc::new(store), sequences, stats })
+    }
+
+    /// The same rows in sequences of up to `max_length` tokens. A bin that holds nothing to learn, such as one inside
+    /// a very long prompt, is left out.
+    ///
+    /// # Errors
+    /// Rows that cannot be read back.
+    pub fn packed(mut self, packing: Packing, max_length: usize) -> Result<Self> {
+        let rows = self.sequences.pieces().to_vec();
+        let max_length = u32::try_from(max_length).unwrap_or(u32::MAX);
+        let mut bins = match packing {
+            Packing::Bfd => pack::best_fit(rows, max_length),
+            Packing::BfdSplit => pack::best_fit(pack::split(&rows, max_length), max_length),
+            Packing::Wrapped => pack::wrap(&rows, max_length),
+        };
+        let mut fault = None;
+        bins.retain(|bin| {
+            self.teaches(bin).unwrap_or_else(|error| {
+                fault.get_or_insert(error);
+                false
+            })
+        });
+        if let Some(error) = fault {
+            return Err(error);
+        }
+        self.sequences = Sequences::packed(bins);
+        Ok(self)
+    }
+
+    /// Whether a token of these pieces is learned. Every whole row has one.
+    fn teaches(&self, bin: &[Piece]) -> Result<bool> {
+        let whole =
+            |piece: &Piece| piece.tokens as usize == self.store.tokens_of(piece.row as usize);
+        if bin.iter().any(whole) {
+            return Ok(true);
+        }
+        for piece in bin {
+            if self.read(*piece)?.supervised() > 0 {
+                return Ok(true);
             }
         }
-        self.push(row);
-        Ok(())
+        Ok(false)
     }
 
-    fn push(&mut self, row: Row) {
-        self.stats.rows += 1;
-        self.stats.tokens += row.input_ids.len() as u64;
-        self.stats.supervised += row.supervised() as u64;
-        self.stats.longest = self.stats.longest.max(row.input_ids.len());
-        self.rows.push(row);
+    /// Sequences in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens of sequence `i`.
+    #[must_use]
+    pub fn tokens_of(&self, i: usize) -> usize {
+        self.sequences.get(i).iter().map(|piece| piece.tokens as usize).sum()
+    }
+
+    /// The examples of sequence `i`, which do not see each other.
+    ///
+    /// # Errors
+    /// Rows that cannot be read back.
+    pub fn sequence(&self, i: usize) -> Result<Vec<Row>> {
+        self.sequences.get(i).iter().map(|piece| self.read(*piece)).collect()
+    }
+
+    /// All sequences in order.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Vec<Row>>> {
+        (0..self.len()).map(|i| self.sequence(i))
+    }
+
+    /// Tells these sequences from others.
+    #[must_use]
+    pub fn hash(&self) -> BlobHash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.store.hash().0);
+        self.sequences.hash_into(&mut hasher);
+        BlobHash(*hasher.finalize().as_bytes())
+    }
+
+    fn read(&self, piece: Piece) -> Result<Row> {
+        self.store.read(piece.row as usize, piece.start as usize, piece.tokens as usize)
+    }
+}
+
+fn pieces(store: &RowStore) -> Vec<Piece> {
+    (0..store.len()).map(|row| Piece::whole(row as u32, store.tokens_of(row) as u32)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{IGNORED, MicroBatch};
+
+    /// A row that learns its last `learned` tokens.
+    fn row(first: u32, tokens: u32, learned: u32) -> Row {
+        let input_ids: Vec<u32> = (first..first + tokens).collect();
+        let label =
+            |id: &u32| if *id >= first + tokens - learned { i64::from(*id) } else { IGNORED };
+        Row { labels: input_ids.iter().map(label).collect(), input_ids }
+    }
+
+    fn examples(dataset: &Dataset) -> Vec<Vec<Vec<u32>>> {
+        let ids = |rows: Result<Vec<Row>>| rows.unwrap().into_iter().map(|row| row.input_ids);
+        dataset.iter().map(|rows| ids(rows).collect()).collect()
+    }
+
+    #[test]
+    fn packed_rows_stay_examples_of_their_own() {
+        let data = Dataset::of(&[row(10, 3, 2), row(20, 6, 3), row(30, 2, 1)]);
+        let packed = data.clone().packed(Packing::Bfd, 8).unwrap();
+        assert_eq!(
+            examples(&packed),
+            [vec![vec![20, 21, 22, 23, 24, 25], vec![30, 31]], vec![vec![10, 11, 12]]]
+        );
+        assert_eq!((packed.len(), packed.tokens_of(0), packed.tokens_of(1)), (2, 8, 3));
+        assert_ne!(packed.hash(), data.hash());
+        let rows = packed.sequence(0).unwrap();
+        let batch = MicroBatch::of(&rows.iter().collect::<Vec<_>>());
+        assert_eq!(batch.cu_seqlens, [0, 6, 8]);
+        assert_eq!(batch.targets, [IGNORED, IGNORED, 23, 24, 25, IGNORED, 31, IGNORED]);
+    }
+
+    #[test]
+    fn a_bin_with_nothing_to_learn_is_left_out() {
+        let data = Dataset::of(&[row(10, 9, 2)]);
+        let split = data.clone().packed(Packing::BfdSplit, 4).unwrap();
+        // The last token stands alone, so nothing predicts it; the one before begins no piece.
+        assert_eq!(examples(&split), [[[14, 15, 16, 17]]]);
+        assert_eq!(examples(&data.packed(Packing::Wrapped, 9).unwrap()).len(), 1);
     }
 }

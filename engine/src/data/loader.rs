@@ -1,5 +1,5 @@
-//! The order of rows and how they are cut into steps: an epoch is a permutation, a step is `accumulation`
-//! micro-batches of `micro_batch` rows, and the last step of an epoch is as small as what is left. Steps never mix
+//! The order of sequences and how they are cut into steps: an epoch is a permutation, a step is `accumulation`
+//! micro-batches of `micro_batch` sequences, and the last step of an epoch is as small as what is left. Steps never mix
 //! epochs, so the arithmetic of epochs, steps and warm-up is that of transformers' `Trainer`.
 
 use fleetune_shared::recipe::{Batching, Duration, Sampling};
@@ -15,29 +15,28 @@ use crate::{EngineError, Result};
 pub struct Cursor {
     /// Epochs behind.
     pub epoch: u64,
-    /// Rows of this epoch behind.
+    /// Sequences of this epoch behind.
     pub position: usize,
 }
 
 /// Hands out a data set step by step, for ever.
 #[derive(Debug)]
 pub struct Loader<'a> {
-    rows: &'a [Row],
+    data: &'a Dataset,
     batching: Batching,
     sampling: Sampling,
     seed: u64,
     cursor: Cursor,
-    /// Row numbers in this epoch's order; a function of seed and epoch, so never stored.
+    /// Sequence numbers in this epoch's order; a function of seed and epoch, so never stored.
     order: Vec<usize>,
 }
 
 impl<'a> Loader<'a> {
-    /// Begins at the first row of the first epoch. A [`Dataset`] that was loaded has at least one row.
+    /// Begins at the first sequence of the first epoch. A [`Dataset`] that was loaded has at least one.
     #[must_use]
     pub fn new(dataset: &'a Dataset, batching: Batching, sampling: Sampling, seed: u64) -> Self {
-        let rows = dataset.rows.as_slice();
-        let order = epoch_order(rows.len(), sampling, seed, 0);
-        Self { rows, batching, sampling, seed, cursor: Cursor::default(), order }
+        let order = epoch_order(dataset.len(), sampling, seed, 0);
+        Self { data: dataset, batching, sampling, seed, cursor: Cursor::default(), order }
     }
 
     /// Where the next step begins.
@@ -52,38 +51,49 @@ impl<'a> Loader<'a> {
     /// A cursor that does not belong to this data and batching.
     pub fn seek(&mut self, cursor: Cursor) -> Result<()> {
         let step_rows = self.step_rows();
-        if cursor.position >= self.rows.len() || !cursor.position.is_multiple_of(step_rows) {
+        if cursor.position >= self.data.len() || !cursor.position.is_multiple_of(step_rows) {
             return Err(EngineError::input(format!(
                 "checkpoint stands at row {} of its epoch, but this run has {} rows in steps of {step_rows}; \
                  resume with the data and batch sizes it was begun with",
                 cursor.position,
-                self.rows.len()
+                self.data.len()
             )));
         }
         self.cursor = cursor;
-        self.order = epoch_order(self.rows.len(), self.sampling, self.seed, cursor.epoch);
+        self.order = epoch_order(self.data.len(), self.sampling, self.seed, cursor.epoch);
         Ok(())
     }
 
     /// The micro-batches of one optimizer step: at least one, none of them empty.
-    pub fn next_step(&mut self) -> Vec<MicroBatch> {
+    ///
+    /// # Errors
+    /// Rows that cannot be read back.
+    pub fn next_step(&mut self) -> Result<Vec<MicroBatch>> {
         let end = (self.cursor.position + self.step_rows()).min(self.order.len());
         let batches = self.order[self.cursor.position..end]
             .chunks(self.batching.micro_batch)
-            .map(|chunk| MicroBatch::of(&chunk.iter().map(|i| &self.rows[*i]).collect::<Vec<_>>()))
-            .collect();
+            .map(|chunk| self.micro_batch(chunk))
+            .collect::<Result<_>>()?;
         self.cursor.position = end;
         if end == self.order.len() {
             self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
-            self.order = epoch_order(self.rows.len(), self.sampling, self.seed, self.cursor.epoch);
+            self.order = epoch_order(self.data.len(), self.sampling, self.seed, self.cursor.epoch);
         }
-        batches
+        Ok(batches)
+    }
+
+    fn micro_batch(&self, sequences: &[usize]) -> Result<MicroBatch> {
+        let mut rows = Vec::new();
+        for i in sequences {
+            rows.extend(self.data.sequence(*i)?);
+        }
+        Ok(MicroBatch::of(&rows.iter().collect::<Vec<&Row>>()))
     }
 
     /// Optimizer steps in one pass over the data.
     #[must_use]
     pub fn steps_per_epoch(&self) -> u64 {
-        let batches = self.rows.len().div_ceil(self.batching.micro_batch);
+        let batches = self.data.len().div_ceil(self.batching.micro_batch);
         batches.div_ceil(self.batching.accumulation) as u64
     }
 
@@ -99,17 +109,19 @@ impl<'a> Loader<'a> {
     /// Epochs behind, with a fraction.
     #[must_use]
     pub fn epochs_done(&self) -> f64 {
-        self.cursor.epoch as f64 + self.cursor.position as f64 / self.rows.len().max(1) as f64
+        self.cursor.epoch as f64 + self.cursor.position as f64 / self.data.len().max(1) as f64
     }
 
-    /// The largest micro-batch any order can produce: the longest rows together. A run that survives it will not
-    /// run out of memory later.
-    #[must_use]
-    pub fn longest_step(&self) -> MicroBatch {
-        let mut rows: Vec<&Row> = self.rows.iter().collect();
-        rows.sort_by_key(|row| std::cmp::Reverse(row.input_ids.len()));
-        rows.truncate(self.batching.micro_batch);
-        MicroBatch::of(&rows)
+    /// The largest micro-batch any order can produce: the longest sequences together. A run that survives it will
+    /// not run out of memory later.
+    ///
+    /// # Errors
+    /// Rows that cannot be read back.
+    pub fn longest_step(&self) -> Result<MicroBatch> {
+        let mut sequences: Vec<usize> = (0..self.data.len()).collect();
+        sequences.sort_by_key(|i| std::cmp::Reverse(self.data.tokens_of(*i)));
+        sequences.truncate(self.batching.micro_batch);
+        self.micro_batch(&sequences)
     }
 
     fn step_rows(&self) -> usize {
@@ -140,10 +152,8 @@ mod tests {
 
     /// Row `i` has `i + 2` tokens, all equal to `i`.
     fn dataset(rows: usize) -> Dataset {
-        let rows = (0..rows)
-            .map(|i| Row { input_ids: vec![i as u32; i + 2], labels: vec![i as i64; i + 2] })
-            .collect();
-        Dataset::of(rows)
+        let row = |i| Row { input_ids: vec![i as u32; i + 2], labels: vec![i as i64; i + 2] };
+        Dataset::of(&(0..rows).map(row).collect::<Vec<_>>())
     }
 
     fn loader(dataset: &Dataset, micro_batch: usize, accumulation: usize, seed: u64) -> Loader<'_> {
@@ -177,8 +187,8 @@ mod tests {
         let sizes = |step: &[MicroBatch]| -> Vec<usize> {
             step.iter().map(|b| b.cu_seqlens.len() - 1).collect()
         };
-        assert_eq!(sizes(&loader.next_step()), [2, 2]);
-        assert_eq!(sizes(&loader.next_step()), [2, 1]);
+        assert_eq!(sizes(&loader.next_step().unwrap()), [2, 2]);
+        assert_eq!(sizes(&loader.next_step().unwrap()), [2, 1]);
         assert_eq!(loader.cursor(), Cursor { epoch: 1, position: 0 });
         assert_eq!(loader.epochs_done(), 1.0);
     }
@@ -187,9 +197,9 @@ mod tests {
     fn the_longest_micro_batch_bounds_every_other() {
         let data = dataset(9);
         let mut loader = loader(&data, 2, 1, 3);
-        let longest = loader.longest_step().tokens();
+        let longest = loader.longest_step().unwrap().tokens();
         assert_eq!(longest, 10 + 9);
-        assert!((0..50).all(|_| loader.next_step().iter().all(|b| b.tokens() <= longest)));
+        assert!((0..50).all(|_| loader.next_step().unwrap().iter().all(|b| b.tokens() <= longest)));
     }
 
     #[test]
@@ -217,7 +227,7 @@ mod tests {
         let batching = Batching { micro_batch: 5, accumulation: 1 };
         let mut loader = Loader::new(&data, batching, Sampling::Sequential, 9);
         for _ in 0..2 {
-            assert_eq!(row_numbers(&loader.next_step()), [0, 1, 2, 3, 4]);
+            assert_eq!(row_numbers(&loader.next_step().unwrap()), [0, 1, 2, 3, 4]);
         }
     }
 
@@ -230,7 +240,7 @@ mod tests {
                 let mut seen = Vec::new();
                 let mut steps = 0;
                 while loader.cursor().epoch == epoch {
-                    let step = loader.next_step();
+                    let step = loader.next_step().unwrap();
                     prop_assert!(!step.is_empty() && step.len() <= accumulation);
                     seen.extend(row_numbers(&step));
                     steps += 1;
@@ -246,13 +256,13 @@ mod tests {
             let data = dataset(rows);
             let mut whole = loader(&data, micro_batch, accumulation, seed);
             for _ in 0..steps {
-                whole.next_step();
+                whole.next_step().unwrap();
             }
             let saved = serde_json::to_string(&whole.cursor()).unwrap();
             let mut resumed = loader(&data, micro_batch, accumulation, seed);
             resumed.seek(serde_json::from_str(&saved).unwrap()).unwrap();
             for _ in 0..20 {
-                prop_assert_eq!(whole.next_step(), resumed.next_step());
+                prop_assert_eq!(whole.next_step().unwrap(), resumed.next_step().unwrap());
             }
         }
     }

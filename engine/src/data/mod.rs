@@ -1,7 +1,8 @@
 //! From files to micro-batches: formats, chat template, tokens, labels, order.
 //!
 //! ```text
-//!   JSON / JSONL ─▶ format ─▶ Conversation ─▶ template ─▶ tokens + labels (Row) ─▶ loader ─▶ MicroBatch
+//!   JSON / JSONL ─▶ format ─▶ Conversation ─▶ template ─▶ tokens + labels (Row) ─▶ store
+//!                                    MicroBatch ◀─ loader ◀─ sequences, packed or not ◀─┘
 //! ```
 
 mod batch;
@@ -11,9 +12,13 @@ mod encode;
 mod file;
 mod format;
 mod guard;
+mod load;
 mod loader;
+mod pack;
 mod preview;
 mod rows;
+mod sequences;
+mod store;
 mod template;
 mod tokenizer;
 
@@ -21,6 +26,7 @@ pub use batch::{IGNORED, MicroBatch, Row};
 pub use conversation::{Conversation, Message, Role};
 pub use dataset::{DataStats, Dataset};
 pub use loader::{Cursor, Loader};
+pub use pack::Packing;
 pub use preview::{Segment, preview, preview_rows};
 pub use template::ChatTemplate;
 pub use tokenizer::{SpecialToken, Tokenizer};

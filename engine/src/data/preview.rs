@@ -27,7 +27,11 @@ pub fn preview_rows(order: &TrainOrder, count: u64) -> Result<Vec<Vec<Segment>>>
     settings.rows_max = Some(settings.rows_max.map_or(count, |rows| rows.min(count)).max(1));
     let tokenizer = Tokenizer::with_template(&order.model, &settings)?;
     let dataset = Dataset::load(&order.data, &settings, Some(&tokenizer), &spec)?;
-    dataset.rows.iter().map(|row| preview(row, &tokenizer)).collect()
+    let mut rows = Vec::new();
+    for sequence in dataset.iter() {
+        rows.extend(sequence?);
+    }
+    rows.iter().map(|row| preview(row, &tokenizer)).collect()
 }
 
 /// Cuts a row wherever learning begins or ends. The first token is never predicted, so never learned.

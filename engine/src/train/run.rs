@@ -177,7 +177,7 @@ impl Run<'_> {
         if self.state.step > 0 {
             return Ok(());
         }
-        let longest = self.loader.longest_step();
+        let longest = self.loader.longest_step()?;
         self.model.forward_backward(&longest, 1.0)?;
         memory::check()?;
         self.model.clear_gradients();
@@ -202,7 +202,7 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Option<StepMetrics>> {
         let step = self.state.step + 1;
-        let batches = self.loader.next_step();
+        let batches = self.loader.next_step()?;
         let supervised: usize = batches.iter().map(|batch| batch.supervised()).sum();
         if supervised == 0 {
             return Err(EngineError::input(format!(

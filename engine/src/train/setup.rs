@@ -62,7 +62,7 @@ impl Setup {
             }
         };
         Ok(Self {
-            data_hash: hash_of_rows(&dataset),
+            data_hash: dataset.hash(),
             model_hash: hash_of_base(&order.model, &spec)?,
             recipe,
             dataset,
@@ -120,18 +120,6 @@ fn adapter(order: &TrainOrder, recipe: &Recipe, lora: &Lora, spec: &ModelSpec) -
         return differs("target_modules", list(asked), list(names));
     }
     Ok(adapter)
-}
-
-fn hash_of_rows(dataset: &Dataset) -> BlobHash {
-    let mut hasher = blake3::Hasher::new();
-    for row in &dataset.rows {
-        hasher.update(&(row.input_ids.len() as u64).to_le_bytes());
-        let bytes: Vec<u8> = (row.input_ids.iter().flat_map(|id| id.to_le_bytes()))
-            .chain(row.labels.iter().flat_map(|label| label.to_le_bytes()))
-            .collect();
-        hasher.update(&bytes);
-    }
-    BlobHash(*hasher.finalize().as_bytes())
 }
 
 /// Of the model's shape and the sizes of its files: enough to tell a mistake, without reading gigabytes. Names are

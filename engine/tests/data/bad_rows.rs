@@ -1,6 +1,6 @@
 //! Every fault a data file can have: the answer names the place and what to do.
 
-use crate::bench::{Bench, spec};
+use crate::bench::{Bench, rows, spec};
 
 const GOOD: &str = r#"{"instruction": "Say hi", "output": "hi"}"#;
 
@@ -190,12 +190,12 @@ fn odd_but_sound_files_are_read() {
 #[test]
 fn long_rows_are_cut_or_dropped_and_counted() {
     let bench = Bench::new();
-    let rows = r#"{"input_ids": [1, 2, 3, 4, 5]}
+    let text = r#"{"input_ids": [1, 2, 3, 4, 5]}
 {"input_ids": [1, 2, 3]}
 {"input_ids": [1, 2, 3, 4, 5, 6], "labels": [-100, -100, -100, -100, 5, 6]}"#;
-    let cut = bench.load(rows, "max_length: 4\nover_length: truncate").unwrap();
-    assert_eq!(cut.rows[0].input_ids, [1, 2, 3, 4]);
-    assert_eq!(cut.rows[0].labels, [1, 2, 3, 4]);
+    let cut = bench.load(text, "max_length: 4\nover_length: truncate").unwrap();
+    assert_eq!(rows(&cut)[0].input_ids, [1, 2, 3, 4]);
+    assert_eq!(rows(&cut)[0].labels, [1, 2, 3, 4]);
     let stats = cut.stats;
     assert_eq!(
         (stats.rows, stats.truncated, stats.dropped),
@@ -203,9 +203,9 @@ fn long_rows_are_cut_or_dropped_and_counted() {
         "nothing to learn was left of the third"
     );
     assert_eq!((stats.tokens, stats.supervised, stats.longest), (7, 5, 4));
-    let dropped = bench.load(rows, "max_length: 4\nover_length: drop").unwrap().stats;
+    let dropped = bench.load(text, "max_length: 4\nover_length: drop").unwrap().stats;
     assert_eq!((dropped.rows, dropped.truncated, dropped.dropped), (1, 0, 2));
-    let error = bench.refusal(rows, "max_length: 2\nover_length: drop");
+    let error = bench.refusal(text, "max_length: 2\nover_length: drop");
     assert!(
         error.contains("no row is left to train on (3 read, 3 dropped); raise `max_length`"),
         "{error}"

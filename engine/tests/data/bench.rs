@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use fleetune_engine::Result;
-use fleetune_engine::data::{Dataset, Tokenizer, preview};
+use fleetune_engine::data::{Dataset, Row, Tokenizer, preview};
 use fleetune_shared::{ModelSpec, Recipe};
 use tempfile::TempDir;
 
@@ -21,6 +21,11 @@ pub(crate) fn spec() -> ModelSpec {
     let config = r#"{"model_type":"llama","hidden_size":64,"intermediate_size":160,"num_hidden_layers":2,
         "num_attention_heads":4,"vocab_size":49152,"max_position_embeddings":8192,"rms_norm_eps":1e-5}"#;
     ModelSpec::from_hf_config(config).unwrap()
+}
+
+/// Every row, packed or not.
+pub(crate) fn rows(dataset: &Dataset) -> Vec<Row> {
+    dataset.iter().flat_map(|rows| rows.unwrap()).collect()
 }
 
 impl Bench {
@@ -62,7 +67,7 @@ impl Bench {
             let segments = preview(row, &self.tokenizer).unwrap().into_iter();
             segments.map(|s| if s.supervised { format!("[{}]", s.text) } else { s.text }).collect()
         };
-        dataset.rows.iter().map(row).collect()
+        rows(&dataset).iter().map(row).collect()
     }
 
     /// The error of loading `bytes`, which must begin with the file's name.

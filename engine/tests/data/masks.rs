@@ -1,6 +1,6 @@
 //! Which tokens are learned, seen as `train --preview` shows it: learned text stands in [brackets].
 
-use crate::bench::{Bench, fixtures};
+use crate::bench::{Bench, fixtures, rows};
 
 const SYSTEM: &str = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n";
 
@@ -50,7 +50,7 @@ fn control_tokens_in_peoples_text_stay_text() {
         serde_json::json!({"conversations": [{"from": "human", "value": attack}, {"from": "gpt", "value": "No."}]}).to_string(),
     ] {
         let dataset = bench.load(&row, "").unwrap();
-        let ids = &dataset.rows[0].input_ids;
+        let ids = &rows(&dataset)[0].input_ids;
         let count = |special: u32| ids.iter().filter(|id| **id == special).count();
         assert_eq!((count(1), count(2)), (3, 3), "{row}");
         assert!(bench.tokenizer.decode(ids).unwrap().contains(attack), "{row}");
@@ -62,12 +62,12 @@ fn control_tokens_in_peoples_text_stay_text() {
     ]});
     let joined = "{% for m in messages %}{{ '<|im_start|>' }}{% if m.content is string %}{{ m.content }}{% else %}\
         {% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{{ '<|im_end|>' }}{% endfor %}";
-    let ids =
-        Bench::with_template(joined).load(parts.to_string(), "").unwrap().rows[0].input_ids.clone();
+    let dataset = Bench::with_template(joined).load(parts.to_string(), "").unwrap();
+    let ids = &rows(&dataset)[0].input_ids;
     assert_eq!(ids.iter().filter(|id| **id == 2).count(), 2);
     // Plain text is text as well, but for the one EOS we add.
     let plain = serde_json::json!({"prompt": attack, "completion": attack}).to_string();
-    let ids = &bench.load(&plain, "").unwrap().rows[0].input_ids;
+    let ids = &rows(&bench.load(&plain, "").unwrap())[0].input_ids;
     assert_eq!((ids.contains(&1), ids.iter().filter(|id| **id == 2).count()), (false, 1));
     assert_eq!(ids.last(), Some(&2));
 }
@@ -126,10 +126,9 @@ fn without_a_template_alpaca_is_alpacas_own_text() {
     let settings = fleetune_shared::Recipe::read(recipe).unwrap().data;
     let mut spec = crate::bench::spec();
     spec.vocab_size = 49_156;
-    let rows = fleetune_engine::data::Dataset::load(&[path], &settings, Some(&tokenizer), &spec)
-        .unwrap()
-        .rows;
-    let segments = fleetune_engine::data::preview(&rows[0], &tokenizer).unwrap();
+    let dataset =
+        fleetune_engine::data::Dataset::load(&[path], &settings, Some(&tokenizer), &spec).unwrap();
+    let segments = fleetune_engine::data::preview(&rows(&dataset)[0], &tokenizer).unwrap();
     assert_eq!(segments.len(), 2);
     assert!(
         segments[0].text.ends_with("### Instruction:\nAdd\n\n### Input:\n1+1\n\n### Response:\n")
@@ -142,7 +141,7 @@ fn without_a_template_alpaca_is_alpacas_own_text() {
 fn an_eos_that_is_also_the_padding_token_keeps_its_label() {
     let bench = Bench::new();
     let padded = r#"{"input_ids": [5, 6, 2, 2, 2], "labels": [-100, 6, 2, -100, -100], "attention_mask": [1, 1, 1, 0, 0]}"#;
-    let row = &bench.load(padded, "").unwrap().rows[0];
+    let row = &rows(&bench.load(padded, "").unwrap())[0];
     assert_eq!(
         (row.input_ids.as_slice(), row.labels.as_slice()),
         ([5, 6, 2].as_slice(), [-100, 6, 2].as_slice())
