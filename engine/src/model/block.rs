@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use fleetune_shared::ModelSpec;
 
 use super::cache::KvCache;
-use super::linear::Linear;
+use super::linear::{Linear, LinearSaved};
 use super::trainable::{Parameter, Trainable};
 use crate::Result;
 use crate::ops::{AttentionShape, Backend, Rotary, Span, Turn};
@@ -38,6 +38,8 @@ pub(crate) struct Block {
 pub(crate) struct Pass<'a> {
     pub(crate) ops: &'a dyn Backend,
     pub(crate) spec: &'a ModelSpec,
+    /// Off, the base answers as if nothing were laid beside it: the reference of preference tuning.
+    pub(crate) adapters: bool,
     pub(crate) rotary: Rotary,
     pub(crate) spans: Vec<Span>,
 }
@@ -69,8 +71,7 @@ pub(crate) struct Saved {
     middle_rstd: Tensor,
     gate: Tensor,
     up: Tensor,
-    /// `x · Aᵀ` of each linear with an adapter.
-    low: [Option<Tensor>; 7],
+    linears: [LinearSaved; 7],
 }
 
 impl Block {
@@ -83,10 +84,10 @@ impl Block {
         cache: Option<(usize, &mut KvCache)>,
     ) -> Result<(Tensor, Saved)> {
         let (ops, eps) = (pass.ops, pass.spec.rms_norm_eps);
-        let mut low: [Option<Tensor>; 7] = Default::default();
+        let mut linears: [LinearSaved; 7] = Default::default();
         let mut linear = |index: usize, x: &Tensor| -> Result<Tensor> {
-            let (y, kept) = self.linears[index].forward(ops, x)?;
-            low[index] = kept;
+            let (y, kept) = self.linears[index].forward(pass, x)?;
+            linears[index] = kept;
             Ok(y)
         };
 
@@ -108,7 +109,7 @@ impl Block {
         drop(normed);
         let y = linear(DOWN, &ops.swiglu(&gate, &up)?)?;
         ops.add(&y, &middle)?;
-        let saved = Saved { x, rstd, q, k, v, out, lse, middle, middle_rstd, gate, up, low };
+        let saved = Saved { x, rstd, q, k, v, out, lse, middle, middle_rstd, gate, up, linears };
         Ok((y, saved))
     }
 
@@ -122,7 +123,7 @@ impl Block {
         want_dx: bool,
     ) -> Result<Option<Tensor>> {
         let (ops, eps) = (pass.ops, pass.spec.rms_norm_eps);
-        let Saved { x, rstd, q, k, v, out, lse, middle, middle_rstd, gate, up, low } = saved;
+        let Saved { x, rstd, q, k, v, out, lse, middle, middle_rstd, gate, up, linears } = saved;
         let inputs_learn = want_dx || self.input_norm.trained();
         let want_qkv = inputs_learn || self.linears[Q..=V].iter().any(Linear::trained);
         let want_middle = want_qkv || self.linears[O].trained();
@@ -131,7 +132,7 @@ impl Block {
 
         let activation = ops.swiglu(&gate, &up)?;
         let dactivation =
-            self.linears[DOWN].backward(ops, &dy, &activation, low[DOWN].as_ref(), want_gate)?;
+            self.linears[DOWN].backward(pass, &dy, &activation, &linears[DOWN], want_gate)?;
         drop(activation);
         let Some(dactivation) = dactivation else { return Ok(None) };
         let (dgate, dup) = ops.swiglu_backward(&gate, &up, &dactivation)?;
@@ -141,13 +142,13 @@ impl Block {
             ops,
             [
                 self.linears[GATE].backward(
-                    ops,
+                    pass,
                     &dgate,
                     &normed,
-                    low[GATE].as_ref(),
+                    &linears[GATE],
                     want_mlp_input,
                 )?,
-                self.linears[UP].backward(ops, &dup, &normed, low[UP].as_ref(), want_mlp_input)?,
+                self.linears[UP].backward(pass, &dup, &normed, &linears[UP], want_mlp_input)?,
             ],
         )?;
         drop((normed, dgate, dup));
@@ -157,7 +158,7 @@ impl Block {
             return Ok(None);
         }
 
-        let dout = self.linears[O].backward(ops, &dy, &out, low[O].as_ref(), want_qkv)?;
+        let dout = self.linears[O].backward(pass, &dy, &out, &linears[O], want_qkv)?;
         let Some(dout) = dout else { return Ok(None) };
         let (dq, dk, dv) =
             ops.attention_backward(&dout, &q, &k, &v, &out, &lse, &pass.attention())?;
@@ -168,9 +169,9 @@ impl Block {
         let dnormed = sum(
             ops,
             [
-                self.linears[Q].backward(ops, &dq, &normed, low[Q].as_ref(), inputs_learn)?,
-                self.linears[K].backward(ops, &dk, &normed, low[K].as_ref(), inputs_learn)?,
-                self.linears[V].backward(ops, &dv, &normed, low[V].as_ref(), inputs_learn)?,
+                self.linears[Q].backward(pass, &dq, &normed, &linears[Q], inputs_learn)?,
+                self.linears[K].backward(pass, &dk, &normed, &linears[K], inputs_learn)?,
+                self.linears[V].backward(pass, &dv, &normed, &linears[V], inputs_learn)?,
             ],
         )?;
         norm_backward(ops, &mut self.input_norm, dnormed, &x, &rstd, &dy)?;

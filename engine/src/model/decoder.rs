@@ -145,7 +145,7 @@ impl Model {
         let pass = self.pass(ops.as_ref(), &spec, &batch.cu_seqlens, 0);
         let lowest = self.lowest_trained();
 
-        let mut x = ops.gather(self.embed.value(), &batch.input_ids)?;
+        let mut x = self.embed.gather(ops.as_ref(), &batch.input_ids)?;
         let mut kept = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
             crate::memory::check()?;
@@ -222,7 +222,7 @@ impl Model {
     pub fn step(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         self.check_ids(tokens)?;
         let pass = self.pass(self.ops.as_ref(), &self.spec, &[0, tokens.len()], cache.len());
-        let mut x = self.ops.gather(self.embed.value(), tokens)?;
+        let mut x = self.embed.gather(self.ops.as_ref(), tokens)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&pass, x, Some((index, cache)))?.0;
         }
@@ -234,7 +234,7 @@ impl Model {
     /// The residual stream before the final norm, `[tokens, H]`.
     fn hidden(&self, input_ids: &[u32], cu_seqlens: &[usize]) -> Result<Tensor> {
         let pass = self.pass(self.ops.as_ref(), &self.spec, cu_seqlens, 0);
-        let mut x = self.ops.gather(self.embed.value(), input_ids)?;
+        let mut x = self.embed.gather(self.ops.as_ref(), input_ids)?;
         for block in &self.blocks {
             crate::memory::check()?;
             x = block.forward(&pass, x, None)?.0;
@@ -255,6 +255,7 @@ impl Model {
         Pass {
             ops,
             spec,
+            adapters: true,
             rotary: Rotary::new(&self.frequencies, positions),
             spans: examples.map(|q| Span { k: q.start..q.end + past, q }).collect(),
         }

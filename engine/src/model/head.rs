@@ -44,7 +44,7 @@ impl Model {
     /// Logits of rows of the residual stream: `[rows, H]` to `[rows, V]`.
     pub(super) fn head_logits(&self, x: &Tensor) -> Result<Tensor> {
         let (normed, _) = self.ops.rms_norm(x, self.norm.value(), self.spec.rms_norm_eps)?;
-        self.ops.project(&normed, self.head_weight().value())
+        self.head_weight().project(self.ops.as_ref(), &normed)
     }
 
     /// As [`Self::head_loss`]; adds `scale` times the gradients of norm and head, and gives that of `x`.
@@ -62,9 +62,9 @@ impl Model {
             let x = ops.gather(x, rows)?;
             let (normed, rstd) = ops.rms_norm(&x, self.norm.value(), self.spec.rms_norm_eps)?;
             let weight = self.head_weight_mut();
-            let logits = ops.project(&normed, weight.value())?;
+            let logits = weight.project(ops, &normed)?;
             loss += ops.cross_entropy_backward(&logits, targets, scale)?;
-            let dnormed = ops.project_dx(&logits, weight.value())?;
+            let dnormed = weight.project_dx(ops, &logits)?;
             if let Some(weight) = weight.trained_mut() {
                 weight.accumulate_product(ops, &logits, &normed)?;
             }

@@ -2,9 +2,9 @@
 
 use candle_core::Tensor;
 
+use super::block::Pass;
 use super::trainable::{Parameter, Trainable};
 use crate::Result;
-use crate::ops::Backend;
 
 /// `y = x · Wᵀ + b + s · (x · Aᵀ) · Bᵀ` (LoRA, arXiv 2106.09685).
 #[derive(Debug)]
@@ -27,22 +27,28 @@ pub(crate) struct LoraPair {
     pub(crate) scaling: f64,
 }
 
+/// What a linear layer keeps from its forward to its backward pass, besides its input.
+#[derive(Debug, Default)]
+pub(crate) struct LinearSaved {
+    /// `x · Aᵀ`, `[T, r]`, beside an adapter.
+    low: Option<Tensor>,
+}
+
 impl Linear {
-    /// `y` and, beside an adapter, `x · Aᵀ`, which the backward pass wants again: `[T, out]` and `[T, r]`.
-    pub(crate) fn forward(
-        &self,
-        ops: &dyn Backend,
-        x: &Tensor,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let y = ops.project(x, self.weight.value())?;
+    /// `[T, in]` to `[T, out]`, and what the backward pass wants again.
+    pub(crate) fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<(Tensor, LinearSaved)> {
+        let ops = pass.ops;
+        let y = self.weight.project(ops, x)?;
         if let Some(bias) = &self.bias {
             ops.add_bias(&y, bias.value())?;
         }
-        let Some(LoraPair { a, b, scaling }) = &self.lora else { return Ok((y, None)) };
+        let Some(LoraPair { a, b, scaling }) = self.lora.as_ref().filter(|_| pass.adapters) else {
+            return Ok((y, LinearSaved::default()));
+        };
         let low = ops.project(x, &a.value)?;
         let b = (b.value.t()?.contiguous()? * *scaling)?;
         ops.add_low_rank(&y, &low, &b)?;
-        Ok((y, Some(low)))
+        Ok((y, LinearSaved { low: Some(low) }))
     }
 
     /// Whether anything here learns.
@@ -56,20 +62,21 @@ impl Linear {
     /// `dx = dy·W + s·(dy·B)·A` when it is wanted.
     pub(crate) fn backward(
         &mut self,
-        ops: &dyn Backend,
+        pass: &Pass<'_>,
         dy: &Tensor,
         x: &Tensor,
-        low: Option<&Tensor>,
+        saved: &LinearSaved,
         want_dx: bool,
     ) -> Result<Option<Tensor>> {
+        let ops = pass.ops;
         if let Some(bias) = self.bias.as_mut().and_then(Parameter::trained_mut) {
             bias.accumulate(ops, ops.sum_rows(dy)?)?;
         }
         if let Some(weight) = self.weight.trained_mut() {
             weight.accumulate_product(ops, dy, x)?;
         }
-        let dx = want_dx.then(|| ops.project_dx(dy, self.weight.value())).transpose()?;
-        if let (Some(LoraPair { a, b, scaling }), Some(low)) = (&mut self.lora, low) {
+        let dx = want_dx.then(|| self.weight.project_dx(ops, dy)).transpose()?;
+        if let (Some(LoraPair { a, b, scaling }), Some(low)) = (&mut self.lora, &saved.low) {
             let dlow = (ops.project_dx(dy, &b.value)? * *scaling)?;
             if let Some(dx) = &dx {
                 ops.add_low_rank(dx, &dlow, &a.value)?;

@@ -91,6 +91,21 @@ impl Parameter {
         }
     }
 
+    /// `x · Wᵀ`, see [`Backend::project`].
+    pub(crate) fn project(&self, ops: &dyn Backend, x: &Tensor) -> Result<Tensor> {
+        ops.project(x, self.value())
+    }
+
+    /// `dy · W`, see [`Backend::project_dx`].
+    pub(crate) fn project_dx(&self, ops: &dyn Backend, dy: &Tensor) -> Result<Tensor> {
+        ops.project_dx(dy, self.value())
+    }
+
+    /// Rows `ids`, see [`Backend::gather`].
+    pub(crate) fn gather(&self, ops: &dyn Backend, ids: &[u32]) -> Result<Tensor> {
+        ops.gather(self.value(), ids)
+    }
+
     /// The value as f32.
     pub(crate) fn value(&self) -> &Tensor {
         match self {
