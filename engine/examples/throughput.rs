@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if full {
         model.train_full();
     } else {
-        let lora = Lora { r: 8, lora_alpha: 16.0, use_rslora: false, target_modules: vec![] };
+        let lora = Lora { lora_alpha: 16.0, ..Lora::default() };
         let adapter = Adapter::fresh(model.spec(), &lora, path, 0)?;
         model.attach(adapter)?;
     }

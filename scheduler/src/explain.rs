@@ -1,5 +1,6 @@
 //! Why a job waits, or why it was refused: every card with its numbers, and the nearest change that would help.
 
+use fleetune_shared::recipe::{CheckpointingChoice, CheckpointingLevel};
 use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
 use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, Work};
 
@@ -239,8 +240,8 @@ fn change(
         words.push(format!("per_device_train_batch_size: {rows}"));
         words.push(format!("gradient_accumulation_steps: {accumulation}"));
     }
-    if checkpointing && !recipe.gradient_checkpointing {
-        file.gradient_checkpointing = Some(true);
+    if checkpointing && recipe.gradient_checkpointing == CheckpointingLevel::None {
+        file.gradient_checkpointing = Some(CheckpointingChoice::Switch(true));
         words.push("gradient_checkpointing: true".into());
     }
     if shorter {

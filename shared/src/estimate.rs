@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::{Lora, Method};
+use crate::recipe::{CheckpointingLevel, Lora, Method};
 use crate::{ByteSize, Device, ModelSpec, Recipe};
 
 /// One piece of an estimate: its name and its bytes.
@@ -69,7 +69,8 @@ impl Estimate {
         let tokens = (recipe.batching.micro_batch * recipe.data.max_length) as u64;
         let weights = model.parameters() * F32;
         let (adapter, trained) = match &recipe.method {
-            Method::Full => (0, model.parameters() * F32),
+            Method::Full | Method::Freeze(_) => (0, model.parameters() * F32),
+            Method::Ia3(_) => (0, 0),
             Method::Lora(lora) => {
                 let bytes = lora_parameters(model, lora) * F32;
                 (bytes, bytes)
@@ -81,7 +82,7 @@ impl Estimate {
         let heads = model.num_attention_heads as u64;
         let layers = model.num_hidden_layers as u64;
         let lowered: usize = match &recipe.method {
-            Method::Full => 0,
+            Method::Full | Method::Freeze(_) | Method::Ia3(_) => 0,
             Method::Lora(lora) => {
                 lora.r * model.linears().iter().filter(|(name, ..)| lora.targets(name)).count()
             }
@@ -91,7 +92,7 @@ impl Estimate {
         let saved_per_block =
             tokens * (2 * h + 2 * q + 2 * kv + 2 * f + heads + 2 + lowered as u64) * F32;
         let boundary = tokens * h * F32;
-        let activations = if recipe.gradient_checkpointing {
+        let activations = if recipe.gradient_checkpointing == CheckpointingLevel::Block {
             layers * boundary + saved_per_block
         } else {
             layers * saved_per_block + boundary
@@ -100,8 +101,8 @@ impl Estimate {
         // At the widest moment of a backward pass: gradients of the residual, the activation, gate and up. A full
         // run also makes one weight's gradient before it is added to those of earlier micro-batches.
         let product = match &recipe.method {
-            Method::Lora(_) => 0,
-            Method::Full => {
+            Method::Lora(_) | Method::Ia3(_) => 0,
+            Method::Full | Method::Freeze(_) => {
                 let largest = model.linears().iter().map(|(_, out, inp)| out * inp).max();
                 largest.unwrap_or(0) as u64 * F32
             }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use fleetune_shared::recipe::Method;
 use fleetune_shared::{
     Artifact, ArtifactFile, ArtifactKind, ByteSize, Device, InputRole, JobSpec, MergeOrder,
     TrainOrder, Work,
@@ -25,9 +24,7 @@ impl Start {
     /// What the job leaves behind.
     pub(super) fn result_kind(&self) -> ArtifactKind {
         match &self.spec.work {
-            Work::Train { recipe } if matches!(recipe.method, Method::Lora(_)) => {
-                ArtifactKind::Adapter
-            }
+            Work::Train { recipe } if recipe.method.makes_adapter() => ArtifactKind::Adapter,
             Work::Train { .. } | Work::Merge(_) => ArtifactKind::Model,
         }
     }

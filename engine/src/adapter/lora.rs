@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use fleetune_shared::recipe::Lora;
+use fleetune_shared::recipe::{Lora, Targets};
 use fleetune_shared::{AdapterConfig, ModelSpec};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -28,7 +28,9 @@ impl Adapter {
     /// When a target names no linear layer of the model, or none is left.
     pub fn fresh(spec: &ModelSpec, lora: &Lora, base: &str, seed: u64) -> Result<Self> {
         let names = spec.linears().map(|(name, ..)| name);
-        if let Some(unknown) = lora.target_modules.iter().find(|t| !names.contains(&t.as_str())) {
+        if let Targets::Names(targets) = &lora.target_modules
+            && let Some(unknown) = targets.iter().find(|t| !names.contains(&t.as_str()))
+        {
             return Err(EngineError::input(format!(
                 "target_modules: `{}` is no linear layer of this model, expected some of {}",
                 unknown.escape_debug(),

@@ -62,6 +62,9 @@ pub(super) fn sample(
         }
         DataFormat::Sharegpt => sharegpt(columns),
         DataFormat::PromptCompletion => prompt_completion(columns),
+        DataFormat::Text | DataFormat::Preference | DataFormat::Kto => {
+            Err("this layout is not read yet".into())
+        }
         DataFormat::Tokenized => tokenized(columns, vocab_size).map(Sample::Tokens),
     }
 }

@@ -46,6 +46,7 @@ impl Schedule {
                 let progress = (step - self.warmup) as f64 / decay;
                 (0.5 * (1.0 + (PI * progress).cos())).max(0.0)
             }
+            other => unreachable!("{other:?} is refused before a run"),
         }
     }
 }
@@ -57,7 +58,8 @@ mod tests {
     use super::*;
 
     fn schedule(name: ScheduleName, warmup: Warmup, total: u64) -> Schedule {
-        Schedule::new(&recipe::Schedule { name, learning_rate: 1.0, warmup }, total)
+        let args = recipe::ScheduleArgs::default();
+        Schedule::new(&recipe::Schedule { name, learning_rate: 1.0, warmup, args }, total)
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! ```
 
 mod metrics;
+mod not_yet;
 mod observer;
 mod result;
 mod run;

@@ -42,14 +42,14 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     let mut state = State::new(recipe.file(), steps_total, model_hash, data_hash);
 
     let optimizer = match &resume {
-        None => AdamW::new(recipe.optim, model.trainables_mut()),
+        None => AdamW::new(recipe.optim.adam, model.trainables_mut()),
         Some(folder) => {
             let earlier = State::read(folder)?;
             state.continues(&earlier, folder)?;
             state = earlier;
             loader.seek(state.cursor)?;
             restore_weights(&mut model, &folder.join(result::weights_file(adapter.as_ref())))?;
-            let mut optimizer = AdamW::new(recipe.optim, model.trainables_mut());
+            let mut optimizer = AdamW::new(recipe.optim.adam, model.trainables_mut());
             optimizer.restore(&folder.join(OPTIMIZER), state.step)?;
             optimizer
         }

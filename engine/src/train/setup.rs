@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use fleetune_shared::recipe::{Lora, Method};
+use fleetune_shared::recipe::{CheckpointingLevel, Lora, Method};
 use fleetune_shared::{AdapterConfig, BlobHash, ModelSpec, Recipe, TrainOrder, TrainerEvent};
 
-use super::Observer;
+use super::{Observer, not_yet};
 use crate::adapter::{self, Adapter};
 use crate::data::{Dataset, Tokenizer};
 use crate::model::{self, Model};
@@ -30,6 +30,7 @@ impl Setup {
         let spec = model::spec_of(&order.model)?;
         let recipe = order.recipe.clone().fit_model(&spec);
         let recipe = recipe.map_err(|e| EngineError::input(e.to_string()))?;
+        not_yet::refuse(&recipe)?;
         let tokenizer = Tokenizer::for_rows(&order.model, &recipe.data)?;
         let dataset = Dataset::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec)?;
         let stats = dataset.stats;
@@ -45,9 +46,9 @@ impl Setup {
             ),
         });
         let mut model = base(order, &recipe, observer)?;
-        model.gradient_checkpointing = recipe.gradient_checkpointing;
+        model.gradient_checkpointing = recipe.gradient_checkpointing == CheckpointingLevel::Block;
         let adapter = match &recipe.method {
-            Method::Full => {
+            Method::Full | Method::Freeze(_) | Method::Ia3(_) => {
                 model.train_full();
                 None
             }

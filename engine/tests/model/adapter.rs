@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use fleetune_engine::adapter::{self, Adapter};
 use fleetune_engine::model::Model;
-use fleetune_shared::recipe::Lora;
+use fleetune_shared::recipe::{Lora, Targets};
 use serde_json::{Value, json};
 
 use crate::{fixture, max_abs, tensors};
@@ -18,8 +18,8 @@ fn lora() -> Lora {
     Lora {
         r: 4,
         lora_alpha: 8.0,
-        use_rslora: false,
-        target_modules: vec!["q_proj".into(), "down_proj".into()],
+        target_modules: Targets::Names(vec!["q_proj".into(), "down_proj".into()]),
+        ..Lora::default()
     }
 }
 
@@ -201,7 +201,7 @@ fn damaged_adapters_are_refused() {
 #[test]
 fn unknown_targets_are_named() {
     let spec = tiny().spec().clone();
-    let wrong = Lora { target_modules: vec!["c_attn".into()], ..lora() };
+    let wrong = Lora { target_modules: Targets::Names(vec!["c_attn".into()]), ..lora() };
     let message = Adapter::fresh(&spec, &wrong, "tiny", 0).unwrap_err().to_string();
     assert!(message.contains("`c_attn`") && message.contains("q_proj"), "{message}");
 }

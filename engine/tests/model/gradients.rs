@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use fleetune_engine::adapter::Adapter;
 use fleetune_engine::data::{IGNORED, MicroBatch, Row};
 use fleetune_engine::model::Model;
-use fleetune_shared::recipe::Lora;
+use fleetune_shared::recipe::{Lora, Targets};
 
 use crate::oracle::Oracle;
 use crate::{batch, fixture, norm, relative};
@@ -43,8 +43,8 @@ fn lora(targets: &[&str]) -> Lora {
     Lora {
         r: 3,
         lora_alpha: 5.0,
-        use_rslora: false,
-        target_modules: targets.iter().map(|t| (*t).to_owned()).collect(),
+        target_modules: Targets::Names(targets.iter().map(|t| (*t).to_owned()).collect()),
+        ..Lora::default()
     }
 }
 

@@ -6,6 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::DataFormat;
+use super::sweep::SweepFile;
+use super::words::{
+    CheckpointingChoice, Dtype, EvalStrategy, FDivergence, FinetuningTask, FourBitType, LoraBias,
+    OneOrMany, OneOrManyLayers, OptimName, OverLength, PackingStrategy, PeftType, Sampling,
+    ScheduleArgs, ScheduleName, StoppingStrategy, SwitchOrWord, TargetModules, TruncationMode,
+};
 
 /// A recipe's text, key by key. Unknown keys are refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,12 +36,34 @@ pub struct RecipeFile {
     pub init_adapter: Option<String>,
 
     // ── data ────────────────────────────────────────────────────────────────────────────────────────────────
-    /// A JSON or JSONL file, or a list of them. Relative to the recipe.
+    /// A file (JSON, JSONL, CSV, Parquet, also .gz and .zst), a folder, a glob or a hub id, or a list of them.
+    /// Relative to the recipe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset_name: Option<OneOrMany>,
+    /// Split of a hub data set. Default `train`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset_split: Option<String>,
+    /// Configuration of a hub data set, where it has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset_config: Option<String>,
+    /// Mix the sets of `dataset_name` with these weights instead of laying them end to end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset_probabilities: Option<Vec<f64>>,
+    /// When mixing ends. Default `first_exhausted`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopping_strategy: Option<StoppingStrategy>,
+    /// Held-out rows, as `dataset_name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_dataset: Option<OneOrMany>,
+    /// Hold out this part of the rows (below 1), or so many of them, drawn from the seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_split_size: Option<f64>,
     /// How rows are laid out. Default `auto`: told from the columns of the first row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset_format: Option<DataFormat>,
+    /// Column of plain text rows. Default `text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset_text_field: Option<String>,
     /// Use only the first so many rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_samples: Option<u64>,
@@ -45,12 +73,24 @@ pub struct RecipeFile {
     /// What happens to longer rows. Default `error` (TRL cuts silently).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub over_length: Option<OverLength>,
+    /// Which end of a row stays under `over_length: truncate`. Default `keep_start`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncation_mode: Option<TruncationMode>,
+    /// Lay rows together into bins of `max_length` tokens; no row sees another. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packing: Option<bool>,
+    /// How rows share bins. Default `bfd`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packing_strategy: Option<PackingStrategy>,
     /// Learn only what the assistant says. Default true for conversations (TRL: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub assistant_only_loss: Option<bool>,
     /// Learn only the completion of prompt/completion and alpaca rows. Default true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_only_loss: Option<bool>,
+    /// A built-in chat template by name (`chatml`, `llama-3`, `mistral`, …) instead of the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// A Jinja file that replaces the model's own chat template. Relative to the recipe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template_path: Option<String>,
@@ -62,6 +102,12 @@ pub struct RecipeFile {
     /// Train an adapter (true, the default) or the whole model (false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub use_peft: Option<bool>,
+    /// Without an adapter: train only the last so many blocks (negative: the first).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_trainable_layers: Option<i64>,
+    /// Without an adapter: train only tensors whose names match one of these regular expressions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfrozen_parameters: Option<Vec<String>>,
     /// The kind of adapter. Default `LORA`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peft_type: Option<PeftType>,
@@ -71,17 +117,62 @@ pub struct RecipeFile {
     /// The adapter's product is scaled by `lora_alpha / r`. Default 8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_alpha: Option<f64>,
+    /// Probability of dropping an input of the adapter. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_dropout: Option<f64>,
     /// Scale by `lora_alpha / √r` instead. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub use_rslora: Option<bool>,
-    /// Linear layers that get an adapter: a list of names, or `all-linear`, the default (PEFT: q and v).
+    /// Learn magnitude and direction apart, arXiv 2402.09353. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_dora: Option<bool>,
+    /// How A and B begin: `true` (B zero), `gaussian`, `orthogonal`, `pissa`, `pissa_niter_16`, `olora` or `loftq`. Default true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_lora_weights: Option<SwitchOrWord>,
+    /// Layers that get an adapter: a list of names, a regular expression that matches whole module names, or
+    /// `all-linear`, the default (PEFT: q and v).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_modules: Option<TargetModules>,
-    /// Precision of frozen weights and activations. Default `float32`, the only one so far.
+    /// Layers that get none all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_modules: Option<TargetModules>,
+    /// Only these blocks get an adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_to_transform: Option<OneOrManyLayers>,
+    /// Ranks that differ from `r`, by module name or regular expression.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank_pattern: Option<BTreeMap<String, u64>>,
+    /// Alphas that differ from `lora_alpha`, by module name or regular expression.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_pattern: Option<BTreeMap<String, f64>>,
+    /// Modules trained and stored whole, such as `embed_tokens` and `lm_head`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modules_to_save: Option<Vec<String>>,
+    /// Biases that learn too. Default `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias: Option<LoraBias>,
+    /// Give B a bias. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_bias: Option<bool>,
+    /// IA³: those of `target_modules` whose input is scaled instead of the output. Default `down_proj`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feedforward_modules: Option<TargetModules>,
+    /// Precision the base is held in. Default `float32`, or a GGUF base's own blocks beside an adapter; arithmetic is
+    /// f32 either way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<Dtype>,
-
-    // ── training ────────────────────────────────────────────────────────────────────────────────────────────
+    /// Hold the base's linear layers in 4 bits. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_in_4bit: Option<bool>,
+    /// Hold the base's linear layers in 8 bits. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_in_8bit: Option<bool>,
+    /// Code book of `load_in_4bit`. Default `nf4` (bitsandbytes: `fp4`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bnb_4bit_quant_type: Option<FourBitType>,
+    /// Quantise the blocks' scales too. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bnb_4bit_use_double_quant: Option<bool>,
     /// Peak learning rate. Default 2e-4 for adapters, 2e-5 for the whole model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
@@ -100,6 +191,9 @@ pub struct RecipeFile {
     /// Shape of the learning rate over the run. Default `linear`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_scheduler_type: Option<ScheduleName>,
+    /// Arguments of the schedule, as transformers names them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_scheduler_kwargs: Option<ScheduleArgs>,
     /// Steps of linear warm-up. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<u64>,
@@ -109,6 +203,18 @@ pub struct RecipeFile {
     /// Optimizer. Default `adamw_torch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub optim: Option<OptimName>,
+    /// Momentum of `sgd`. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sgd_momentum: Option<f64>,
+    /// Full fine-tuning: step each tensor as soon as its gradient is there, and free it. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optimizer_in_backward: Option<bool>,
+    /// Learning rate of B over that of A, arXiv 2402.12354.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loraplus_lr_ratio: Option<f64>,
+    /// Learning rate of embeddings, where they learn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_lr: Option<f64>,
     /// Decoupled weight decay, on tensors with two dimensions. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
@@ -124,12 +230,72 @@ pub struct RecipeFile {
     /// Gradients are scaled down to this L2 norm. Default 1; 0 turns clipping off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_grad_norm: Option<f64>,
-    /// Recompute each block's activations in the backward pass. Default false.
+    /// Recompute activations in the backward pass: `none`, `selective`, `block`, `auto`; `true` is `block`.
+    /// Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gradient_checkpointing: Option<bool>,
+    pub gradient_checkpointing: Option<CheckpointingChoice>,
+    /// Noise on embeddings while training, arXiv 2310.05914.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub neftune_noise_alpha: Option<f64>,
+    /// Share of each label spread over the vocabulary. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_smoothing_factor: Option<f64>,
     /// Seed of everything random. Default 42.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+
+    // ── preferences ────────────────────────────────────────────────────────────────────────────────────────────
+    /// The loss: DPO `sigmoid` (default), `hinge`, `ipo`, `robust`, `exo_pair`, …, or a list of them; KTO `kto` (default); CPO `sigmoid` (default), `hinge`, `ipo`, `simpo`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_type: Option<OneOrMany>,
+    /// Weights of several DPO losses. Default 1 each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_weights: Option<Vec<f64>>,
+    /// How strongly the policy is held to the reference. Default 0.1; SimPO 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+    /// DPO, CPO: how often labels are thought to be wrong. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f64>,
+    /// DPO: how policy and reference are compared. Default `reverse_kl`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f_divergence_type: Option<FDivergence>,
+    /// DPO: the α of `alpha_divergence`. Default 0.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f_alpha_divergence_coef: Option<f64>,
+    /// DPO: weight of what makes one answer longer than the other, arXiv 2409.06411.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ld_alpha: Option<f64>,
+    /// DPO: weigh pairs by the policy's confidence, arXiv 2406.11827. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_weighting: Option<bool>,
+    /// DPO: temperature of `discopop`. Default 0.05.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discopop_tau: Option<f64>,
+    /// DPO: weight of the chosen answer's likelihood, arXiv 2404.19733.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpo_alpha: Option<f64>,
+    /// DPO, KTO: ask the reference once, before training. Default false; always so for full fine-tuning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precompute_ref_log_probs: Option<bool>,
+    /// KTO: weight of wanted answers. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desirable_weight: Option<f64>,
+    /// KTO: weight of unwanted answers. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undesirable_weight: Option<f64>,
+    /// CPO: weight of the chosen answer's likelihood. Default 1; SimPO 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpo_alpha: Option<f64>,
+    /// SimPO: target margin. Default 0.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub simpo_gamma: Option<f64>,
+    /// Reward: pulls the mean of rewards to zero, arXiv 2312.09244.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub center_rewards_coefficient: Option<f64>,
+    /// Preferences: no dropout. Default true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disable_dropout: Option<bool>,
 
     // ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────
     /// Optimizer steps between checkpoints. Default 500; 0 writes none.
@@ -139,176 +305,34 @@ pub struct RecipeFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_total_limit: Option<u64>,
 
+    // ── evaluation ─────────────────────────────────────────────────────────────────────────────────────────────
+    /// When the held-out rows are evaluated. Default `no`, or `epoch` where there are some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_strategy: Option<EvalStrategy>,
+    /// Optimizer steps between two evaluations under `steps`. Default 500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<u64>,
+    /// Rows per micro-batch of an evaluation. Default 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_device_eval_batch_size: Option<u64>,
+    /// The result is the best checkpoint, not the last step. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_best_model_at_end: Option<bool>,
+    /// What "best" means. Default `eval_loss`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric_for_best_model: Option<String>,
+    /// Whether more of it is better. Default false for losses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub greater_is_better: Option<bool>,
+    /// End after so many evaluations without a better one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping_patience: Option<u64>,
+    /// How much better counts as better. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping_threshold: Option<f64>,
+
     // ── sweep ───────────────────────────────────────────────────────────────────────────────────────────────
     /// For `fleetune sweep`: which keys take which values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sweep: Option<SweepFile>,
-}
-
-/// A sweep over recipe keys, in the words of the field's sweep tools.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SweepFile {
-    /// Every combination, or a seeded random draw. Default `grid`.
-    #[serde(default)]
-    pub method: SweepMethod,
-    /// Draws of a random sweep. Default 10.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trials: Option<u64>,
-    /// Seed of a random sweep. Default 42.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    /// What each recipe key takes.
-    pub parameters: BTreeMap<String, SweepValues>,
-}
-
-/// How a sweep picks values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SweepMethod {
-    /// Every combination.
-    #[default]
-    Grid,
-    /// `trials` independent draws.
-    Random,
-}
-
-/// What one key takes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum SweepValues {
-    /// One of these.
-    Choice(Vec<serde_json::Value>),
-    /// A number from a range; random sweeps only.
-    Range(SweepRange),
-}
-
-/// A range of numbers to draw from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SweepRange {
-    /// Smallest.
-    pub min: f64,
-    /// Largest.
-    pub max: f64,
-    /// How draws spread. Default `uniform`.
-    #[serde(default)]
-    pub distribution: SweepDistribution,
-}
-
-/// How draws from a range spread.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SweepDistribution {
-    /// Evenly.
-    #[default]
-    Uniform,
-    /// Evenly in the logarithm, as learning rates want it.
-    LogUniform,
-}
-
-/// One value or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum OneOrMany {
-    /// A single one.
-    One(String),
-    /// Several, in order.
-    Many(Vec<String>),
-}
-
-impl OneOrMany {
-    /// As a list.
-    #[must_use]
-    pub fn to_vec(&self) -> Vec<String> {
-        match self {
-            Self::One(one) => vec![one.clone()],
-            Self::Many(many) => many.clone(),
-        }
-    }
-}
-
-/// Linear layers that get an adapter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum TargetModules {
-    /// `all-linear`.
-    Word(String),
-    /// Names such as `q_proj`.
-    Names(Vec<String>),
-}
-
-/// What is learned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum FinetuningTask {
-    /// Supervised fine-tuning: the next token of labelled text.
-    #[default]
-    Sft,
-}
-
-/// The kind of adapter, in PEFT's spelling.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum PeftType {
-    /// Low-rank adaptation, arXiv 2106.09685.
-    #[default]
-    #[serde(rename = "LORA")]
-    Lora,
-}
-
-/// What happens to rows longer than `max_length`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OverLength {
-    /// The run is refused, naming the first such row.
-    #[default]
-    Error,
-    /// The row keeps its beginning.
-    Truncate,
-    /// The row is left out.
-    Drop,
-}
-
-/// Order of rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Sampling {
-    /// A fresh permutation each epoch.
-    #[default]
-    Random,
-    /// As in the file.
-    Sequential,
-}
-
-/// Precision of frozen weights and activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Dtype {
-    /// 32-bit floats.
-    #[default]
-    Float32,
-}
-
-/// Shape of the learning rate over the run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ScheduleName {
-    /// Down to zero in a straight line.
-    #[default]
-    Linear,
-    /// Down to zero along half a cosine.
-    Cosine,
-    /// No change, no warm-up.
-    Constant,
-    /// No change after warm-up.
-    ConstantWithWarmup,
-}
-
-/// Optimizer, in transformers' spelling.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OptimName {
-    /// AdamW with f32 moments, arXiv 1711.05101.
-    #[default]
-    AdamwTorch,
 }

@@ -13,15 +13,22 @@
 mod file;
 mod read;
 mod settings;
+mod sweep;
 mod validate;
+mod words;
 
-pub use file::{
-    Dtype, FinetuningTask, OneOrMany, OptimName, OverLength, PeftType, RecipeFile, Sampling,
-    ScheduleName, SweepDistribution, SweepFile, SweepMethod, SweepRange, SweepValues,
-    TargetModules,
-};
+pub use file::RecipeFile;
 pub use read::{RecipeError, nearest_key, schema};
 pub use settings::{
-    AdamW, Batching, Checkpointing, Clip, DataFormat, DataSettings, Duration, Lora, Method, Recipe,
-    Schedule, Warmup,
+    AdamW, Batching, BestModel, Checkpointing, Clip, Cpo, CpoLoss, DataFormat, DataSettings, Dpo,
+    DpoLoss, Duration, EarlyStopping, Evaluation, FourBit, Freeze, HeldOut, Ia3, Kto, KtoLoss,
+    Lora, LoraInit, Method, Mixing, Objective, Optim, Packing, Quantization, Recipe,
+    RewardModelling, Schedule, SupervisedFineTuning, Targets, Warmup,
+};
+pub use sweep::{SweepDistribution, SweepFile, SweepMethod, SweepRange, SweepValues};
+pub use words::{
+    CheckpointingChoice, CheckpointingLevel, Dtype, EvalStrategy, FDivergence, FinetuningTask,
+    FourBitType, LoraBias, OneOrMany, OneOrManyLayers, OptimName, OverLength, PackingStrategy,
+    PeftType, RampType, Sampling, ScheduleArgs, ScheduleName, StoppingStrategy, SwitchOrWord,
+    TargetModules, TruncationMode,
 };

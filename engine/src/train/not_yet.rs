@@ -1,0 +1,66 @@
+//! What a recipe may ask for and this engine does not do yet, key by key, so that nothing is silently left out.
+
+use fleetune_shared::Recipe;
+use fleetune_shared::recipe::{
+    CheckpointingLevel, HeldOut, LoraBias, LoraInit, Method, Objective, OptimName, Quantization,
+    ScheduleName, Targets, TruncationMode,
+};
+
+use crate::{EngineError, Result};
+
+/// # Errors
+/// [`EngineError::Input`] naming the first key.
+pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
+    let (data, optim) = (&recipe.data, &recipe.optim);
+    let supervised = matches!(recipe.objective, Objective::Sft(_));
+    let smoothed = matches!(recipe.objective, Objective::Sft(sft) if sft.label_smoothing > 0.0);
+    let mut keys = vec![
+        ("task", !supervised),
+        ("label_smoothing_factor", smoothed),
+        ("dataset_probabilities", data.mixing.is_some()),
+        ("eval_dataset", matches!(data.held_out, HeldOut::Sets(_))),
+        ("test_split_size", matches!(data.held_out, HeldOut::Part(_) | HeldOut::Rows(_))),
+        ("truncation_mode", data.truncation != TruncationMode::KeepStart),
+        ("packing", data.packing.0.is_some()),
+        ("chat_template", data.chat_template.is_some()),
+        ("freeze_trainable_layers", matches!(recipe.method, Method::Freeze(_))),
+        ("peft_type", matches!(recipe.method, Method::Ia3(_))),
+        ("dtype", recipe.quantization == Quantization::Bfloat16),
+        ("load_in_8bit", recipe.quantization == Quantization::EightBit),
+        ("load_in_4bit", matches!(recipe.quantization, Quantization::FourBit(_))),
+        ("optim", optim.name != OptimName::AdamwTorch),
+        ("loraplus_lr_ratio", optim.loraplus_lr_ratio.is_some()),
+        ("embedding_lr", optim.embedding_lr.is_some()),
+        ("optimizer_in_backward", optim.in_backward),
+        ("lr_scheduler_type", {
+            use ScheduleName::{Constant, ConstantWithWarmup, Cosine, Linear};
+            ![Linear, Cosine, Constant, ConstantWithWarmup].contains(&recipe.schedule.name)
+        }),
+        ("gradient_checkpointing", {
+            use CheckpointingLevel::{Auto, Selective};
+            [Selective, Auto].contains(&recipe.gradient_checkpointing)
+        }),
+        ("neftune_noise_alpha", recipe.neftune_noise_alpha.is_some()),
+    ];
+    if let Method::Lora(lora) = &recipe.method {
+        keys.extend([
+            ("lora_dropout", lora.dropout > 0.0),
+            ("use_dora", lora.use_dora),
+            ("init_lora_weights", lora.init != LoraInit::Default),
+            ("target_modules", matches!(lora.target_modules, Targets::Regex(_))),
+            ("exclude_modules", lora.exclude_modules.is_some()),
+            ("layers_to_transform", lora.layers_to_transform.is_some()),
+            ("rank_pattern", !lora.rank_pattern.is_empty()),
+            ("alpha_pattern", !lora.alpha_pattern.is_empty()),
+            ("modules_to_save", !lora.modules_to_save.is_empty()),
+            ("bias", lora.bias != LoraBias::None),
+            ("lora_bias", lora.lora_bias),
+        ]);
+    }
+    match keys.into_iter().find(|(_, asked)| *asked) {
+        None => Ok(()),
+        Some((key, _)) => Err(EngineError::input(format!(
+            "recipe: `{key}` asks for something this version does not do yet; leave it out"
+        ))),
+    }
+}
