@@ -135,11 +135,29 @@ impl Model {
     /// # Errors
     /// [`EngineError::Input`] for ids beyond the vocabulary; [`EngineError::OutOfMemory`] at a limit.
     pub fn forward_backward(&mut self, batch: &MicroBatch, grad_scale: f64) -> Result<f64> {
-        self.check(batch)?;
         let labelled = Labelled::of(batch);
         if batch.supervised() == 0 {
+            self.check(batch)?;
             return Ok(0.0);
         }
+        self.walk(batch, |model, x| {
+            let (ops, mut loss) = (model.ops.clone(), 0.0);
+            let dx = model.head_backward(x, &labelled, |logits, targets, _| {
+                loss += ops.cross_entropy_backward(logits, targets, grad_scale)?;
+                Ok(())
+            })?;
+            Ok((loss, dx))
+        })
+    }
+
+    /// Walks up through the blocks, asks `head` for a loss and its gradient for the residual stream, and walks down
+    /// again, adding to the gradients of what learns.
+    pub(super) fn walk<T>(
+        &mut self,
+        batch: &MicroBatch,
+        head: impl FnOnce(&mut Self, &Tensor) -> Result<(T, Tensor)>,
+    ) -> Result<T> {
+        self.check(batch)?;
         let ops = self.ops.clone();
         let spec = self.spec.clone();
         let pass = self.pass(ops.as_ref(), &spec, &batch.cu_seqlens, 0);
@@ -161,7 +179,7 @@ impl Model {
             }
         }
 
-        let (loss, mut dx) = self.head_backward(&x, &labelled, grad_scale)?;
+        let (loss, mut dx) = head(self, &x)?;
         drop(x);
         let embed_learns = self.embed.trained();
         for (index, block) in self.blocks.iter_mut().enumerate().skip(lowest).rev() {
@@ -194,7 +212,7 @@ impl Model {
     /// As [`Self::forward_backward`].
     pub fn loss(&self, batch: &MicroBatch) -> Result<f64> {
         self.check(batch)?;
-        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens)?;
+        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens, true)?;
         self.head_loss(&x, &Labelled::of(batch))
     }
 
@@ -212,7 +230,7 @@ impl Model {
     /// As [`Self::logits`].
     pub fn packed_logits(&self, input_ids: &[u32], cu_seqlens: &[usize]) -> Result<Tensor> {
         self.check_ids(input_ids)?;
-        self.head_logits(&self.hidden(input_ids, cu_seqlens)?)
+        self.head_logits(&self.hidden(input_ids, cu_seqlens, true)?)
     }
 
     /// Reads `tokens` after what `cache` remembers, and gives the logits that follow the last of them, `[V]`.
@@ -231,9 +249,15 @@ impl Model {
         Ok(self.head_logits(&last)?.i(0)?)
     }
 
-    /// The residual stream before the final norm, `[tokens, H]`.
-    fn hidden(&self, input_ids: &[u32], cu_seqlens: &[usize]) -> Result<Tensor> {
+    /// The residual stream before the final norm, `[tokens, H]`; without `adapters` that of the base alone.
+    pub(super) fn hidden(
+        &self,
+        input_ids: &[u32],
+        cu_seqlens: &[usize],
+        adapters: bool,
+    ) -> Result<Tensor> {
         let pass = self.pass(self.ops.as_ref(), &self.spec, cu_seqlens, 0);
+        let pass = Pass { adapters, ..pass };
         let mut x = self.embed.gather(self.ops.as_ref(), input_ids)?;
         for block in &self.blocks {
             crate::memory::check()?;
@@ -269,7 +293,7 @@ impl Model {
         self.blocks.iter().position(Block::trained).unwrap_or(self.blocks.len())
     }
 
-    fn check(&self, batch: &MicroBatch) -> Result<()> {
+    pub(super) fn check(&self, batch: &MicroBatch) -> Result<()> {
         let tokens = batch.tokens();
         let ends = batch.cu_seqlens.first() == Some(&0) && batch.cu_seqlens.last() == Some(&tokens);
         if !ends || !batch.cu_seqlens.is_sorted() || batch.targets.len() != tokens {

@@ -3,6 +3,8 @@
 //! Positions are taken [`HEAD_CHUNK_ROWS`] at a time and their logits become their gradient in place, so that of the
 //! largest tensor in training only a slice ever exists (after Cut Cross-Entropy, arXiv 2411.09009, and Liger).
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use fleetune_shared::HEAD_CHUNK_ROWS;
 
@@ -47,23 +49,47 @@ impl Model {
         self.head_weight().project(self.ops.as_ref(), &normed)
     }
 
-    /// As [`Self::head_loss`]; adds `scale` times the gradients of norm and head, and gives that of `x`.
+    /// Log-probabilities of the labelled tokens in nats; with `collisions`, see [`Backend::log_collisions`], the second
+    /// list is as long as the first, else it is empty.
+    ///
+    /// [`Backend::log_collisions`]: crate::ops::Backend::log_collisions
+    pub(super) fn head_logps(
+        &self,
+        x: &Tensor,
+        labelled: &Labelled,
+        collisions: bool,
+    ) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (mut logps, mut agree) = (Vec::with_capacity(labelled.rows.len()), Vec::new());
+        for (rows, targets) in labelled.chunks() {
+            let logits = self.head_logits(&self.ops.gather(x, rows)?)?;
+            logps.extend(self.ops.log_probs(&logits, targets)?);
+            if collisions {
+                agree.extend(self.ops.log_collisions(&logits)?);
+            }
+        }
+        Ok((logps, agree))
+    }
+
+    /// Adds to the gradients of norm and head, and gives that of `x`. Logits are made again chunk by chunk, and `grade`
+    /// overwrites each chunk's with the gradient of the loss for them; it is told their targets and which of the
+    /// labelled positions they are.
     pub(super) fn head_backward(
         &mut self,
         x: &Tensor,
         labelled: &Labelled,
-        scale: f64,
-    ) -> Result<(f64, Tensor)> {
+        mut grade: impl FnMut(&Tensor, &[u32], Range<usize>) -> Result<()>,
+    ) -> Result<Tensor> {
         let ops = self.ops.clone();
         let ops = ops.as_ref();
         let dx = x.zeros_like()?;
-        let mut loss = 0.0;
+        let mut done = 0;
         for (rows, targets) in labelled.chunks() {
             let x = ops.gather(x, rows)?;
             let (normed, rstd) = ops.rms_norm(&x, self.norm.value(), self.spec.rms_norm_eps)?;
             let weight = self.head_weight_mut();
             let logits = weight.project(ops, &normed)?;
-            loss += ops.cross_entropy_backward(&logits, targets, scale)?;
+            grade(&logits, targets, done..done + rows.len())?;
+            done += rows.len();
             let dnormed = weight.project_dx(ops, &logits)?;
             if let Some(weight) = weight.trained_mut() {
                 weight.accumulate_product(ops, &logits, &normed)?;
@@ -73,7 +99,7 @@ impl Model {
             norm_backward(ops, &mut self.norm, Some(dnormed), &x, &rstd, &dx_rows)?;
             ops.scatter_add(&dx, rows, &dx_rows)?;
         }
-        Ok((loss, dx))
+        Ok(dx)
     }
 
     /// The embedding itself when tied.

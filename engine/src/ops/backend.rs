@@ -128,4 +128,13 @@ pub trait Backend: Debug + Send + Sync {
     /// As [`Self::cross_entropy`], and overwrites `logits` with `scale` times its gradient, so that the two never
     /// exist side by side.
     fn cross_entropy_backward(&self, logits: &Tensor, targets: &[u32], scale: f64) -> Result<f64>;
+
+    /// `log softmax(logits)[target]` of each row in nats; `logits` is `[rows, V]`.
+    fn log_probs(&self, logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>>;
+
+    /// Gradient of [`Self::log_probs`]: overwrites `logits` with `dlogp · (1[target] − softmax(logits))` of each row.
+    fn log_probs_backward(&self, logits: &Tensor, targets: &[u32], dlogps: &[f64]) -> Result<()>;
+
+    /// `ln Σ_v softmax(logits)[v]²` of each row: the chance, in nats, that two draws agree.
+    fn log_collisions(&self, logits: &Tensor) -> Result<Vec<f64>>;
 }

@@ -28,7 +28,7 @@ fn noise_like(seed: u64, like: &Tensor, size: f64) -> Tensor {
 
 /// Three examples of unequal length, the longest over two tiles of queries; some labels missing, and more than one
 /// chunk of the head left.
-fn examples() -> MicroBatch {
+pub(crate) fn examples() -> MicroBatch {
     let row = |seed: u64, len: usize| {
         let input_ids: Vec<u32> =
             noise(seed, len).into_iter().map(|x| ((x + 0.5) * 512.0) as u32).collect();
@@ -49,7 +49,7 @@ fn lora(targets: &[&str]) -> Lora {
 }
 
 /// A model with an adapter whose B is not zero, and the pairs.
-fn adapted(name: &str, targets: &[&str]) -> (Model, Vec<(String, Tensor)>, f64) {
+pub(crate) fn adapted(name: &str, targets: &[&str]) -> (Model, Vec<(String, Tensor)>, f64) {
     let mut model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
     let adapter = Adapter::fresh(model.spec(), &lora(targets), name, 7).unwrap();
     let scaling = adapter.scaling();

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod gguf;
+mod graded;
 mod gradients;
 mod loading;
 mod oracle;

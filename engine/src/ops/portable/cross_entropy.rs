@@ -1,4 +1,4 @@
-//! Cross-entropy over rows of logits.
+//! Cross-entropy and log-probabilities over rows of logits.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -12,15 +12,45 @@ use crate::ops::slices::{edit, view};
 const LANES: usize = 16;
 
 pub(super) fn forward(logits: &Tensor, targets: &[u32]) -> Result<f64> {
+    // Summed in order, so that the sum does not depend on which core was first.
+    Ok(-log_probs(logits, targets)?.iter().sum::<f64>())
+}
+
+pub(super) fn log_probs(logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
     let (_, vocab) = logits.dims2()?;
     let logits = view(logits)?;
-    // Collected in order, so that the sum does not depend on which core was first.
-    let each: Vec<f64> = logits
-        .par_chunks_exact(vocab)
-        .zip(targets)
-        .map(|(row, target)| log_sum_exp(row) - f64::from(row[*target as usize]))
-        .collect();
-    Ok(each.iter().sum())
+    let rows = logits.par_chunks_exact(vocab).zip(targets);
+    Ok(rows.map(|(row, target)| f64::from(row[*target as usize]) - log_sum_exp(row)).collect())
+}
+
+pub(super) fn log_probs_backward(logits: &Tensor, targets: &[u32], dlogps: &[f64]) -> Result<()> {
+    let (_, vocab) = logits.dims2()?;
+    edit(logits, |logits| {
+        let rows = logits.par_chunks_exact_mut(vocab).zip(targets).zip(dlogps);
+        rows.for_each(|((row, target), dlogp)| {
+            let (shift, scale) = (log_sum_exp(row) as f32, -dlogp as f32);
+            for logit in row.iter_mut() {
+                *logit = exp(*logit - shift) * scale;
+            }
+            row[*target as usize] -= scale;
+        });
+    })
+}
+
+pub(super) fn log_collisions(logits: &Tensor) -> Result<Vec<f64>> {
+    let (_, vocab) = logits.dims2()?;
+    let each = |row: &[f32]| {
+        let max = max(row);
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for logit in row {
+            let weight = f64::from(exp(logit - max));
+            sum += weight;
+            squares += weight * weight;
+        }
+        squares.ln() - 2.0 * sum.ln()
+    };
+    let logits = view(logits)?;
+    Ok(logits.par_chunks_exact(vocab).map(each).collect())
 }
 
 pub(super) fn backward(logits: &Tensor, targets: &[u32], scale: f64) -> Result<f64> {

@@ -112,4 +112,16 @@ impl Backend for Portable {
     fn cross_entropy_backward(&self, logits: &Tensor, targets: &[u32], scale: f64) -> Result<f64> {
         cross_entropy::backward(logits, targets, scale)
     }
+
+    fn log_probs(&self, logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
+        cross_entropy::log_probs(logits, targets)
+    }
+
+    fn log_probs_backward(&self, logits: &Tensor, targets: &[u32], dlogps: &[f64]) -> Result<()> {
+        cross_entropy::log_probs_backward(logits, targets, dlogps)
+    }
+
+    fn log_collisions(&self, logits: &Tensor) -> Result<Vec<f64>> {
+        cross_entropy::log_collisions(logits)
+    }
 }
