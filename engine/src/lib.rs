@@ -16,6 +16,7 @@ pub mod checkpoint;
 pub mod data;
 mod error;
 pub mod generate;
+pub mod linalg;
 pub mod memory;
 pub mod merge;
 pub mod model;
