@@ -22,6 +22,7 @@ pub mod merge;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod quant;
 pub mod tensor_file;
 pub mod train;
 

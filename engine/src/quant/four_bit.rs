@@ -1,0 +1,199 @@
+//! NF4 and FP4: blocks of numbers, each divided by its largest and then held as one of sixteen codes, two a byte
+//! (QLoRA, arXiv 2305.14314). Codes and block constants are those of bitsandbytes' `quantize_4bit`, bit for bit.
+
+use std::sync::LazyLock;
+
+use rayon::prelude::*;
+
+use super::codebook::{Codebook, fp4, nf4};
+use super::mean::mean;
+use super::{Blockwise8, Packed, stretch};
+use crate::{EngineError, Result};
+
+/// Which sixteen numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FourBitKind {
+    /// [`nf4`].
+    Nf4,
+    /// [`fp4`].
+    Fp4,
+}
+
+impl FourBitKind {
+    /// Its numbers.
+    #[must_use]
+    pub fn codebook(self) -> &'static Codebook<16> {
+        match self {
+            Self::Nf4 => nf4(),
+            Self::Fp4 => fp4(),
+        }
+    }
+
+    /// What both codes of a byte stand for, the upper half first.
+    fn pairs(self) -> &'static [[f32; 2]; 256] {
+        type Pairs = LazyLock<[[f32; 2]; 256]>;
+        fn pairs(book: &Codebook<16>) -> [[f32; 2]; 256] {
+            std::array::from_fn(|byte| [book.values()[byte >> 4], book.values()[byte & 15]])
+        }
+        static NF4: Pairs = LazyLock::new(|| pairs(nf4()));
+        static FP4: Pairs = LazyLock::new(|| pairs(fp4()));
+        match self {
+            Self::Nf4 => &NF4,
+            Self::Fp4 => &FP4,
+        }
+    }
+}
+
+/// Each block's largest magnitude.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Absmax {
+    /// As f32.
+    Plain(Vec<f32>),
+    /// Quantised itself (double quantization): what is left of each after `offset`, their mean, is subtracted.
+    Double {
+        /// Blocks of [`Self::BLOCK`].
+        rest: Blockwise8,
+        /// The mean.
+        offset: f32,
+    },
+}
+
+impl Absmax {
+    /// Maxima that share one second constant.
+    pub const BLOCK: usize = 256;
+
+    pub(super) fn double(plain: &[f32]) -> Self {
+        let offset = mean(plain);
+        let rest: Vec<f32> = plain.iter().map(|absmax| absmax - offset).collect();
+        Self::Double { rest: Blockwise8::encode(&rest, Self::BLOCK), offset }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Plain(all) => all.len(),
+            Self::Double { rest, .. } => rest.count(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Plain(all) => 4 * all.len(),
+            Self::Double { rest, .. } => rest.bytes() + 4,
+        }
+    }
+
+    fn get(&self, block: usize) -> f32 {
+        match self {
+            Self::Plain(all) => all[block],
+            Self::Double { rest, offset } => rest.get(block) + offset,
+        }
+    }
+}
+
+/// 4 bits a number, and a constant a block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FourBit {
+    kind: FourBitKind,
+    block: usize,
+    count: usize,
+    codes: Vec<u8>,
+    absmax: Absmax,
+}
+
+impl FourBit {
+    /// Numbers a block has unless a checkpoint says otherwise.
+    pub const BLOCK: usize = 64;
+
+    /// Encodes `values` in blocks of [`Self::BLOCK`]; with `double`, the block constants too.
+    #[must_use]
+    pub fn encode(values: &[f32], kind: FourBitKind, double: bool) -> Self {
+        let book = kind.codebook();
+        let mut codes = vec![0; values.len().div_ceil(2)];
+        let absmax: Vec<f32> = codes
+            .par_chunks_mut(Self::BLOCK / 2)
+            .zip(values.par_chunks(Self::BLOCK))
+            .map(|(codes, values)| {
+                let absmax = super::absmax(values);
+                let scale = if absmax > 0.0 { 1.0 / absmax } else { 0.0 };
+                let code = |x: &f32| book.nearest((x * scale).clamp(-1.0, 1.0));
+                for (byte, pair) in codes.iter_mut().zip(values.chunks(2)) {
+                    *byte = (code(&pair[0]) << 4) | pair.get(1).map_or(0, code);
+                }
+                absmax
+            })
+            .collect();
+        let absmax = if double { Absmax::double(&absmax) } else { Absmax::Plain(absmax) };
+        Self { kind, block: Self::BLOCK, count: values.len(), codes, absmax }
+    }
+
+    /// Takes `count` numbers that were encoded elsewhere in blocks of `block`.
+    ///
+    /// # Errors
+    /// When the lengths do not go together.
+    pub fn of_parts(
+        kind: FourBitKind,
+        block: usize,
+        count: usize,
+        codes: Vec<u8>,
+        absmax: Absmax,
+    ) -> Result<Self> {
+        if block < 2 || !block.is_multiple_of(2) {
+            return Err(EngineError::input(format!("blocks of {block}, expected an even number")));
+        }
+        if codes.len() != count.div_ceil(2) {
+            let found = codes.len();
+            return Err(EngineError::input(format!("{count} numbers of 4 bits in {found} bytes")));
+        }
+        super::blocks_match(count, block, absmax.len())?;
+        Ok(Self { kind, block, count, codes, absmax })
+    }
+
+    /// Two codes a byte, the first in the upper half.
+    #[must_use]
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// The block constants.
+    #[must_use]
+    pub fn absmax(&self) -> &Absmax {
+        &self.absmax
+    }
+}
+
+impl Packed for FourBit {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn bytes(&self) -> usize {
+        self.codes.len() + self.absmax.bytes()
+    }
+
+    fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()> {
+        stretch(self.count, from, out.len())?;
+        let pairs = self.kind.pairs();
+        let (mut at, mut rest) = (from, out);
+        while !rest.is_empty() {
+            let in_block = (self.block - at % self.block).min(rest.len());
+            let (here, later) = rest.split_at_mut(in_block);
+            let codes = &self.codes[at / 2..];
+            // A row of odd width may begin in the middle of a byte.
+            let (codes, whole) = match at % 2 {
+                0 => (codes, &mut *here),
+                _ => {
+                    here[0] = pairs[usize::from(codes[0])][1];
+                    (&codes[1..], &mut here[1..])
+                }
+            };
+            for (out, byte) in whole.chunks_mut(2).zip(codes) {
+                out.copy_from_slice(&pairs[usize::from(*byte)][..out.len()]);
+            }
+            let absmax = self.absmax.get(at / self.block);
+            here.iter_mut().for_each(|x| *x *= absmax);
+            at += in_block;
+            rest = later;
+        }
+        Ok(())
+    }
+}

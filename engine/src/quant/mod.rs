@@ -1,0 +1,68 @@
+//! Numbers held in few bits: the codecs of bitsandbytes and ggml, and bf16.
+//!
+//! ```text
+//!   f32 ──encode──▶ FourBit (NF4, FP4) │ Blockwise8 │ Int8 │ Bf16 │ GgufBlocks ◀── a file that holds them already
+//!                        └──────────── unpack: a stretch of f32, tile by tile ──────────┘
+//! ```
+//!
+//! Every codec is lossy once, when it encodes; what it gives back is the same bits every time. Neighbours:
+//! `model::Weight` multiplies by what is held here, `optim` keeps moments in [`Blockwise8`].
+
+mod bf16;
+mod blockwise8;
+mod codebook;
+mod four_bit;
+mod gguf;
+mod int8;
+mod mean;
+#[cfg(test)]
+mod parity;
+
+use std::fmt::Debug;
+
+pub use bf16::Bf16;
+pub use blockwise8::Blockwise8;
+pub use codebook::{Codebook, dynamic8, fp4, nf4};
+pub use four_bit::{Absmax, FourBit, FourBitKind};
+pub use gguf::GgufBlocks;
+pub use int8::Int8;
+
+use crate::{EngineError, Result};
+
+/// A run of numbers that takes less room than f32.
+pub trait Packed: Debug + Send + Sync {
+    /// How many numbers.
+    fn count(&self) -> usize;
+
+    /// Bytes held, block constants included.
+    fn bytes(&self) -> usize;
+
+    /// Numbers `from..from + out.len()` as f32. Formats in rows or blocks want both ends on a row's border.
+    ///
+    /// # Errors
+    /// When the stretch ends beyond [`Self::count`] or is cut where the format cannot be.
+    fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()>;
+}
+
+/// Refuses a stretch beyond the end.
+fn stretch(count: usize, from: usize, wanted: usize) -> Result<()> {
+    match from.checked_add(wanted) {
+        Some(end) if end <= count => Ok(()),
+        _ => Err(EngineError::input(format!("numbers {from} and {wanted} more, of {count}"))),
+    }
+}
+
+/// Refuses more or fewer block constants than blocks.
+fn blocks_match(count: usize, block: usize, constants: usize) -> Result<()> {
+    if block > 0 && count.div_ceil(block) == constants {
+        return Ok(());
+    }
+    Err(EngineError::input(format!(
+        "{constants} block constants for {count} numbers in blocks of {block}"
+    )))
+}
+
+/// The largest magnitude, 0 for none.
+fn absmax(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |max, x| f32::max(max, x.abs()))
+}
