@@ -36,6 +36,9 @@ pub struct Estimate {
 /// Labelled positions whose logits exist at the same time.
 pub const HEAD_CHUNK_ROWS: usize = 128;
 
+/// Numbers of a quantised weight that exist as f32 at the same time, unless one row has more (1 MiB).
+pub const TILE_NUMBERS: usize = 1 << 18;
+
 /// Tokens of the prompt whose logits a merge compares.
 pub const MERGE_PROMPT_TOKENS: usize = 32;
 

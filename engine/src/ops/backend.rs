@@ -52,6 +52,13 @@ pub trait Backend: Debug + Send + Sync {
         Ok(dy.t()?.matmul(x)?)
     }
 
+    /// As [`Self::project`] with some rows of a weight: `x · wᵀ` becomes columns `from..` of `y`.
+    fn project_into(&self, y: &Tensor, from: usize, x: &Tensor, w: &Tensor) -> Result<()>;
+
+    /// As [`Self::project_dx`] with some rows of a weight: **adds** the product of columns `from..` of `dy` with `w`
+    /// to `dx`.
+    fn add_project_dx(&self, dx: &Tensor, dy: &Tensor, from: usize, w: &Tensor) -> Result<()>;
+
     /// `y += c · m` in place: `[T, n]`, `[T, r]`, `[r, n]` with a small `r`.
     fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()>;
 

@@ -7,6 +7,7 @@ mod cross_entropy;
 mod exp;
 mod norm;
 mod parallel;
+mod product;
 mod reduce;
 mod rope;
 mod rows;
@@ -27,6 +28,14 @@ const FEW: usize = 4;
 impl Backend for Portable {
     fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
         if x.dim(0)? < FEW { rows::project_few(x, w) } else { Ok(x.matmul(&w.t()?)?) }
+    }
+
+    fn project_into(&self, y: &Tensor, from: usize, x: &Tensor, w: &Tensor) -> Result<()> {
+        product::project_into(y, from, x, w)
+    }
+
+    fn add_project_dx(&self, dx: &Tensor, dy: &Tensor, from: usize, w: &Tensor) -> Result<()> {
+        product::add_project_dx(dx, dy, from, w)
     }
 
     fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()> {

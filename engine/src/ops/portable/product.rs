@@ -1,0 +1,128 @@
+//! Products that write into a part of their result, or add to it: what candle's `matmul` cannot do.
+//!
+//! They let a weight be multiplied piece by piece, each piece made just before and forgotten after.
+
+use candle_core::Tensor;
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::{FEW, parallel, reduce::dot};
+use crate::ops::slices::{edit, view};
+use crate::{EngineError, Result};
+
+/// Numbers of a matrix: from one row to the next, and from one column to the next.
+#[derive(Clone, Copy)]
+struct Strides {
+    row: usize,
+    column: usize,
+}
+
+impl Strides {
+    const fn rows_of(width: usize) -> Self {
+        Self { row: width, column: 1 }
+    }
+
+    /// Numbers a matrix of this many rows and columns reaches over.
+    fn reach(self, rows: usize, columns: usize) -> usize {
+        if rows == 0 || columns == 0 {
+            return 0;
+        }
+        (rows - 1) * self.row + (columns - 1) * self.column + 1
+    }
+}
+
+/// `y[:, from..from + rows of w] = x · wᵀ`, as [`super::rows::project_few`] for a handful of tokens.
+pub(super) fn project_into(y: &Tensor, from: usize, x: &Tensor, w: &Tensor) -> Result<()> {
+    let ((tokens, inner), (rows, _), (_, width)) = (x.dims2()?, w.dims2()?, y.dims2()?);
+    fits(y, &[tokens, width], from + rows <= width)?;
+    fits(w, &[rows, inner], true)?;
+    let (x, w) = (view(x)?, view(w)?);
+    let (x, w) = (&*x, &*w);
+    edit(y, |y| {
+        if tokens < FEW {
+            let per_task = parallel::rows_per_task(inner);
+            for (x, y) in x.chunks_exact(inner).zip(y.chunks_exact_mut(width)) {
+                let y = y[from..from + rows].par_chunks_mut(per_task);
+                y.zip(w.par_chunks(per_task * inner)).for_each(|(y, w)| {
+                    y.iter_mut().zip(w.chunks_exact(inner)).for_each(|(y, w)| *y = dot(x, w));
+                });
+            }
+            return;
+        }
+        let transposed = Strides { row: 1, column: inner };
+        product(
+            (tokens, rows, inner),
+            (&mut y[from..], Strides::rows_of(width)),
+            (x, Strides::rows_of(inner)),
+            (w, transposed),
+            false,
+        );
+    })
+}
+
+/// `dx += dy[:, from..from + rows of w] · w`.
+pub(super) fn add_project_dx(dx: &Tensor, dy: &Tensor, from: usize, w: &Tensor) -> Result<()> {
+    let ((tokens, width), (rows, inner)) = (dy.dims2()?, w.dims2()?);
+    fits(dy, &[tokens, width], from + rows <= width)?;
+    fits(dx, &[tokens, inner], true)?;
+    let (dy, w) = (view(dy)?, view(w)?);
+    let (dy, w) = (&*dy, &*w);
+    edit(dx, |dx| {
+        product(
+            (tokens, inner, rows),
+            (dx, Strides::rows_of(inner)),
+            (&dy[from..], Strides::rows_of(width)),
+            (w, Strides::rows_of(inner)),
+            true,
+        );
+    })
+}
+
+fn fits(tensor: &Tensor, shape: &[usize], columns: bool) -> Result<()> {
+    if columns && tensor.dims() == shape {
+        return Ok(());
+    }
+    let found = tensor.dims();
+    Err(EngineError::input(format!("a tensor of {found:?} in a product that wants {shape:?}")))
+}
+
+/// `out = lhs · rhs`, or `out += lhs · rhs`; `[m, k]` and `[k, n]`. Threads and order of sums are candle's.
+fn product(
+    (m, n, k): (usize, usize, usize),
+    (out, out_strides): (&mut [f32], Strides),
+    (lhs, lhs_strides): (&[f32], Strides),
+    (rhs, rhs_strides): (&[f32], Strides),
+    add: bool,
+) {
+    assert!(out.len() >= out_strides.reach(m, n));
+    assert!(lhs.len() >= lhs_strides.reach(m, k));
+    assert!(rhs.len() >= rhs_strides.reach(k, n));
+    let threads = candle_core::utils::get_num_threads();
+    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+    #[expect(unsafe_code, reason = "gemm takes raw pointers")]
+    // SAFETY: just asserted to lie in their slices; `out` is borrowed alone, and rows of it do not overlap because
+    // both callers' rows are as wide as their stride or narrower.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            out_strides.column as isize,
+            out_strides.row as isize,
+            add,
+            lhs.as_ptr(),
+            lhs_strides.column as isize,
+            lhs_strides.row as isize,
+            rhs.as_ptr(),
+            rhs_strides.column as isize,
+            rhs_strides.row as isize,
+            if add { 1.0 } else { 0.0 },
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
