@@ -1,9 +1,29 @@
-//! From gradients to new weights: the schedule says how fast, clipping how far at most, AdamW in which direction.
+//! From gradients to new weights: the schedule says how fast, clipping how far at most, the optimizer in which direction.
+//!
+//! ```text
+//!   optimizer ─ for each tensor ─▶ group    its own rate
+//!       │                          moments ─ piece by piece ─▶ elementwise ─ block by block ─▶ moment ─▶ codes
+//!       │                            in memory or in a file      adamw, lion, sgd                32 or 8 bits
+//!       └───────────────────────▶ adafactor   whole matrices
+//! ```
 
+mod adafactor;
 mod adamw;
+mod codes;
+mod elementwise;
+#[cfg(test)]
+mod fixture;
+mod group;
+mod lion;
+mod moment;
+mod moments;
 mod norm;
+mod optimizer;
 mod schedule;
+mod sgd;
+mod state_file;
+mod step;
 
-pub use adamw::AdamW;
 pub use norm::{clip_factor, grad_norm};
+pub use optimizer::Optimizer;
 pub use schedule::Schedule;

@@ -2,8 +2,8 @@
 
 use fleetune_shared::Recipe;
 use fleetune_shared::recipe::{
-    CheckpointingLevel, HeldOut, LoraBias, LoraInit, Method, Objective, OptimName, Quantization,
-    ScheduleName, Targets, TruncationMode,
+    CheckpointingLevel, HeldOut, LoraBias, LoraInit, Method, Objective, Quantization, Targets,
+    TruncationMode,
 };
 
 use crate::{EngineError, Result};
@@ -11,7 +11,7 @@ use crate::{EngineError, Result};
 /// # Errors
 /// [`EngineError::Input`] naming the first key.
 pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
-    let (data, optim) = (&recipe.data, &recipe.optim);
+    let data = &recipe.data;
     let supervised = matches!(recipe.objective, Objective::Sft(_));
     let smoothed = matches!(recipe.objective, Objective::Sft(sft) if sft.label_smoothing > 0.0);
     let mut keys = vec![
@@ -28,14 +28,7 @@ pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
         ("dtype", recipe.quantization == Quantization::Bfloat16),
         ("load_in_8bit", recipe.quantization == Quantization::EightBit),
         ("load_in_4bit", matches!(recipe.quantization, Quantization::FourBit(_))),
-        ("optim", optim.name != OptimName::AdamwTorch),
-        ("loraplus_lr_ratio", optim.loraplus_lr_ratio.is_some()),
-        ("embedding_lr", optim.embedding_lr.is_some()),
-        ("optimizer_in_backward", optim.in_backward),
-        ("lr_scheduler_type", {
-            use ScheduleName::{Constant, ConstantWithWarmup, Cosine, Linear};
-            ![Linear, Cosine, Constant, ConstantWithWarmup].contains(&recipe.schedule.name)
-        }),
+        ("optimizer_in_backward", recipe.optim.in_backward),
         ("gradient_checkpointing", {
             use CheckpointingLevel::{Auto, Selective};
             [Selective, Auto].contains(&recipe.gradient_checkpointing)

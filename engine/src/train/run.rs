@@ -16,7 +16,7 @@ use crate::checkpoint::{self, State};
 use crate::data::Loader;
 use crate::memory::{self, Bound};
 use crate::model::{Model, Shards};
-use crate::optim::{AdamW, Schedule, clip_factor, grad_norm};
+use crate::optim::{Optimizer, Schedule, clip_factor, grad_norm};
 use crate::{EngineError, Result};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -41,19 +41,18 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     let steps_total = loader.steps_total(recipe.duration);
     let mut state = State::new(recipe.file(), steps_total, model_hash, data_hash);
 
-    let optimizer = match &resume {
-        None => AdamW::new(recipe.optim.adam, model.trainables_mut()),
-        Some(folder) => {
-            let earlier = State::read(folder)?;
-            state.continues(&earlier, folder)?;
-            state = earlier;
-            loader.seek(state.cursor)?;
-            restore_weights(&mut model, &folder.join(result::weights_file(adapter.as_ref())))?;
-            let mut optimizer = AdamW::new(recipe.optim.adam, model.trainables_mut());
-            optimizer.restore(&folder.join(OPTIMIZER), state.step)?;
-            optimizer
-        }
-    };
+    if let Some(folder) = &resume {
+        let earlier = State::read(folder)?;
+        state.continues(&earlier, folder)?;
+        state = earlier;
+        loader.seek(state.cursor)?;
+        restore_weights(&mut model, &folder.join(result::weights_file(adapter.as_ref())))?;
+    }
+    let peak = recipe.schedule.learning_rate;
+    let mut optimizer = Optimizer::new(recipe.optim, peak, &order.out, model.trainables_mut())?;
+    if let Some(folder) = &resume {
+        optimizer.restore(&folder.join(OPTIMIZER), state.step)?;
+    }
     // What an interrupted run did after this checkpoint is done again.
     checkpoint::forget_after(&order.out, state.step)?;
     let log = MetricsLog::open(&order.out, state.step)?;
@@ -165,7 +164,7 @@ struct Run<'a> {
     model: Model,
     adapter: Option<AdapterConfig>,
     loader: Loader<'a>,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     state: State,
     log: MetricsLog,
 }

@@ -84,6 +84,11 @@ fn rank_stabilised_lora_follows_peft() {
 }
 
 #[test]
+fn lora_plus_follows_peft() {
+    follows("loraplus");
+}
+
+#[test]
 fn accumulation_follows_trl() {
     follows("sft_trl_ga2_clip_cosine");
 }

@@ -69,6 +69,23 @@ fn a_full_run_resumes_bit_for_bit() {
 }
 
 #[test]
+fn every_optimizer_resumes_bit_for_bit() {
+    for optim in [
+        "adamw_8bit",
+        "paged_adamw_32bit",
+        "paged_adamw_8bit",
+        "adafactor",
+        "lion_32bit",
+        "lion_8bit",
+        "sgd",
+    ] {
+        let momentum = if optim == "sgd" { 0.9 } else { 0.0 };
+        let keys = json!({"optim": optim, "sgd_momentum": momentum, "use_peft": false, "learning_rate": 1e-3});
+        stopped_and_resumed(keys, "model.safetensors");
+    }
+}
+
+#[test]
 fn a_killed_run_goes_on_elsewhere_from_its_last_checkpoint() {
     let straight = Story::tiny(recipe(json!({})));
     straight.steps();

@@ -1,0 +1,50 @@
+//! Optimizers that treat every number alone: what a step does to one, and how that is done to many.
+
+use rayon::prelude::*;
+
+use super::moment::{BLOCK, Moment, Run};
+
+/// Numbers updated in one go by one thread: whole blocks.
+const RUN: usize = 64 * BLOCK;
+
+/// One step of an optimizer with `N` moments, its numbers already worked out.
+pub(super) trait Rule<const N: usize>: Copy + Send + Sync {
+    /// A number, its gradient and its moments before the step to number and moments after it.
+    fn apply(self, value: f32, grad: f32, moments: [f32; N]) -> (f32, [f32; N]);
+}
+
+/// Applies `rule` to `values`. Every block is computed alone, so the result does not depend on how they are shared
+/// among threads.
+pub(super) fn update<const N: usize>(
+    rule: impl Rule<N>,
+    values: &mut [f32],
+    grads: &[f32],
+    moments: &mut [Moment],
+) {
+    assert_eq!(values.len(), grads.len());
+    let moments: &mut [Moment; N] = moments.try_into().expect("as many moments as the rule has");
+    let mut runs = moments.each_mut().map(|moment| moment.runs_mut(RUN).into_iter());
+    let runs: Vec<[Run<'_>; N]> = (0..values.len().div_ceil(RUN))
+        .map(|_| runs.each_mut().map(|run| run.next().expect("moments as long as the values")))
+        .collect();
+    let parts = values.par_chunks_mut(RUN).zip(grads.par_chunks(RUN)).zip(runs);
+    parts.for_each(|((values, grads), mut runs)| {
+        let blocks = values.chunks_mut(BLOCK).zip(grads.chunks(BLOCK));
+        for (block, (values, grads)) in blocks.enumerate() {
+            let mut numbers = [[0.0; BLOCK]; N];
+            for (numbers, run) in numbers.iter_mut().zip(&runs) {
+                run.load(block, &mut numbers[..values.len()]);
+            }
+            for (i, (value, grad)) in values.iter_mut().zip(grads).enumerate() {
+                let (after, moments) = rule.apply(*value, *grad, numbers.each_ref().map(|m| m[i]));
+                *value = after;
+                for (numbers, moment) in numbers.iter_mut().zip(moments) {
+                    numbers[i] = moment;
+                }
+            }
+            for (numbers, run) in numbers.iter().zip(&mut runs) {
+                run.store(block, &numbers[..values.len()]);
+            }
+        }
+    });
+}

@@ -1,0 +1,258 @@
+//! The optimizer of a run: which rule, what it remembers of each tensor, and each tensor's own rate.
+
+use std::path::Path;
+
+use fleetune_shared::recipe::{Optim, OptimName};
+use indexmap::IndexMap;
+use safetensors::tensor::Dtype;
+
+use super::adafactor::Adafactor;
+use super::adamw::AdamW;
+use super::codes::CodeMap;
+use super::elementwise::update;
+use super::group::rate_factor;
+use super::lion::Lion;
+use super::moment::Form;
+use super::moments::{Moments, Pages};
+use super::sgd::Sgd;
+use super::state_file::StateFile;
+use super::step::Step;
+use crate::Result;
+use crate::model::Trainable;
+use crate::ops::slices;
+use crate::tensor_file::{TensorEntry, TensorFile};
+
+/// Tensors with fewer numbers keep 32-bit moments, as in bitsandbytes: a norm's weight is worth its precision.
+const EIGHT_BIT_MIN: usize = 4096;
+
+/// The optimizer and its state.
+#[derive(Debug)]
+pub struct Optimizer {
+    settings: Optim,
+    /// Steps done, or begun.
+    steps: u64,
+    /// Of the step begun last, before each tensor's own factor.
+    learning_rate: f64,
+    grad_factor: f64,
+    /// By the trainable's name.
+    tensors: IndexMap<String, Tensor>,
+}
+
+/// What is kept for one tensor.
+#[derive(Debug)]
+struct Tensor {
+    rate_factor: f64,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Moments(Moments),
+    Adafactor(Adafactor),
+}
+
+/// How `name` keeps its moments: their names, whether in 8 bits, whether paged.
+fn layout(settings: &Optim) -> (&'static [&'static str], bool, bool) {
+    const ADAM: &[&str] = &["exp_avg", "exp_avg_sq"];
+    const LION: &[&str] = &["exp_avg"];
+    match settings.name {
+        OptimName::AdamwTorch => (ADAM, false, false),
+        OptimName::Adamw8bit => (ADAM, true, false),
+        OptimName::PagedAdamw32bit => (ADAM, false, true),
+        OptimName::PagedAdamw8bit => (ADAM, true, true),
+        OptimName::Lion32bit => (LION, false, false),
+        OptimName::Lion8bit => (LION, true, false),
+        OptimName::Sgd if settings.sgd_momentum == 0.0 => (&[], false, false),
+        OptimName::Sgd => (&["momentum_buffer"], false, false),
+        OptimName::Adafactor => (&[], false, false),
+    }
+}
+
+impl Optimizer {
+    /// With nothing remembered of `trainables`. `learning_rate` is the schedule's peak, which `embedding_lr` is
+    /// compared with; paged states live in a nameless file in `folder`.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::Io`] when that file cannot be made.
+    pub fn new<'a>(
+        settings: Optim,
+        learning_rate: f64,
+        folder: &Path,
+        trainables: impl IntoIterator<Item = &'a mut Trainable>,
+    ) -> Result<Self> {
+        let (names, eight_bits, paged) = layout(&settings);
+        let mut pages = paged.then(|| Pages::create(folder)).transpose()?;
+        let mut tensors = IndexMap::new();
+        for trainable in trainables {
+            let count = trainable.value.elem_count();
+            let form = |name: &&str| match *name {
+                _ if !eight_bits || count < EIGHT_BIT_MIN => Form::Full,
+                "exp_avg_sq" => Form::Blockwise(CodeMap::unsigned()),
+                _ => Form::Blockwise(CodeMap::signed()),
+            };
+            let memory = if settings.name == OptimName::Adafactor {
+                Memory::Adafactor(Adafactor::zeros(trainable.value.dims()))
+            } else {
+                let forms = names.iter().map(form).collect();
+                Memory::Moments(Moments::zeros(count, forms, pages.as_mut())?)
+            };
+            let rate_factor = rate_factor(&settings, learning_rate, trainable);
+            tensors.insert(trainable.name.clone(), Tensor { rate_factor, memory });
+        }
+        Ok(Self { settings, steps: 0, learning_rate, grad_factor: 1.0, tensors })
+    }
+
+    /// Begins a step: every [`Self::update`] up to the next belongs to it. Gradients are multiplied by `grad_factor`
+    /// first.
+    pub fn begin(&mut self, learning_rate: f64, grad_factor: f64) {
+        self.steps += 1;
+        self.learning_rate = learning_rate;
+        self.grad_factor = grad_factor;
+    }
+
+    /// Moves one trainable in place and takes its gradient away; one without a gradient stays as it is. Weight decay
+    /// goes to tensors marked for it.
+    ///
+    /// # Errors
+    /// A device or a disk that failed.
+    ///
+    /// # Panics
+    /// For a trainable that [`Self::new`] was not shown.
+    pub fn update(&mut self, trainable: &mut Trainable) -> Result<()> {
+        let Some(grad) = trainable.grad.take() else { return Ok(()) };
+        let Tensor { rate_factor, memory } =
+            self.tensors.get_mut(&trainable.name).expect("a trainable the optimizer was made for");
+        let Optim { name, adam, sgd_momentum, .. } = self.settings;
+        let step = Step {
+            number: self.steps,
+            learning_rate: self.learning_rate * *rate_factor,
+            weight_decay: if trainable.decay { adam.weight_decay } else { 0.0 },
+            grad_factor: self.grad_factor,
+        };
+        let grads = slices::view(&grad)?;
+        let mut result = Ok(());
+        slices::edit(&trainable.value, |values| match memory {
+            Memory::Adafactor(adafactor) => adafactor.update(&step, values, &grads),
+            Memory::Moments(moments) => {
+                result = moments.visit(|range, moments| {
+                    let (values, grads) = (&mut values[range.clone()], &grads[range]);
+                    match name {
+                        OptimName::Lion32bit | OptimName::Lion8bit => {
+                            update(Lion::new(adam, &step), values, grads, moments);
+                        }
+                        OptimName::Sgd if moments.is_empty() => {
+                            update::<0>(Sgd::new(sgd_momentum, &step), values, grads, moments);
+                        }
+                        OptimName::Sgd => {
+                            update::<1>(Sgd::new(sgd_momentum, &step), values, grads, moments);
+                        }
+                        _ => update(AdamW::new(adam, &step), values, grads, moments),
+                    }
+                    Ok(())
+                });
+            }
+        })?;
+        result
+    }
+
+    /// A whole step: [`Self::begin`], then [`Self::update`] for each of `trainables`.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub fn step<'a>(
+        &mut self,
+        trainables: impl IntoIterator<Item = &'a mut Trainable>,
+        learning_rate: f64,
+        grad_factor: f64,
+    ) -> Result<()> {
+        self.begin(learning_rate, grad_factor);
+        trainables.into_iter().try_for_each(|trainable| self.update(trainable))
+    }
+
+    /// Writes the state, flat arrays by the names of PyTorch's optimizers: `NAME.exp_avg` and the like in f32, or
+    /// codes in u8 with `NAME.exp_avg.absmax`.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::Io`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let names = layout(&self.settings).0;
+        let mut entries = Vec::new();
+        let mut entry = |name: String, dtype, count| {
+            entries.push(TensorEntry { name, dtype, shape: vec![count] });
+        };
+        for (name, tensor) in &self.tensors {
+            match &tensor.memory {
+                Memory::Adafactor(adafactor) => {
+                    for (key, values) in adafactor.arrays() {
+                        entry(format!("{name}.{key}"), Dtype::F32, values.len());
+                    }
+                }
+                Memory::Moments(moments) => {
+                    for (moment, key) in names.iter().enumerate() {
+                        for (suffix, dtype, count) in moments.arrays(moment) {
+                            entry(format!("{name}.{key}{suffix}"), dtype, count);
+                        }
+                    }
+                }
+            }
+        }
+        let mut file = TensorFile::create(path, &entries)?;
+        for tensor in self.tensors.values() {
+            match &tensor.memory {
+                Memory::Adafactor(adafactor) => {
+                    for (_, values) in adafactor.arrays() {
+                        file.write_f32(values)?;
+                    }
+                }
+                Memory::Moments(moments) => {
+                    for moment in 0..names.len() {
+                        for array in 0..moments.arrays(moment).len() {
+                            moments.write(moment, array, &mut file)?;
+                        }
+                    }
+                }
+            }
+        }
+        file.finish()
+    }
+
+    /// Reads what [`Self::save`] wrote after `steps` steps, for the same trainables and settings.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::Io`], or [`crate::EngineError::Input`] naming the array that is missing or another.
+    pub fn restore(&mut self, path: &Path, steps: u64) -> Result<()> {
+        let names = layout(&self.settings).0;
+        let file = StateFile::open(path)?;
+        for (name, tensor) in &mut self.tensors {
+            match &mut tensor.memory {
+                Memory::Adafactor(adafactor) => {
+                    for (key, values) in adafactor.arrays_mut() {
+                        let array =
+                            file.array(&format!("{name}.{key}"), Dtype::F32, values.len())?;
+                        *values = array.floats(values.len())?;
+                    }
+                }
+                Memory::Moments(moments) => {
+                    let array = |moment: usize, key: &str| {
+                        let arrays = moments.arrays(moment).into_iter();
+                        let named = arrays.map(|(suffix, dtype, count)| {
+                            file.array(&format!("{name}.{key}{suffix}"), dtype, count)
+                        });
+                        named.collect::<Result<Vec<_>>>()
+                    };
+                    let stored: Vec<_> = names
+                        .iter()
+                        .enumerate()
+                        .map(|(moment, key)| array(moment, key))
+                        .collect::<Result<_>>()?;
+                    moments.read(&stored)?;
+                }
+            }
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
