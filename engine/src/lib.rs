@@ -20,6 +20,7 @@ pub mod linalg;
 pub mod memory;
 pub mod merge;
 pub mod model;
+pub mod objective;
 pub mod ops;
 pub mod optim;
 pub mod quant;
