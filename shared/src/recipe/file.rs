@@ -173,7 +173,10 @@ pub struct RecipeFile {
     /// Quantise the blocks' scales too. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bnb_4bit_use_double_quant: Option<bool>,
-    /// Peak learning rate. Default 2e-4 for adapters, 2e-5 for the whole model.
+
+    // ── training ────────────────────────────────────────────────────────────────────────────────────────────
+    /// Peak learning rate. Default 2e-5 for `sft`, 1e-5 for `reward`, 1e-6 for the others; ten times that for
+    /// adapters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
     /// Rows per micro-batch. Default 8.
@@ -244,7 +247,7 @@ pub struct RecipeFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
 
-    // ── preferences ────────────────────────────────────────────────────────────────────────────────────────────
+    // ── preferences ─────────────────────────────────────────────────────────────────────────────────────────
     /// The loss: DPO `sigmoid` (default), `hinge`, `ipo`, `robust`, `exo_pair`, …, or a list of them; KTO `kto` (default); CPO `sigmoid` (default), `hinge`, `ipo`, `simpo`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_type: Option<OneOrMany>,
@@ -305,7 +308,7 @@ pub struct RecipeFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_total_limit: Option<u64>,
 
-    // ── evaluation ─────────────────────────────────────────────────────────────────────────────────────────────
+    // ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────
     /// When the held-out rows are evaluated. Default `no`, or `epoch` where there are some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_strategy: Option<EvalStrategy>,
