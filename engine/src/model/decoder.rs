@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{IndexOp, Tensor};
 use fleetune_shared::ModelSpec;
+use fleetune_shared::recipe::Quantization;
 
 use super::block::{Block, Pass, Saved};
 use super::cache::KvCache;
@@ -47,7 +48,16 @@ impl Model {
     /// # Errors
     /// [`EngineError::Input`] naming the file and tensor for anything missing, damaged, or unlike the configuration.
     pub fn load(path: &Path) -> Result<Self> {
-        super::load::load(path, Arc::new(Portable))
+        Self::load_as(path, Quantization::Float32)
+    }
+
+    /// As [`Self::load`], with weights held as `how` says. They are quantised one after the other while the file is
+    /// read; products unpack them tile by tile, so that no weight is ever whole in f32.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_as(path: &Path, how: Quantization) -> Result<Self> {
+        super::load::load(path, Arc::new(Portable), how)
     }
 
     /// A model of the shape that `config.json` in the folder `path` gives, with weights drawn from `seed` as
@@ -110,11 +120,12 @@ impl Model {
         self.trainables_mut().for_each(Trainable::clear);
     }
 
-    /// Weights of the base by Hugging Face's names, in a fixed order; f32.
+    /// Weights of the base by Hugging Face's names, in a fixed order: those held as f32, which is all of them unless
+    /// the model was loaded in fewer bits.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         let blocks = self.blocks.iter().flat_map(Block::parameters);
         let all = std::iter::once(&self.embed).chain(blocks).chain([&self.norm]).chain(&self.head);
-        all.map(|parameter| (parameter.name(), parameter.value()))
+        all.filter_map(|parameter| Some((parameter.name(), parameter.plain()?)))
     }
 
     fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {

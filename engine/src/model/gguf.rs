@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::TensorInfo;
@@ -10,6 +11,8 @@ use candle_core::{Device, Tensor};
 use fleetune_shared::{GgufError, GgufHeader, GgufTensor, GgufType, ModelSpec, RopeScaling};
 
 use super::files::wrong;
+use super::weight::PackedMatrix;
+use crate::quant::GgufBlocks;
 use crate::{EngineError, Result};
 
 /// An open GGUF file.
@@ -52,25 +55,63 @@ impl GgufFile {
         })
     }
 
+    fn named(&self, name: &str) -> Result<&GgufTensor> {
+        let mine = |t: &&GgufTensor| hf_name(&t.name).as_deref() == Some(name);
+        self.header
+            .tensors
+            .iter()
+            .find(mine)
+            .ok_or_else(|| wrong(&self.path, &format!("no tensor for `{}`", name.escape_debug())))
+    }
+
     /// The tensor as f32 under Hugging Face's name `name`.
     pub(super) fn read(&self, name: &str) -> Result<Tensor> {
-        let mine = |t: &&GgufTensor| hf_name(&t.name).as_deref() == Some(name);
-        let Some(tensor) = self.header.tensors.iter().find(mine) else {
-            return Err(wrong(&self.path, &format!("no tensor for `{}`", name.escape_debug())));
-        };
+        let tensor = self.named(name)?;
         let value = self.dequantise(tensor)?;
-        let finite = crate::ops::slices::view(&value)?.iter().all(|x| x.is_finite());
-        if !finite {
-            return Err(wrong(
-                &self.path,
-                &format!("tensor `{}` holds NaN or infinity", tensor.name.escape_debug()),
-            ));
+        self.finite(tensor, &value)?;
+        match self.heads_in_pairs(name) {
+            Some(heads) => halves(&value, heads),
+            None => Ok(value),
         }
+    }
+
+    /// The matrix under Hugging Face's name `name` in its own blocks; `None` where those are plain f32.
+    pub(super) fn packed(&self, name: &str) -> Result<Option<PackedMatrix>> {
+        let tensor = self.named(name)?;
+        let (&[rows, width], kind) = (&tensor.shape[..], tensor.kind) else { return Ok(None) };
+        if kind == GgufType::F32 {
+            return Ok(None);
+        }
+        let io = |e| EngineError::io(&self.path, e);
+        let mut file = File::open(&self.path).map_err(io)?;
+        file.seek(SeekFrom::Start(self.header.data_offset + tensor.offset)).map_err(io)?;
+        let mut bytes = vec![0; tensor.bytes as usize];
+        file.read_exact(&mut bytes).map_err(io)?;
+        if let Some(heads) = self.heads_in_pairs(name) {
+            bytes = halves_of_rows(&bytes, rows, heads);
+        }
+        let blocks = GgufBlocks::of_bytes(ggml_type(kind), &bytes, rows, width)?;
+        drop(bytes);
+        let matrix = PackedMatrix::new(Arc::new(blocks), width);
+        matrix.tiles(|_, tile| self.finite(tensor, tile))?;
+        Ok(Some(matrix))
+    }
+
+    /// Of a projection whose rows llama.cpp reordered, its heads.
+    fn heads_in_pairs(&self, name: &str) -> Option<usize> {
         match name.rsplit('.').nth(1) {
-            Some("q_proj") => halves(&value, self.spec.num_attention_heads),
-            Some("k_proj") => halves(&value, self.spec.num_key_value_heads),
-            _ => Ok(value),
+            Some("q_proj") => Some(self.spec.num_attention_heads),
+            Some("k_proj") => Some(self.spec.num_key_value_heads),
+            _ => None,
         }
+    }
+
+    fn finite(&self, tensor: &GgufTensor, value: &Tensor) -> Result<()> {
+        if crate::ops::slices::view(value)?.iter().all(|x| x.is_finite()) {
+            return Ok(());
+        }
+        let why = format!("tensor `{}` holds NaN or infinity", tensor.name.escape_debug());
+        Err(wrong(&self.path, &why))
     }
 
     /// The header has checked sizes and offsets, so that candle never meets a file it would panic on.
@@ -162,6 +203,16 @@ fn halves(value: &Tensor, heads: usize) -> Result<Tensor> {
     let rest: usize = value.dims()[1..].iter().product();
     let pairs = value.reshape((heads, rows / heads / 2, 2, rest))?;
     Ok(pairs.transpose(1, 2)?.contiguous()?.reshape(value.shape())?)
+}
+
+/// As [`halves`], for rows of bytes.
+fn halves_of_rows(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    let (row, half) = (bytes.len() / rows, rows / heads / 2);
+    let order = (0..rows).map(|to| {
+        let (head, side, place) = (to / (2 * half), to / half % 2, to % half);
+        head * 2 * half + 2 * place + side
+    });
+    order.flat_map(|from| &bytes[from * row..][..row]).copied().collect()
 }
 
 fn ggml_type(kind: GgufType) -> GgmlDType {

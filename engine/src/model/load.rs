@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use fleetune_shared::ModelSpec;
+use fleetune_shared::recipe::Quantization;
 
 use super::block::Block;
 use super::decoder::Model;
+use super::hold;
 use super::linear::Linear;
 use super::source::{WeightFiles, has_bias, module};
 use super::trainable::Parameter;
@@ -15,21 +16,21 @@ use super::weight::Weight;
 use crate::Result;
 use crate::ops::{Backend, frequencies};
 
-pub(super) fn load(path: &Path, ops: Arc<dyn Backend>) -> Result<Model> {
+pub(super) fn load(path: &Path, ops: Arc<dyn Backend>, how: Quantization) -> Result<Model> {
     let files = WeightFiles::open(path)?;
-    assemble(files.spec().clone(), ops, &|name| files.read(name))
+    assemble(files.spec().clone(), ops, &|name| hold::weight(&files, name, how))
 }
 
-/// A frozen model of the tensors that `value` gives by name.
+/// A frozen model of the weights that `weight` gives by name.
 pub(super) fn assemble(
     spec: ModelSpec,
     ops: Arc<dyn Backend>,
-    value: &dyn Fn(&str) -> Result<Tensor>,
+    weight: &dyn Fn(&str) -> Result<Weight>,
 ) -> Result<Model> {
     let read = |name: String| -> Result<Parameter> {
         crate::memory::check()?;
-        let value = value(&name)?;
-        Ok(Parameter::Frozen(name, Weight::F32(value)))
+        let weight = weight(&name)?;
+        Ok(Parameter::Frozen(name, weight))
     };
     let linear = |block: usize, name: &str| -> Result<Linear> {
         let module = module(block, name);

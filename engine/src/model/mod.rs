@@ -9,6 +9,7 @@
 //!
 //! Neighbours: `ops` has the arithmetic, `adapter` what is laid beside the linear layers, `data` the micro-batches.
 
+mod bitsandbytes;
 mod block;
 mod cache;
 mod decoder;
@@ -16,6 +17,7 @@ mod files;
 mod gguf;
 mod graded;
 mod head;
+mod hold;
 mod linear;
 mod load;
 mod random;
@@ -36,4 +38,4 @@ pub(crate) use shards::{Shards, read_all};
 pub(crate) use source::module;
 pub use source::{WeightFiles, spec_of};
 pub use trainable::Trainable;
-pub use weight::Weight;
+pub use weight::{PackedMatrix, Weight};

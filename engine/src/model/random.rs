@@ -13,6 +13,7 @@ use super::decoder::Model;
 use super::files::{CONFIG, wrong};
 use super::load::assemble;
 use super::source::{expected, spec_of};
+use super::weight::Weight;
 use crate::ops::Backend;
 use crate::{EngineError, Result};
 
@@ -37,7 +38,7 @@ pub(super) fn random(path: &Path, ops: Arc<dyn Backend>, seed: u64) -> Result<Mo
             rng.set_stream(*index);
             (0..count).map(|_| (normal(&mut rng) * deviation) as f32).collect()
         };
-        Ok(Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu)?)
+        Ok(Weight::F32(Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu)?))
     })
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Shards {
 #[derive(Debug)]
 struct Entry {
     path: PathBuf,
-    dtype: String,
+    dtype: Dtype,
     shape: Vec<usize>,
     offset: u64,
     bytes: u64,
@@ -68,18 +68,46 @@ impl Shards {
 
     /// How the file stores `name`.
     pub(super) fn dtype(&self, name: &str) -> Option<Dtype> {
-        Some(match self.entries.get(name)?.dtype.as_str() {
-            "F32" => Dtype::F32,
-            "F16" => Dtype::F16,
-            _ => Dtype::BF16,
-        })
+        Some(self.entries.get(name)?.dtype)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.entries.get(name)?.shape)
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        let entry = self.entries.get(name);
+        entry.ok_or_else(|| EngineError::input(format!("no tensor `{}`", show(name))))
+    }
+
+    /// The tensor's bytes as they lie in the file, which must be of `dtype`.
+    pub(super) fn bytes(&self, name: &str, dtype: Dtype) -> Result<Vec<u8>> {
+        let entry = self.entry(name)?;
+        if entry.dtype != dtype {
+            let why =
+                format!("tensor `{}` has dtype {}, expected {dtype}", show(name), entry.dtype);
+            return Err(wrong(&entry.path, &why));
+        }
+        let io = |e| EngineError::io(&entry.path, e);
+        let mut file = File::open(&entry.path).map_err(io)?;
+        file.seek(SeekFrom::Start(entry.offset)).map_err(io)?;
+        let mut bytes = vec![0; entry.bytes as usize];
+        file.read_exact(&mut bytes).map_err(io)?;
+        Ok(bytes)
     }
 
     /// The tensor as f32; `name` must be one of [`Self::shapes`].
     pub(crate) fn read(&self, name: &str) -> Result<Tensor> {
-        let Some(entry) = self.entries.get(name) else {
-            return Err(EngineError::input(format!("no tensor `{}`", show(name))));
-        };
+        let entry = self.entry(name)?;
+        if matches!(entry.dtype, Dtype::U8 | Dtype::I8) {
+            let found = entry.dtype;
+            let why = format!("has dtype {found}, expected F32, F16 or BF16");
+            return Err(wrong(&entry.path, &format!("tensor `{}` {why}", show(name))));
+        }
         let io = |e| EngineError::io(&entry.path, e);
         let mut file = File::open(&entry.path).map_err(io)?;
         file.seek(SeekFrom::Start(entry.offset)).map_err(io)?;
@@ -90,9 +118,11 @@ impl Shards {
             let piece = &mut piece[..left.min(PIECE_BYTES)];
             file.read_exact(piece).map_err(io)?;
             left -= piece.len();
-            match entry.dtype.as_str() {
-                "F32" => numbers.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-                "F16" => {
+            match entry.dtype {
+                Dtype::F32 => {
+                    numbers.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)))
+                }
+                Dtype::F16 => {
                     numbers.extend(
                         piece.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()),
                     );
@@ -177,9 +207,13 @@ fn header(path: &Path) -> Result<BTreeMap<String, Entry>> {
         let fail = |why: String| wrong(path, &format!("tensor `{}` {why}", show(&name)));
         let it: Described = serde_json::from_value(value)
             .map_err(|e| fail(format!("is not described by dtype, shape and data_offsets: {e}")))?;
-        let size = match it.dtype.as_str() {
-            "F32" => 4,
-            "F16" | "BF16" => 2,
+        // Bytes are codes of quantised weights, see `bitsandbytes`.
+        let (dtype, size) = match it.dtype.as_str() {
+            "F32" => (Dtype::F32, 4),
+            "F16" => (Dtype::F16, 2),
+            "BF16" => (Dtype::BF16, 2),
+            "U8" => (Dtype::U8, 1),
+            "I8" => (Dtype::I8, 1),
             other => {
                 let other = other.escape_debug();
                 return Err(fail(format!("has dtype {other}, expected F32, F16 or BF16")));
@@ -203,7 +237,7 @@ fn header(path: &Path) -> Result<BTreeMap<String, Entry>> {
         }
         let entry = Entry {
             path: path.to_owned(),
-            dtype: it.dtype,
+            dtype,
             shape: it.shape.iter().map(|n| *n as usize).collect(),
             offset: data + begin,
             bytes: end - begin,

@@ -7,9 +7,10 @@ use candle_core::Tensor;
 use fleetune_shared::ModelSpec;
 use safetensors::tensor::Dtype;
 
+use super::bitsandbytes::Checkpoint;
 use super::files::{Layout, wrong};
 use super::gguf::GgufFile;
-use super::shards::Shards;
+use super::weight::PackedMatrix;
 use crate::{EngineError, Result};
 
 /// Larger configurations are refused.
@@ -46,7 +47,7 @@ pub struct WeightFiles {
 
 #[derive(Debug)]
 enum Kind {
-    Shards(Shards),
+    Checkpoint(Checkpoint),
     Gguf(Box<GgufFile>),
 }
 
@@ -66,9 +67,10 @@ impl WeightFiles {
                 let why = "has no model.safetensors and no model.safetensors.index.json";
                 return Err(wrong(path, why));
             }
-            Layout::Folder { config, shards } => {
-                Self { spec: read_config(&config)?, kind: Kind::Shards(Shards::open(&shards)?) }
-            }
+            Layout::Folder { config, shards } => Self {
+                spec: read_config(&config)?,
+                kind: Kind::Checkpoint(Checkpoint::open(&shards)?),
+            },
         };
         files.check(path)?;
         Ok(files)
@@ -90,7 +92,7 @@ impl WeightFiles {
     #[must_use]
     pub fn dtype(&self, name: &str) -> Dtype {
         match &self.kind {
-            Kind::Shards(shards) => shards.dtype(name).unwrap_or(Dtype::F32),
+            Kind::Checkpoint(checkpoint) => checkpoint.dtype(name).unwrap_or(Dtype::F32),
             Kind::Gguf(_) => Dtype::F32,
         }
     }
@@ -101,16 +103,32 @@ impl WeightFiles {
     /// When there is none, it cannot be read, or it holds NaN or infinity.
     pub fn read(&self, name: &str) -> Result<Tensor> {
         match &self.kind {
-            Kind::Shards(shards) => shards.read(name),
+            Kind::Checkpoint(checkpoint) => checkpoint.read(name),
             Kind::Gguf(gguf) => gguf.read(name),
         }
+    }
+
+    /// The matrix `name` in the blocks or codes it is stored in; `None` where those are plain numbers.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn packed(&self, name: &str) -> Result<Option<PackedMatrix>> {
+        match &self.kind {
+            Kind::Checkpoint(checkpoint) => checkpoint.packed(name),
+            Kind::Gguf(gguf) => gguf.packed(name),
+        }
+    }
+
+    /// Whether this is a folder of safetensors.
+    pub(super) fn is_checkpoint(&self) -> bool {
+        matches!(self.kind, Kind::Checkpoint(_))
     }
 
     fn check(&self, path: &Path) -> Result<()> {
         let mut found: BTreeMap<String, (Vec<usize>, PathBuf)> = BTreeMap::new();
         match &self.kind {
-            Kind::Shards(shards) => {
-                for (name, shape, file) in shards.shapes() {
+            Kind::Checkpoint(checkpoint) => {
+                for (name, shape, file) in checkpoint.shapes() {
                     found.insert(name.to_owned(), (shape.to_vec(), file.to_owned()));
                 }
             }

@@ -93,25 +93,47 @@ impl Parameter {
 
     /// `x · Wᵀ`, see [`Backend::project`].
     pub(crate) fn project(&self, ops: &dyn Backend, x: &Tensor) -> Result<Tensor> {
-        ops.project(x, self.value())
+        match self {
+            Self::Frozen(_, weight) => weight.project(ops, x),
+            Self::Trained(trainable) => ops.project(x, &trainable.value),
+        }
     }
 
     /// `dy · W`, see [`Backend::project_dx`].
     pub(crate) fn project_dx(&self, ops: &dyn Backend, dy: &Tensor) -> Result<Tensor> {
-        ops.project_dx(dy, self.value())
+        match self {
+            Self::Frozen(_, weight) => weight.project_dx(ops, dy),
+            Self::Trained(trainable) => ops.project_dx(dy, &trainable.value),
+        }
     }
 
     /// Rows `ids`, see [`Backend::gather`].
     pub(crate) fn gather(&self, ops: &dyn Backend, ids: &[u32]) -> Result<Tensor> {
-        ops.gather(self.value(), ids)
+        match self {
+            Self::Frozen(_, weight) => weight.gather(ops, ids),
+            Self::Trained(trainable) => ops.gather(&trainable.value, ids),
+        }
     }
 
-    /// The value as f32.
-    pub(crate) fn value(&self) -> &Tensor {
+    /// The shape.
+    pub(crate) fn dims(&self) -> &[usize] {
         match self {
-            Self::Frozen(_, Weight::F32(value)) => value,
-            Self::Trained(trainable) => &trainable.value,
+            Self::Frozen(_, weight) => weight.dims(),
+            Self::Trained(trainable) => trainable.value.dims(),
         }
+    }
+
+    /// The numbers, where they are held as f32.
+    pub(crate) fn plain(&self) -> Option<&Tensor> {
+        match self {
+            Self::Frozen(_, weight) => weight.plain(),
+            Self::Trained(trainable) => Some(&trainable.value),
+        }
+    }
+
+    /// The numbers of a norm or a bias; only matrices are ever packed.
+    pub(crate) fn value(&self) -> &Tensor {
+        self.plain().unwrap_or_else(|| unreachable!("{} is packed", self.name()))
     }
 
     pub(crate) fn trained(&self) -> bool {

@@ -25,9 +25,7 @@ pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
         ("chat_template", data.chat_template.is_some()),
         ("freeze_trainable_layers", matches!(recipe.method, Method::Freeze(_))),
         ("peft_type", matches!(recipe.method, Method::Ia3(_))),
-        ("dtype", recipe.quantization == Quantization::Bfloat16),
-        ("load_in_8bit", recipe.quantization == Quantization::EightBit),
-        ("load_in_4bit", matches!(recipe.quantization, Quantization::FourBit(_))),
+        ("dtype", recipe.quantization == Quantization::Bfloat16 && !recipe.method.makes_adapter()),
         ("optimizer_in_backward", recipe.optim.in_backward),
         ("gradient_checkpointing", {
             use CheckpointingLevel::{Auto, Selective};

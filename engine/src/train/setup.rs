@@ -75,7 +75,7 @@ impl Setup {
 
 fn base(order: &TrainOrder, recipe: &Recipe, observer: &mut dyn Observer) -> Result<Model> {
     if recipe.method != Method::Full || model::has_weights(&order.model)? {
-        return Model::load(&order.model);
+        return Model::load_as(&order.model, recipe.quantization);
     }
     observer.event(TrainerEvent::Log {
         message: format!(
