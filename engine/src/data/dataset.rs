@@ -51,6 +51,8 @@ pub struct Dataset {
     sequences: Sequences,
     /// Counts over the rows.
     pub stats: DataStats,
+    /// What the user should know about the rows, in whole sentences.
+    pub notes: Vec<String>,
 }
 
 impl Dataset {
@@ -65,8 +67,8 @@ impl Dataset {
         tokenizer: Option<&Tokenizer>,
         spec: &ModelSpec,
     ) -> Result<Self> {
-        let (store, stats) = load::load(paths, settings, tokenizer, spec)?;
-        Self::over(store, stats)
+        let (store, stats, notes) = load::load(paths, settings, tokenizer, spec)?;
+        Self::over(store, stats, notes)
     }
 
     /// A data set made elsewhere, such as in a test.
@@ -76,10 +78,10 @@ impl Dataset {
         rows.iter().for_each(|row| stats.count(row));
         let store = RowStore::of(rows);
         let sequences = Sequences::single(pieces(&store));
-        Self { store: Arc::new(store), sequences, stats }
+        Self { store: Arc::new(store), sequences, stats, notes: Vec::new() }
     }
 
-    fn over(store: RowStore, stats: DataStats) -> Result<Self> {
+    fn over(store: RowStore, stats: DataStats, notes: Vec<String>) -> Result<Self> {
         // Rows are numbered, and tokens of a row counted, in 32 bits.
         if u32::try_from(store.len()).is_err() {
             let rows = store.len();
@@ -89,7 +91,7 @@ impl Dataset {
             )));
         }
         let sequences = Sequences::single(pieces(&store));
-        Ok(Self { store: Arc::new(store), sequences, stats })
+        Ok(Self { store: Arc::new(store), sequences, stats, notes })
     }
 
     /// The same rows in sequences of up to `max_length` tokens. A bin that holds nothing to learn, such as one inside

@@ -7,7 +7,7 @@ use fleetune_shared::recipe::DataSettings;
 
 use super::batch::{IGNORED, Row};
 use super::format::Sample;
-use super::guard::Guard;
+use super::guard::{Guard, Guarded};
 use super::template::{ChatTemplate, Rendered};
 use super::tokenizer::{Encoded, Tokenizer};
 use crate::{EngineError, Result};
@@ -36,15 +36,18 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    pub(super) fn row(&self, sample: Sample) -> Result<Row> {
+    /// The row a sample becomes, and which of its assistant turns, counted from 1, cannot be learned.
+    pub(super) fn row(&self, sample: Sample) -> Result<(Row, Vec<usize>)> {
+        let whole = |row| Ok((row, Vec::new()));
         match sample {
-            Sample::Tokens(row) => Ok(row),
-            Sample::Text { prompt, completion } => self.text(&prompt, &completion),
+            Sample::Tokens(row) => whole(row),
+            Sample::Text { prompt, completion } => whole(self.text(&prompt, &completion)?),
+            Sample::Plain(text) => whole(self.plain(text)?),
             Sample::Chat { conversation, completion_from } => {
                 let template = self.template.as_ref().ok_or_else(|| {
                     EngineError::input(format!(
                         "a conversation needs a chat template, and {} has none; \
-                         give one as `chat_template_path`",
+                         name one as `chat_template`, or give one as `chat_template_path`",
                         self.tokenizer.path().display()
                     ))
                 })?;
@@ -56,12 +59,12 @@ impl<'a> Encoder<'a> {
                     let rendered = template.text(&conversation, self.tokenizer)?;
                     let encoded = self.tokenizer.encode_guarded(&rendered.guarded)?;
                     let all = vec![true; encoded.ids.len()];
-                    return Ok(labelled(encoded.ids, &all));
+                    return whole(labelled(encoded.ids, &all));
                 }
                 let rendered = template.spans(&conversation, self.tokenizer, from)?;
                 let encoded = self.tokenizer.encode_guarded(&rendered.guarded)?;
                 let mask = self.mask(&rendered, &encoded)?;
-                Ok(labelled(encoded.ids, &mask))
+                Ok((labelled(encoded.ids, &mask), rendered.lost))
             }
         }
     }
@@ -82,6 +85,20 @@ impl<'a> Encoder<'a> {
         ids.push(self.eos_id.clone().map_err(EngineError::Input)?);
         mask.push(true);
         Ok(labelled(ids, &mask))
+    }
+
+    /// A text as it is, between BOS and EOS where it does not have them itself.
+    fn plain(&self, text: String) -> Result<Row> {
+        let encoded = self.tokenizer.encode_guarded(&Guarded { text, pairs: Vec::new() })?;
+        let prefix = self.tokenizer.prefix_ids();
+        let mut ids = if encoded.ids.starts_with(prefix) { Vec::new() } else { prefix.to_vec() };
+        ids.extend(encoded.ids);
+        let eos = self.eos_id.clone().map_err(EngineError::Input)?;
+        if ids.last() != Some(&eos) {
+            ids.push(eos);
+        }
+        let all = vec![true; ids.len()];
+        Ok(labelled(ids, &all))
     }
 
     /// Tokens of the assistant's spans; each span gets the special token that ends it, if it is not inside already.

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::batch::Row;
 use super::dataset::DataStats;
 use super::encode::Encoder;
-use super::format::{self, Sample};
+use super::format::{Context, Sample};
 use super::rows::{self, FileRow, Next};
 use super::store::{RowStore, RowWriter};
 use super::tokenizer::Tokenizer;
@@ -28,12 +28,18 @@ pub(super) fn load(
     settings: &DataSettings,
     tokenizer: Option<&Tokenizer>,
     spec: &ModelSpec,
-) -> Result<(RowStore, DataStats)> {
+) -> Result<(RowStore, DataStats, Vec<String>)> {
     let encoder = tokenizer.map(|t| Encoder::new(t, spec, settings)).transpose()?;
     let encoder = encoder.as_ref();
     let has_template = encoder.is_some_and(|e| e.template.is_some());
-    let mut intake =
-        Intake { settings, encoder, writer: RowWriter::new(None)?, stats: DataStats::default() };
+    let context = Context { settings, has_template, vocab_size: spec.vocab_size };
+    let mut intake = Intake {
+        settings,
+        encoder,
+        writer: RowWriter::new(None)?,
+        stats: DataStats::default(),
+        lost: Lost::default(),
+    };
     let mut read = 0;
     let mut waiting = Vec::with_capacity(ROWS_AT_ONCE);
     for path in paths {
@@ -41,9 +47,9 @@ pub(super) fn load(
         let next = rows::each(path, |FileRow { place, columns }| {
             let mut understood = || {
                 if layout == DataFormat::Auto {
-                    layout = format::detect(&columns)?;
+                    layout = context.detect(&columns)?;
                 }
-                format::sample(layout, &columns, has_template, spec.vocab_size)
+                context.sample(layout, &columns)
             };
             let sample = understood().map_err(|why| at(&place, why));
             let failed = sample.is_err();
@@ -60,7 +66,7 @@ pub(super) fn load(
             break;
         }
     }
-    let Intake { writer, stats, .. } = intake;
+    let Intake { writer, stats, lost, .. } = intake;
     if stats.rows == 0 {
         let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         return Err(EngineError::input(format!(
@@ -70,7 +76,7 @@ pub(super) fn load(
             stats.dropped
         )));
     }
-    Ok((writer.finish(None, &())?, stats))
+    Ok((writer.finish(None, &())?, stats, Vec::from_iter(lost.note())))
 }
 
 struct Intake<'a> {
@@ -78,18 +84,46 @@ struct Intake<'a> {
     encoder: Option<&'a Encoder<'a>>,
     writer: RowWriter,
     stats: DataStats,
+    lost: Lost,
+}
+
+/// Assistant turns that are not learned because the template rewrites them.
+#[derive(Debug, Default)]
+struct Lost {
+    turns: u64,
+    rows: u64,
+    first: Option<String>,
+}
+
+impl Lost {
+    fn count(&mut self, place: &str, messages: &[usize]) {
+        let Some(message) = messages.first() else { return };
+        self.turns += messages.len() as u64;
+        self.rows += 1;
+        self.first.get_or_insert_with(|| format!("{place}, message {message}"));
+    }
+
+    fn note(self) -> Option<String> {
+        let Self { turns, rows, first } = self;
+        first.map(|first| {
+            format!(
+                "{turns} assistant turns of {rows} rows are not learned, since the chat template rewrites them once \
+                 later messages follow (first: {first}); a template with {{% generation %}} blocks learns them"
+            )
+        })
+    }
 }
 
 impl Intake<'_> {
     /// Tokenises what waits, on all cores, and takes it in order.
     fn encode(&mut self, waiting: &mut Vec<(String, Result<Sample>)>) -> Result<()> {
         let encoder = self.encoder;
-        let rows: Vec<(String, Result<Row>)> = waiting
+        let rows: Vec<(String, Result<(Row, Vec<usize>)>)> = waiting
             .par_drain(..)
             .map(|(place, sample)| {
                 let row = match (sample, encoder) {
                     (Err(error), _) => Err(error),
-                    (Ok(Sample::Tokens(row)), _) => Ok(row),
+                    (Ok(Sample::Tokens(row)), _) => Ok((row, Vec::new())),
                     (Ok(sample), Some(encoder)) => encoder.row(sample).map_err(|e| at(&place, e)),
                     (Ok(_), None) => {
                         Err(at(&place, "text needs a tokenizer, and the model has none"))
@@ -99,7 +133,9 @@ impl Intake<'_> {
             })
             .collect();
         for (place, row) in rows {
-            if let Some(row) = self.admit(row?).map_err(|why| at(&place, why))? {
+            let (row, lost) = row?;
+            if let Some(row) = self.admit(row).map_err(|why| at(&place, why))? {
+                self.lost.count(&place, &lost);
                 self.stats.count(&row);
                 self.writer.push(&row)?;
             }

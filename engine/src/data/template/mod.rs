@@ -7,8 +7,10 @@
 //!
 //! The assistant's spans come from `{% generation %}` where the template has it. Where it has not, turn `i` lies
 //! between `render(messages[..i], add_generation_prompt)` and `render(messages[..=i])`, provided that both are
-//! beginnings of the whole: a template that rewrites earlier turns (Qwen3 drops their reasoning) is found out here.
+//! beginnings of the whole. A template that rewrites earlier turns (Qwen3 drops their reasoning) is found out here:
+//! what it rewrites is not learned, and said.
 
+mod builtin;
 mod generation;
 #[cfg(test)]
 mod parity;
@@ -33,6 +35,8 @@ const OUTPUT_BYTES_MAX: usize = 8 << 20;
 const FUEL: u64 = 5_000_000;
 const NAME: &str = "chat";
 
+pub(super) use self::builtin::named;
+
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -48,6 +52,9 @@ pub(crate) struct Rendered {
     pub(crate) guarded: Guarded,
     /// What the assistant wrote, in bytes of `guarded.text`; ordered, disjoint, touching ones joined.
     pub(crate) spans: Vec<Range<usize>>,
+    /// Messages by the assistant, counted from 1, that cannot be learned because the template rewrites them once
+    /// later ones follow.
+    pub(crate) lost: Vec<usize>,
 }
 
 /// A conversation whose texts carry stand-ins, ready for several renderings that can be compared.
@@ -130,14 +137,18 @@ impl ChatTemplate {
     ) -> Result<Rendered> {
         let shielded = Shielded::new(conversation, tokenizer);
         let (text, _) = self.render(&shielded, shielded.messages.len(), false)?;
-        self.check_nothing_dropped(conversation, &shielded, &text)?;
-        Ok(Rendered { guarded: Guarded { text, pairs: shielded.pairs }, spans: Vec::new() })
+        let turns: Vec<usize> = conversation.assistant_turns().collect();
+        self.check_nothing_dropped(conversation, &shielded, &turns, &text)?;
+        self.check_nothing_ignored(conversation, &shielded, &text)?;
+        let guarded = Guarded { text, pairs: shielded.pairs };
+        Ok(Rendered { guarded, spans: Vec::new(), lost: Vec::new() })
     }
 
-    /// The whole conversation and the spans of its assistant turns from message `from` on.
+    /// The whole conversation and the spans of its assistant turns from message `from` on, but for those the row
+    /// excepts.
     ///
     /// # Errors
-    /// What the template refuses; a turn it drops; a turn that cannot be located.
+    /// What the template refuses; something it drops; turns none of which can be located.
     pub(crate) fn spans(
         &self,
         conversation: &Conversation,
@@ -146,97 +157,165 @@ impl ChatTemplate {
     ) -> Result<Rendered> {
         let shielded = Shielded::new(conversation, tokenizer);
         let (text, marked) = self.render(&shielded, shielded.messages.len(), false)?;
-        let mut spans = if self.marks_generation {
-            let turns = conversation.messages.iter().filter(|m| m.role == Role::Assistant).count();
-            if marked.len() < turns {
-                return Err(self.refuse(format!(
-                    "writes {} {{% generation %}} blocks for {turns} assistant turns; \
-                     put one around every assistant turn",
-                    marked.len()
-                )));
-            }
-            marked
+        self.check_nothing_ignored(conversation, &shielded, &text)?;
+        let wanted: Vec<usize> = conversation
+            .assistant_turns()
+            .filter(|i| *i >= from && conversation.messages[*i].learned)
+            .collect();
+        let (turns, lost) = if self.marks_generation {
+            (self.marked(conversation, &wanted, marked)?, Vec::new())
         } else {
-            self.located(conversation, &shielded, &text)?
+            self.located(&shielded, &text, &wanted)?
         };
-        let written: String = spans.iter().map(|span| &text[span.clone()]).collect();
-        self.check_nothing_dropped(conversation, &shielded, &written)?;
-        if conversation.messages[..from].iter().any(|m| m.role == Role::Assistant) {
-            let (prompt, _) = self.render(&shielded, from, true)?;
-            if !text.starts_with(&prompt) {
-                return Err(self.refuse(
-                    "the prompt cannot be told from the completion: it is rendered differently once the completion \
-                     follows; set `completion_only_loss: false` or use another template",
-                ));
-            }
-            spans.retain(|span| span.start >= prompt.len());
-        }
-        Ok(Rendered { guarded: Guarded { text, pairs: shielded.pairs }, spans })
+        let found: Vec<usize> = wanted.into_iter().filter(|i| !lost.contains(&(i + 1))).collect();
+        let written: String = turns.iter().map(|span| &text[span.clone()]).collect();
+        self.check_nothing_dropped(conversation, &shielded, &found, &written)?;
+        let guarded = Guarded { text, pairs: shielded.pairs };
+        Ok(Rendered { guarded, spans: turns, lost })
     }
 
-    /// Spans by comparing beginnings of the conversation with the whole.
-    fn located(
+    /// Of the spans that `{% generation %}` marked, those of the messages `wanted`.
+    fn marked(
         &self,
         conversation: &Conversation,
-        shielded: &Shielded,
-        whole: &str,
+        wanted: &[usize],
+        marked: Vec<Range<usize>>,
     ) -> Result<Vec<Range<usize>>> {
-        let mut spans = Vec::new();
-        let roles = conversation.messages.iter().map(|message| message.role);
-        for (i, _) in roles.enumerate().filter(|(_, role)| *role == Role::Assistant) {
-            let lost = |why: &str| {
-                self.refuse(format!(
-                    "message {}, by the assistant, cannot be located: {why}; give a template with \
-                     {{% generation %}} blocks as `chat_template_path`, train conversations of one answer, or set \
-                     `assistant_only_loss: false`",
-                    i + 1
-                ))
-            };
-            let (prompt, _) = self.render(shielded, i, true)?;
-            if !whole.starts_with(&prompt) {
-                return Err(lost("what stands before it is rendered differently in a prompt"));
-            }
-            let (upto, _) = self.render(shielded, i + 1, false)?;
-            // Some templates end every text, not every turn, with EOS.
-            let upto = if i + 1 < shielded.messages.len() && !whole.starts_with(&upto) {
-                self.eos_token.as_deref().and_then(|eos| upto.strip_suffix(eos)).unwrap_or(&upto)
-            } else {
-                &upto
-            };
-            if !whole.starts_with(upto) {
-                return Err(lost("it is rendered differently once later messages follow"));
-            }
-            if upto.len() <= prompt.len() {
-                return Err(lost("the template drops it"));
-            }
-            spans.push(prompt.len()..upto.len());
+        let turns: Vec<usize> = conversation.assistant_turns().collect();
+        if marked.len() < turns.len() {
+            return Err(self.refuse(format!(
+                "writes {} {{% generation %}} blocks for {} assistant turns; put one around every assistant turn",
+                marked.len(),
+                turns.len()
+            )));
         }
-        Ok(spans)
+        if wanted == turns {
+            return Ok(marked);
+        }
+        if marked.len() > turns.len() {
+            return Err(self.refuse(format!(
+                "writes {} {{% generation %}} blocks for {} assistant turns, so they cannot be told apart where only \
+                 some turns are learned; put one around every assistant turn",
+                marked.len(),
+                turns.len()
+            )));
+        }
+        let pairs = turns.iter().zip(marked).filter(|(turn, _)| wanted.contains(turn));
+        Ok(pairs.map(|(_, span)| span).collect())
     }
 
-    /// Makes sure that what each assistant turn says stands in the text, in order.
+    /// Spans of the messages `wanted`, by comparing beginnings of the conversation with the whole, and which of them
+    /// (counted from 1) cannot be told.
+    fn located(
+        &self,
+        shielded: &Shielded,
+        whole: &str,
+        wanted: &[usize],
+    ) -> Result<(Vec<Range<usize>>, Vec<usize>)> {
+        let (mut spans, mut lost) = (Vec::new(), Vec::new());
+        let mut reason = None;
+        for i in wanted {
+            match self.turn(shielded, whole, *i)? {
+                Ok(span) => spans.push(span),
+                Err(why) => {
+                    lost.push(i + 1);
+                    reason.get_or_insert(why);
+                }
+            }
+        }
+        match reason {
+            Some(why) if spans.is_empty() => Err(self.refuse(format!(
+                "message {}, by the assistant, cannot be located: {why}; give a template with {{% generation %}} \
+                 blocks as `chat_template_path`, train conversations of one answer, or set \
+                 `assistant_only_loss: false`",
+                lost[0]
+            ))),
+            _ => Ok((spans, lost)),
+        }
+    }
+
+    /// Where message `i` stands in the whole, or why that cannot be told.
+    fn turn(
+        &self,
+        shielded: &Shielded,
+        whole: &str,
+        i: usize,
+    ) -> Result<Result<Range<usize>, &'static str>> {
+        let (prompt, _) = self.render(shielded, i, true)?;
+        if !whole.starts_with(&prompt) {
+            return Ok(Err("what stands before it is rendered differently in a prompt"));
+        }
+        let (upto, _) = self.render(shielded, i + 1, false)?;
+        // Some templates end every text, not every turn, with EOS.
+        let upto = if i + 1 < shielded.messages.len() && !whole.starts_with(&upto) {
+            self.eos_token.as_deref().and_then(|eos| upto.strip_suffix(eos)).unwrap_or(&upto)
+        } else {
+            &upto
+        };
+        if !whole.starts_with(upto) {
+            return Ok(Err("it is rendered differently once later messages follow"));
+        }
+        if upto.len() <= prompt.len() {
+            return Ok(Err("the template drops it"));
+        }
+        Ok(Ok(prompt.len()..upto.len()))
+    }
+
+    /// Makes sure that what each of `turns` says, and which functions it calls, stands in the text, in order.
     fn check_nothing_dropped(
         &self,
         conversation: &Conversation,
         shielded: &Shielded,
+        turns: &[usize],
         written: &str,
     ) -> Result<()> {
         let mut rest = written;
-        for (i, message) in conversation.messages.iter().enumerate() {
-            if message.role != Role::Assistant || message.content().is_none() {
-                continue;
-            }
-            let content = shielded.messages[i].get_attr("content").unwrap_or_default();
-            let content = content.as_str().unwrap_or_default();
+        for i in turns {
+            let message = &conversation.messages[*i];
+            let content = shielded.messages[*i].get_attr("content").unwrap_or_default();
+            let content = message.content().and(content.as_str()).unwrap_or_default();
             // Templates may take reasoning out of the history; the answer behind it must stay.
             let answer = content.rsplit("</think>").next().unwrap_or(content).trim();
-            let Some(at) = rest.find(answer) else {
+            let at = rest.find(answer);
+            let called = message.calls().all(|function| rest.contains(function));
+            let Some(at) = at.filter(|_| called) else {
                 return Err(self.refuse(format!(
-                    "drops what the assistant says in message {}; use a template that renders it",
+                    "drops what the assistant {} in message {}; use a template that renders it",
+                    if called { "says" } else { "calls" },
                     i + 1
                 )));
             };
             rest = &rest[at + answer.len()..];
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the tools, and what the assistant thought before its last turn, stand in the text.
+    fn check_nothing_ignored(
+        &self,
+        conversation: &Conversation,
+        shielded: &Shielded,
+        text: &str,
+    ) -> Result<()> {
+        let tools = conversation.tools.iter().filter_map(|tools| tools.as_array()).flatten();
+        let mut names = tools.filter_map(|tool| tool["function"]["name"].as_str());
+        if let Some(name) = names.find(|name| !text.contains(name)) {
+            return Err(self.refuse(format!(
+                "drops the tool `{name}`; use a template that renders `tools`, such as `chat_template: qwen`, or \
+                 leave that column out"
+            )));
+        }
+        let Some((last, message)) = conversation.messages.iter().enumerate().next_back() else {
+            return Ok(());
+        };
+        if message.reasoning().is_some() {
+            let thought = shielded.messages[last].get_attr("reasoning_content").unwrap_or_default();
+            if !text.contains(thought.as_str().unwrap_or_default().trim()) {
+                return Err(self.refuse(format!(
+                    "drops the reasoning of message {}; use a template that renders it, or leave it out",
+                    last + 1
+                )));
+            }
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use tokenizers::{Model as _, OffsetType, PreTokenizer as _};
 
 use super::file;
 use super::guard::{Guard, Guarded, Specials};
+use super::template;
 use crate::{EngineError, Result};
 
 /// A chat template larger than this is no template.
@@ -98,6 +99,8 @@ impl Tokenizer {
         let mut tokenizer = Self::load(model_path)?;
         if let Some(path) = &settings.chat_template_path {
             tokenizer.use_chat_template(Path::new(path))?;
+        } else if let Some(name) = &settings.chat_template {
+            tokenizer.use_builtin_template(name)?;
         }
         Ok(tokenizer)
     }
@@ -148,6 +151,16 @@ impl Tokenizer {
     /// A file that cannot be read.
     pub fn use_chat_template(&mut self, path: &Path) -> Result<()> {
         self.chat_template = Some((file::text(path, TEMPLATE_BYTES_MAX)?, path.to_owned()));
+        Ok(())
+    }
+
+    /// Puts a template of ours in place of the model's own chat template.
+    ///
+    /// # Errors
+    /// A name that no template has.
+    pub fn use_builtin_template(&mut self, name: &str) -> Result<()> {
+        let source = template::named(name)?.to_owned();
+        self.chat_template = Some((source, Path::new("built-in").join(name)));
         Ok(())
     }
 
