@@ -1,10 +1,9 @@
 //! `fleetune train --preview`: rows as the model sees them.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use fleetune_engine::data::{Dataset, Segment, Tokenizer, preview as segments};
+use fleetune_engine::data::{RowPreview, Segment, preview_rows};
 use fleetune_shared::Device;
-use fleetune_shared::recipe::DataFormat;
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -14,44 +13,33 @@ use crate::recipe::Planned;
 
 /// Shows the first rows, what is learned marked.
 pub(super) fn preview(planned: &Planned, rows: usize, context: &Context) -> Result<(), Failure> {
-    let order = planned.order(std::path::PathBuf::new(), Device::Cpu)?;
-    let mut settings = order.recipe.data.clone();
-    let wanted = (rows as u64).max(1);
-    settings.rows_max = Some(settings.rows_max.map_or(wanted, |most| most.min(wanted)));
-    let mut tokenizer = match Tokenizer::load(&order.model) {
-        Ok(tokenizer) => tokenizer,
-        Err(error) if settings.format == DataFormat::Tokenized => {
-            return Err(Failure::from(error).hint("without a tokenizer there is no text to show"));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    if let Some(template) = &settings.chat_template_path {
-        tokenizer.use_chat_template(Path::new(template))?;
-    }
-    let dataset = Dataset::load(&order.data, &settings, Some(&tokenizer), &planned.spec)?;
-    let mut rows = Vec::new();
-    for row in dataset.iter().collect::<Result<Vec<_>, _>>()?.iter().flatten() {
-        rows.push(Previewed {
-            tokens: row.input_ids.len(),
-            supervised: row.supervised(),
-            segments: segments(row, &tokenizer)?,
-        });
-    }
-    context.output.show(&Preview(rows))
+    let order = planned.order(PathBuf::new(), Device::Cpu)?;
+    context.output.show(&Preview(preview_rows(&order, rows as u64)?))
 }
 
-struct Previewed {
-    tokens: usize,
-    supervised: usize,
-    segments: Vec<Segment>,
-}
+/// Rows by the sequence they are in.
+struct Preview(Vec<Vec<RowPreview>>);
 
-struct Preview(Vec<Previewed>);
+impl Preview {
+    /// Every row with its number and that of its sequence, both from 1.
+    fn rows(&self) -> impl Iterator<Item = (usize, usize, &RowPreview)> {
+        let rows = self.0.iter().enumerate();
+        let rows = rows.flat_map(|(i, rows)| rows.iter().map(move |row| (i + 1, row)));
+        rows.enumerate().map(|(i, (sequence, row))| (i + 1, sequence, row))
+    }
+
+    fn packed(&self) -> bool {
+        self.0.iter().any(|rows| rows.len() > 1)
+    }
+}
 
 impl Show for Preview {
     fn table(&self, style: Style) -> String {
-        let row = |(i, row): (usize, &Previewed)| {
-            let title = format!("row {}: {} tokens, {} learned", i + 1, row.tokens, row.supervised);
+        let row = |(i, sequence, row): (usize, usize, &RowPreview)| {
+            let place =
+                if self.packed() { format!(" in sequence {sequence}") } else { String::new() };
+            let title =
+                format!("row {i}{place}: {} tokens, {} learned", row.tokens, row.supervised);
             let segment = |s: &Segment| match (s.supervised, style.colour) {
                 (true, true) => style.paint(Colour::Good, &plain(&s.text)),
                 (true, false) => format!("⟦{}⟧", plain(&s.text)),
@@ -60,24 +48,25 @@ impl Show for Preview {
             let text: String = row.segments.iter().map(segment).collect();
             format!("{}\n{}", style.paint(Colour::Strong, &title), text.trim_end())
         };
-        let rows: Vec<String> = self.0.iter().enumerate().map(row).collect();
+        let rows: Vec<String> = self.rows().map(row).collect();
         let legend = if style.colour { "learned text is green" } else { "⟦learned text⟧" };
         format!("{}\n\n{}", rows.join("\n\n"), style.paint(Colour::Quiet, legend))
     }
 
     fn json(&self) -> Value {
         let segment = |s: &Segment| json!({"text": s.text, "supervised": s.supervised});
-        let row = |row: &Previewed| {
+        let row = |(_, sequence, row): (usize, usize, &RowPreview)| {
             json!({
+                "sequence": sequence,
                 "tokens": row.tokens,
                 "supervised_tokens": row.supervised,
                 "segments": row.segments.iter().map(segment).collect::<Vec<_>>(),
             })
         };
-        self.0.iter().map(row).collect()
+        self.rows().map(row).collect()
     }
 
     fn quiet(&self) -> String {
-        self.0.iter().map(|row| row.supervised.to_string()).collect::<Vec<_>>().join("\n")
+        self.rows().map(|(.., row)| row.supervised.to_string()).collect::<Vec<_>>().join("\n")
     }
 }

@@ -115,9 +115,10 @@ impl Message {
     /// The functions it calls.
     pub(crate) fn calls(&self) -> impl Iterator<Item = &str> {
         let calls = self.value.get("tool_calls").and_then(Value::as_array);
-        calls.into_iter().flatten().filter_map(|call| {
-            call["function"]["name"].as_str().or_else(|| call["name"].as_str())
-        })
+        calls
+            .into_iter()
+            .flatten()
+            .filter_map(|call| call["function"]["name"].as_str().or_else(|| call["name"].as_str()))
     }
 
     /// What the assistant thought before it spoke.

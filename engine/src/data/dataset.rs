@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fleetune_shared::recipe::DataSettings;
+use fleetune_shared::recipe::{DataSettings, PackingStrategy};
 use fleetune_shared::{BlobHash, ModelSpec};
 use serde::{Deserialize, Serialize};
 
 use super::batch::Row;
 use super::load;
-use super::pack::{self, Packing, Piece};
+use super::pack::{self, Piece};
 use super::sequences::Sequences;
 use super::store::RowStore;
 use super::tokenizer::Tokenizer;
@@ -68,7 +68,11 @@ impl Dataset {
         spec: &ModelSpec,
     ) -> Result<Self> {
         let (store, stats, notes) = load::load(paths, settings, tokenizer, spec)?;
-        Self::over(store, stats, notes)
+        let dataset = Self::over(store, stats, notes)?;
+        match settings.packing.0 {
+            None => Ok(dataset),
+            Some(strategy) => dataset.packed(strategy, settings.max_length),
+        }
     }
 
     /// A data set made elsewhere, such as in a test.
@@ -99,13 +103,13 @@ impl Dataset {
     ///
     /// # Errors
     /// Rows that cannot be read back.
-    pub fn packed(mut self, packing: Packing, max_length: usize) -> Result<Self> {
+    pub fn packed(mut self, strategy: PackingStrategy, max_length: usize) -> Result<Self> {
         let rows = self.sequences.pieces().to_vec();
         let max_length = u32::try_from(max_length).unwrap_or(u32::MAX);
-        let mut bins = match packing {
-            Packing::Bfd => pack::best_fit(rows, max_length),
-            Packing::BfdSplit => pack::best_fit(pack::split(&rows, max_length), max_length),
-            Packing::Wrapped => pack::wrap(&rows, max_length),
+        let mut bins = match strategy {
+            PackingStrategy::Bfd => pack::best_fit(rows, max_length),
+            PackingStrategy::BfdSplit => pack::best_fit(pack::split(&rows, max_length), max_length),
+            PackingStrategy::Wrapped => pack::wrap(&rows, max_length),
         };
         let mut fault = None;
         bins.retain(|bin| {
@@ -206,7 +210,7 @@ mod tests {
     #[test]
     fn packed_rows_stay_examples_of_their_own() {
         let data = Dataset::of(&[row(10, 3, 2), row(20, 6, 3), row(30, 2, 1)]);
-        let packed = data.clone().packed(Packing::Bfd, 8).unwrap();
+        let packed = data.clone().packed(PackingStrategy::Bfd, 8).unwrap();
         assert_eq!(
             examples(&packed),
             [vec![vec![20, 21, 22, 23, 24, 25], vec![30, 31]], vec![vec![10, 11, 12]]]
@@ -222,9 +226,9 @@ mod tests {
     #[test]
     fn a_bin_with_nothing_to_learn_is_left_out() {
         let data = Dataset::of(&[row(10, 9, 2)]);
-        let split = data.clone().packed(Packing::BfdSplit, 4).unwrap();
+        let split = data.clone().packed(PackingStrategy::BfdSplit, 4).unwrap();
         // The last token stands alone, so nothing predicts it; the one before begins no piece.
         assert_eq!(examples(&split), [[[14, 15, 16, 17]]]);
-        assert_eq!(examples(&data.packed(Packing::Wrapped, 9).unwrap()).len(), 1);
+        assert_eq!(examples(&data.packed(PackingStrategy::Wrapped, 9).unwrap()).len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fleetune_shared::ModelSpec;
-use fleetune_shared::recipe::{DataFormat, DataSettings, OverLength};
+use fleetune_shared::recipe::{DataFormat, DataSettings, OverLength, TruncationMode};
 use rayon::prelude::*;
 
 use super::batch::Row;
@@ -152,7 +152,7 @@ impl Intake<'_> {
         }
         let length = row.input_ids.len();
         let max_length = self.settings.max_length;
-        if length <= max_length {
+        if length <= max_length || self.settings.packing.splits() {
             return Ok(Some(row));
         }
         match self.settings.over_length {
@@ -165,6 +165,10 @@ impl Intake<'_> {
                 Ok(None)
             }
             OverLength::Truncate => {
+                if self.settings.truncation == TruncationMode::KeepEnd {
+                    row.input_ids.drain(..length - max_length);
+                    row.labels.drain(..length - max_length);
+                }
                 row.input_ids.truncate(max_length);
                 row.labels.truncate(max_length);
                 if row.supervised() == 0 {

@@ -26,7 +26,6 @@ pub use batch::{IGNORED, MicroBatch, Row};
 pub use conversation::{Conversation, Message, Role};
 pub use dataset::{DataStats, Dataset};
 pub use loader::{Cursor, Loader};
-pub use pack::Packing;
-pub use preview::{Segment, preview, preview_rows};
+pub use preview::{RowPreview, Segment, preview, preview_rows};
 pub use template::ChatTemplate;
 pub use tokenizer::{SpecialToken, Tokenizer};

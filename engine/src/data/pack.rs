@@ -6,17 +6,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// How rows are packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packing {
-    /// Best fit decreasing.
-    Bfd,
-    /// Best fit decreasing, longer rows in several pieces.
-    BfdSplit,
-    /// Rows in their order, cut wherever a bin is full.
-    Wrapped,
-}
-
 /// Neighbouring tokens of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {

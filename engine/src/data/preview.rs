@@ -1,4 +1,4 @@
-//! What a row teaches, for `fleetune train --preview`: its text in pieces, each learned or not.
+//! What a data set teaches, for `fleetune train --preview`: its text in pieces, each learned or not.
 
 use fleetune_shared::TrainOrder;
 
@@ -16,22 +16,33 @@ pub struct Segment {
     pub supervised: bool,
 }
 
-/// The first `count` rows of a training order, cut into segments.
+/// A row as the model sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowPreview {
+    /// Its tokens.
+    pub tokens: usize,
+    /// Those of them that are learned.
+    pub supervised: usize,
+    /// Its text, cut wherever learning begins or ends.
+    pub segments: Vec<Segment>,
+}
+
+/// The first `count` rows of a training order, sequence by sequence: a packed one holds several.
 ///
 /// # Errors
 /// What [`Dataset::load`] refuses; a model without a tokenizer, whose tokens have no text.
-pub fn preview_rows(order: &TrainOrder, count: u64) -> Result<Vec<Vec<Segment>>> {
+pub fn preview_rows(order: &TrainOrder, count: u64) -> Result<Vec<Vec<RowPreview>>> {
     let spec = model::spec_of(&order.model)?;
     let recipe = order.recipe.clone().fit_model(&spec);
     let mut settings = recipe.map_err(|e| EngineError::input(e.to_string()))?.data;
     settings.rows_max = Some(settings.rows_max.map_or(count, |rows| rows.min(count)).max(1));
     let tokenizer = Tokenizer::with_template(&order.model, &settings)?;
     let dataset = Dataset::load(&order.data, &settings, Some(&tokenizer), &spec)?;
-    let mut rows = Vec::new();
-    for sequence in dataset.iter() {
-        rows.extend(sequence?);
-    }
-    rows.iter().map(|row| preview(row, &tokenizer)).collect()
+    let row = |row: &Row| {
+        let segments = preview(row, &tokenizer)?;
+        Ok(RowPreview { tokens: row.input_ids.len(), supervised: row.supervised(), segments })
+    };
+    dataset.iter().map(|rows| rows?.iter().map(row).collect()).collect()
 }
 
 /// Cuts a row wherever learning begins or ends. The first token is never predicted, so never learned.

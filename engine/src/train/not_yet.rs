@@ -3,7 +3,6 @@
 use fleetune_shared::Recipe;
 use fleetune_shared::recipe::{
     CheckpointingLevel, HeldOut, LoraBias, LoraInit, Method, Objective, Quantization, Targets,
-    TruncationMode,
 };
 
 use crate::{EngineError, Result};
@@ -20,9 +19,6 @@ pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
         ("dataset_probabilities", data.mixing.is_some()),
         ("eval_dataset", matches!(data.held_out, HeldOut::Sets(_))),
         ("test_split_size", matches!(data.held_out, HeldOut::Part(_) | HeldOut::Rows(_))),
-        ("truncation_mode", data.truncation != TruncationMode::KeepStart),
-        ("packing", data.packing.0.is_some()),
-        ("chat_template", data.chat_template.is_some()),
         ("freeze_trainable_layers", matches!(recipe.method, Method::Freeze(_))),
         ("peft_type", matches!(recipe.method, Method::Ia3(_))),
         ("dtype", recipe.quantization == Quantization::Bfloat16 && !recipe.method.makes_adapter()),

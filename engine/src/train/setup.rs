@@ -45,6 +45,17 @@ impl Setup {
                 stats.truncated
             ),
         });
+        if recipe.data.packing.0.is_some() {
+            let (sequences, room) = (dataset.len(), dataset.len() * recipe.data.max_length);
+            let tokens: usize = (0..sequences).map(|i| dataset.tokens_of(i)).sum();
+            let full = tokens as f64 / room as f64 * 100.0;
+            observer.event(TrainerEvent::Log {
+                message: format!("packed into {sequences} sequences, {full:.1} % full"),
+            });
+        }
+        for note in &dataset.notes {
+            observer.event(TrainerEvent::Log { message: note.clone() });
+        }
         let mut model = base(order, &recipe, observer)?;
         model.gradient_checkpointing = recipe.gradient_checkpointing == CheckpointingLevel::Block;
         let adapter = match &recipe.method {

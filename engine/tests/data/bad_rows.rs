@@ -42,7 +42,7 @@ fn rows_that_teach_nothing_right_are_refused_by_line() {
     let bench = Bench::new();
     for (row, keys, expected) in [
         // columns
-        (r#"{"text": "a", "label": 1}"#, "", "columns are `text`, `label`, expected `messages`"),
+        (r#"{"body": "a", "label": 1}"#, "", "columns are `body`, `label`, expected `messages`"),
         (r#"{}"#, "", "columns are none, expected"),
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#, "", "are preference pairs"),
         (r#"{"instruction": "a", "output": 5}"#, "", "column `output` is `5`, expected text"),

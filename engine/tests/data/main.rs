@@ -4,5 +4,6 @@ mod bad_models;
 mod bad_rows;
 mod bad_templates;
 mod bench;
+mod layouts;
 mod masks;
 mod smollm2;

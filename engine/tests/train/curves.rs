@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fleetune_shared::StepMetrics;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{Story, fixture};
 
@@ -86,6 +86,29 @@ fn rank_stabilised_lora_follows_peft() {
 #[test]
 fn lora_plus_follows_peft() {
     follows("loraplus");
+}
+
+#[test]
+fn packing_follows_trl() {
+    follows("sft_trl_packed_bfd");
+}
+
+/// Bins hold the same examples as rows of their own, so a step over all of them is the same step.
+#[test]
+fn packed_rows_teach_what_they_teach_alone() {
+    let step = |packing: bool| {
+        let story = Story::tiny(json!({
+            "max_steps": 1, "max_length": 128, "per_device_train_batch_size": 64, "packing": packing,
+        }));
+        let (summary, watch) = story.run();
+        let packed = watch.logged(" sequences");
+        (summary.unwrap(), watch.steps()[0].clone(), packed)
+    };
+    let ((_, alone, _), (_, packed, said)) = (step(false), step(true));
+    assert!(said, "the log says how full the bins are");
+    assert_eq!(packed.supervised_tokens, alone.supervised_tokens);
+    assert!((packed.loss - alone.loss).abs() < 1e-6 * alone.loss, "{packed:?} {alone:?}");
+    assert!((packed.grad_norm - alone.grad_norm).abs() < 1e-5 * alone.grad_norm);
 }
 
 #[test]

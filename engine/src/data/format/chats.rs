@@ -74,7 +74,8 @@ pub(super) fn sharegpt(columns: &Columns) -> Result<Conversation, String> {
 }
 
 fn turn(item: &Value) -> Result<Message, String> {
-    let object = item.as_object().ok_or_else(|| format!("is {}, expected an object", brief(item)))?;
+    let object =
+        item.as_object().ok_or_else(|| format!("is {}, expected an object", brief(item)))?;
     if object.contains_key("role") {
         return Message::read(item);
     }
@@ -106,8 +107,8 @@ fn turn(item: &Value) -> Result<Message, String> {
 
 /// What a `function_call` says: the JSON of one call or of several.
 fn calls(text: &str) -> Result<Value, String> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|e| format!("is a function call that is no JSON: {e}"))?;
+    let value: Value = serde_json::from_str(text)
+        .map_err(|e| format!("is a function call that is no JSON: {e}"))?;
     let calls = match value {
         Value::Array(calls) if !calls.is_empty() => calls,
         one => vec![one],

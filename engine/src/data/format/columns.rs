@@ -31,10 +31,7 @@ pub(crate) fn text<'a>(columns: &'a Columns, name: &str) -> Result<&'a str, Stri
 }
 
 /// A column of text that may be absent, null or empty.
-pub(crate) fn text_if_any<'a>(
-    columns: &'a Columns,
-    name: &str,
-) -> Result<Option<&'a str>, String> {
+pub(crate) fn text_if_any<'a>(columns: &'a Columns, name: &str) -> Result<Option<&'a str>, String> {
     let found = given(columns, name).map(|_| text(columns, name)).transpose()?;
     Ok(found.filter(|text| !text.is_empty()))
 }

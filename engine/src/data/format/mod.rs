@@ -37,7 +37,7 @@ impl Context<'_> {
     /// The layout a row's columns speak of.
     pub(super) fn detect(&self, columns: &Columns) -> Result<DataFormat, String> {
         let has = |name: &str| columns.contains_key(name);
-        let text_field = self.text_field();
+        let text_field = self.settings.text_field.as_str();
         if has("chosen") && has("rejected") {
             Err("columns `chosen` and `rejected` are preference pairs, which `task: sft` does not learn from; \
                  give rows with one answer, or name the layout as `dataset_format` to use the rest"
@@ -78,7 +78,10 @@ impl Context<'_> {
                 Ok(Sample::Chat { conversation, completion_from: None })
             }
             DataFormat::PromptCompletion => texts::prompt_completion(columns),
-            DataFormat::Text => texts::plain(columns, self.text_field()),
+            DataFormat::Text => texts::plain(columns, &self.settings.text_field),
+            DataFormat::Preference | DataFormat::Kto => Err(
+                "rows of preferences are not what `task: sft` learns from; choose the task they are for".into(),
+            ),
             DataFormat::Tokenized => {
                 tokenized::tokenized(columns, self.vocab_size).map(Sample::Tokens)
             }

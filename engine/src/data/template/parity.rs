@@ -159,7 +159,98 @@ fn a_template_that_rewrites_history_is_found_out() {
         &one.guarded.text[one.spans[0].clone()],
         "<think>\n\n</think>\n\nParis.<|im_end|>\n"
     );
-    let error = spans("multi").unwrap_err().to_string();
-    assert!(error.contains("message 2, by the assistant, cannot be located"), "{error}");
-    assert!(error.contains("chat_template_path"), "{error}");
+    let several = spans("multi").unwrap();
+    let learned: Vec<_> =
+        several.spans.iter().map(|span| &several.guarded.text[span.clone()]).collect();
+    assert_eq!(learned.len(), 1);
+    assert!(learned[0].starts_with("<think>\n\n</think>\n\nYou're welcome."), "{learned:?}");
+    assert_eq!(several.lost, [2, 4, 6]);
+}
+
+/// Our templates write what those of their families write, turn for turn.
+#[test]
+fn built_in_templates_render_as_their_families_do() {
+    let bench = Bench::new();
+    let mut compared = 0;
+    for (ours, theirs, marked) in [
+        ("chatml", "chatml", "chatml"),
+        ("llama-3", "llama3", "llama3_training"),
+        ("gemma", "gemma3", "gemma3_training"),
+        ("phi-3", "phi3", "phi3_training"),
+        ("qwen", "qwen2_5", "qwen2_5_training"),
+    ] {
+        let tokenizer = bench.tokenizer(theirs);
+        let source = super::named(ours).unwrap();
+        let template =
+            ChatTemplate::compile(source, Path::new(ours), tokenizer.template_names()).unwrap();
+        let cases = bench.chat.cases.iter().filter(|case| case.template == theirs);
+        for case in cases {
+            // Neither Gemma's nor Phi-3's family knows tools; theirs lose the call without a word.
+            if case.conversation == "tools" && ["gemma", "phi-3"].contains(&ours) {
+                continue;
+            }
+            let conversation = bench.conversation(&case.conversation);
+            let shielded = super::Shielded::new(&conversation, tokenizer);
+            let (text, _) = template
+                .render(&shielded, shielded.messages.len(), case.add_generation_prompt)
+                .unwrap();
+            let guarded = super::Guarded { text, pairs: shielded.pairs };
+            assert_eq!(&guarded.plain(), case.text.as_ref().unwrap(), "{ours}");
+            compared += 1;
+        }
+        for name in ["single", "system", "multi", "unicode", "whitespace", "code"] {
+            let conversation = bench.conversation(name);
+            let ours = template.spans(&conversation, tokenizer, 0).unwrap();
+            let theirs = bench.template(marked).spans(&conversation, tokenizer, 0).unwrap();
+            assert_eq!(ours.spans.len(), theirs.spans.len());
+            for (ours, theirs) in ours.spans.iter().zip(&theirs.spans) {
+                assert!(ours.start == theirs.start && ours.end >= theirs.end, "{name}");
+            }
+        }
+    }
+    assert_eq!(compared, 66);
+}
+
+#[test]
+fn built_in_templates_without_a_reference_render_as_documented() {
+    let names =
+        [("bos_token".to_owned(), "<s>".to_owned()), ("eos_token".to_owned(), "</s>".to_owned())];
+    let bench = Bench::new();
+    let tokenizer = bench.tokenizer("smollm2");
+    let turns = [
+        ("system", "Terse."),
+        ("user", "1+1?"),
+        ("assistant", "2"),
+        ("user", "Sure?"),
+        ("assistant", "Yes."),
+    ];
+    let turn = |(role, content): &(&str, &str)| {
+        Message::read(&serde_json::json!({"role": role, "content": content})).unwrap()
+    };
+    let conversation = Conversation::new(turns.iter().map(turn).collect()).unwrap();
+    for (name, expected, learned) in [
+        (
+            "mistral",
+            "<s>[INST] Terse.\n\n1+1?[/INST] 2</s>[INST] Sure?[/INST] Yes.</s>",
+            [" 2</s>", " Yes.</s>"],
+        ),
+        (
+            "zephyr",
+            "<|system|>\nTerse.</s>\n<|user|>\n1+1?</s>\n<|assistant|>\n2</s>\n<|user|>\nSure?</s>\n<|assistant|>\nYes.</s>\n",
+            ["2</s>\n", "Yes.</s>\n"],
+        ),
+        (
+            "alpaca",
+            "Terse.\n\n### Instruction:\n1+1?\n\n### Response:\n2</s>\n\n### Instruction:\nSure?\n\n### Response:\nYes.</s>\n\n",
+            ["2</s>\n\n", "Yes.</s>\n\n"],
+        ),
+    ] {
+        let source = super::named(name).unwrap();
+        let template = ChatTemplate::compile(source, Path::new(name), &names).unwrap();
+        let rendered = template.spans(&conversation, tokenizer, 0).unwrap();
+        assert_eq!(rendered.guarded.plain(), expected);
+        let spans: Vec<_> =
+            rendered.spans.iter().map(|s| &rendered.guarded.text[s.clone()]).collect();
+        assert_eq!(spans, learned, "{name}");
+    }
 }

@@ -97,3 +97,11 @@ pub enum HeldOut {
 /// How rows share bins of `max_length` tokens; `None` when each is alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packing(pub Option<PackingStrategy>);
+
+impl Packing {
+    /// Whether rows longer than a bin are split over several, and so never too long.
+    #[must_use]
+    pub fn splits(self) -> bool {
+        matches!(self.0, Some(PackingStrategy::BfdSplit | PackingStrategy::Wrapped))
+    }
+}
