@@ -3,6 +3,8 @@
 //! The engine hands these to its observer; a trainer process prints them as JSON lines on stdout; the agent
 //! passes them on. One vocabulary from the loss to the screen.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ByteSize, Estimate};
@@ -24,6 +26,21 @@ pub struct StepMetrics {
     pub tokens_per_second: f64,
     /// Fraction of the run's epochs behind this step.
     pub epoch: f64,
+    /// What else there is to tell, by the names of transformers and TRL: `eval_loss` where held-out rows were
+    /// evaluated after the step, `rewards/accuracies` and the like under an objective that has them.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, f64>,
+}
+
+/// The best evaluation of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestEvaluation {
+    /// After which step.
+    pub step: u64,
+    /// Of what, such as `eval_loss`.
+    pub metric: String,
+    /// How good.
+    pub value: f64,
 }
 
 /// Why an attempt failed; decides whether another is worth it.
@@ -74,6 +91,10 @@ pub struct TrainSummary {
     pub estimate: Option<Estimate>,
     /// The most memory held at any moment.
     pub memory_bytes_peak: ByteSize,
+    /// The last loss on held-out rows, where there were any.
+    pub eval_loss_last: Option<f64>,
+    /// The best evaluation, where there was any; with `load_best_model_at_end` the result is the model of that step.
+    pub best: Option<BestEvaluation>,
     /// Largest difference of a logit between base + adapter and the merged model (merge jobs only).
     pub merge_logit_difference: Option<f64>,
 }

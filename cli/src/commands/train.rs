@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::agent::DeviceArg;
 use crate::Failure;
 use crate::context::Context;
-use crate::fleet::told;
+use crate::fleet::{evaluated, told};
 use crate::output::{Output, Progress, Show, Style, plain, seconds};
 use crate::recipe::{Planned, RecipeOnDisk};
 
@@ -97,6 +97,9 @@ impl Observer for Watcher {
                 self.progress.at(step, steps_total, "");
             }
             TrainerEvent::Step(metrics) => {
+                if let Some(text) = evaluated(&metrics) {
+                    self.progress.note(&format!("step {}: {text}", metrics.step));
+                }
                 self.progress.at(metrics.step, self.total, &told(&metrics));
                 if self.interrupted.load(Ordering::Relaxed) {
                     self.progress.note("stopping after a checkpoint; Ctrl-C again ends at once");
@@ -125,8 +128,15 @@ struct Trained<'a> {
 impl Show for Trained<'_> {
     fn table(&self, _style: Style) -> String {
         let s = self.summary;
+        let held_out = match (s.eval_loss_last, &s.best) {
+            (Some(last), Some(best)) => format!(
+                ", held-out {last:.4} (best {} {:.4} after step {})",
+                best.metric, best.value, best.step
+            ),
+            _ => String::new(),
+        };
         format!(
-            "{} steps in {}, loss {:.4} → {:.4}, {:.0} tokens/s, {} at its peak\n{}",
+            "{} steps in {}, loss {:.4} → {:.4}{held_out}, {:.0} tokens/s, {} at its peak\n{}",
             s.steps,
             seconds(s.seconds),
             s.loss_first,

@@ -62,6 +62,8 @@ pub(crate) async fn follow(
                     let line = format!("step {}{of}  {}", metrics.step, told(&metrics));
                     let json = json!({"event": "step", "job": id, "metrics": metrics});
                     progress.suspend(|| output.event(&line, &json))?;
+                } else if let Some(text) = evaluated(&metrics) {
+                    progress.note(&format!("job {id} after step {}: {text}", metrics.step));
                 }
                 if let Some(total) = job.as_ref().and_then(|j| j.steps_total) {
                     progress.at(metrics.step, total, &told(&metrics));
@@ -85,7 +87,15 @@ pub(crate) async fn follow(
 
 /// One step in words.
 pub(crate) fn told(metrics: &StepMetrics) -> String {
-    format!("loss {:.4}  {:.0} tok/s", metrics.loss, metrics.tokens_per_second)
+    let evaluated = evaluated(metrics).map_or_else(String::new, |text| format!("  {text}"));
+    format!("loss {:.4}  {:.0} tok/s{evaluated}", metrics.loss, metrics.tokens_per_second)
+}
+
+/// What held-out rows said after the step, if they were asked.
+pub(crate) fn evaluated(metrics: &StepMetrics) -> Option<String> {
+    let values = metrics.more.iter().filter(|(name, _)| name.starts_with("eval_"));
+    let told: Vec<String> = values.map(|(name, value)| format!("{name} {value:.4}")).collect();
+    (!told.is_empty()).then(|| told.join("  "))
 }
 
 /// What is worth a line about a job that changed.

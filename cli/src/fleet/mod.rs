@@ -6,7 +6,7 @@ mod pull;
 mod selector;
 mod submission;
 
-pub(crate) use follow::{Crowd, Following, follow, follow_all, told};
+pub(crate) use follow::{Crowd, Following, evaluated, follow, follow_all, told};
 pub(crate) use local::{LocalAgent, LocalCoordinator, asked_to_stop, data_folder, listen_to_log};
 pub(crate) use pull::{pull, result_of};
 pub(crate) use selector::Selector;

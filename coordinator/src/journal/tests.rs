@@ -23,6 +23,7 @@ fn step(step: u64, loss: f64) -> StepMetrics {
         supervised_tokens: 10,
         tokens_per_second: 100.0,
         epoch: 0.1,
+        more: Default::default(),
     }
 }
 

@@ -129,6 +129,7 @@ impl FakeAgent {
             supervised_tokens: 7,
             tokens_per_second: 100.0,
             epoch: 0.1,
+            more: Default::default(),
         };
         let metrics = v1::Metrics { job, attempt, metrics: Some(metrics.into()) };
         self.say(agent_message::Message::Metrics(metrics)).await;

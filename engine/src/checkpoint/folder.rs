@@ -85,12 +85,15 @@ pub(crate) fn forget_after(out: &Path, step: u64) -> Result<()> {
     Ok(())
 }
 
-/// Deletes all but the newest `keep` checkpoints in `out`.
+/// Deletes all but `keep` checkpoints in `out`: that of step `best`, if there is one, and the newest, of which one
+/// always stays.
 ///
 /// # Errors
 /// [`EngineError::Io`].
-pub fn prune(out: &Path, keep: usize) -> Result<()> {
-    for (_, folder) in list(out)?.into_iter().skip(keep) {
+pub fn prune(out: &Path, keep: usize, best: Option<u64>) -> Result<()> {
+    let (kept, others): (Vec<_>, Vec<_>) =
+        list(out)?.into_iter().partition(|(step, _)| Some(*step) == best);
+    for (_, folder) in others.into_iter().skip(keep.saturating_sub(kept.len()).max(1)) {
         fs::remove_dir_all(&folder).map_err(|e| EngineError::io(&folder, e))?;
     }
     Ok(())
@@ -156,8 +159,13 @@ mod tests {
         for step in [8, 9, 10, 11] {
             write_step(out.path(), step);
         }
-        prune(out.path(), 2).unwrap();
-        let left: Vec<u64> = list(out.path()).unwrap().into_iter().map(|(step, _)| step).collect();
-        assert_eq!(left, [11, 10]);
+        let left =
+            || list(out.path()).unwrap().into_iter().map(|(step, _)| step).collect::<Vec<_>>();
+        prune(out.path(), 3, Some(8)).unwrap();
+        assert_eq!(left(), [11, 10, 8], "the best one is one of three");
+        prune(out.path(), 1, Some(8)).unwrap();
+        assert_eq!(left(), [11, 8], "the newest always stays");
+        prune(out.path(), 1, None).unwrap();
+        assert_eq!(left(), [11]);
     }
 }

@@ -11,9 +11,11 @@
 
 mod folder;
 mod manifest;
+mod standing;
 mod state;
 
 pub(crate) use folder::forget_after;
 pub use folder::{latest, name_of, prune, write};
 pub use manifest::{is_one, verify};
+pub use standing::{Mark, Standing};
 pub use state::{State, Totals};

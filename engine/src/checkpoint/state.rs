@@ -7,6 +7,7 @@ use fleetune_shared::recipe::RecipeFile;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::standing::Standing;
 use crate::data::Cursor;
 use crate::{EngineError, Result};
 
@@ -45,6 +46,9 @@ pub struct State {
     pub cursor: Cursor,
     /// Sums over the steps done.
     pub totals: Totals,
+    /// How it does on held-out rows.
+    #[serde(default)]
+    pub standing: Standing,
     /// The recipe as it was written.
     pub recipe: RecipeFile,
     /// What tells the base from another.
@@ -77,6 +81,7 @@ impl State {
             steps_total,
             cursor: Cursor::default(),
             totals: Totals::default(),
+            standing: Standing::default(),
             recipe: recipe.clone(),
             model,
             data,

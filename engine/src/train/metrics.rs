@@ -68,6 +68,7 @@ mod tests {
             supervised_tokens: 4,
             tokens_per_second: 1e3,
             epoch: 0.5,
+            more: Default::default(),
         };
         let mut log = MetricsLog::open(out.path(), 0).unwrap();
         for step in 1..=5 {

@@ -4,13 +4,16 @@
 //!   TrainOrder ─▶ setup ─▶ run ──────────────────────────────────────────────▶ result
 //!                 recipe    fetch a step's micro-batches, count their labels     adapter or model
 //!                 data      forward + backward each, one divisor for all         report.json
-//!                 model     clip, step ─▶ metrics.jsonl, observer, checkpoint
+//!                 model     clip, step, evaluate ─▶ metrics.jsonl, observer, checkpoint
 //! ```
 
+mod best;
+mod evaluate;
 mod metrics;
 mod not_yet;
 mod observer;
 mod result;
+mod resume;
 mod run;
 mod setup;
 

@@ -1,21 +1,23 @@
 //! The loop over optimizer steps.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use fleetune_shared::recipe::Clip;
 use fleetune_shared::{
-    AdapterConfig, Estimate, StepMetrics, TrainOrder, TrainSummary, TrainerEvent,
+    AdapterConfig, BestEvaluation, Estimate, Recipe, StepMetrics, TrainOrder, TrainSummary,
+    TrainerEvent,
 };
 
 use super::Observer;
+use super::evaluate::{EVAL_LOSS, Evaluator, name_of};
 use super::metrics::MetricsLog;
-use super::result;
+use super::resume::{checkpoint_of, restore_weights};
 use super::setup::Setup;
+use super::{best, result};
 use crate::checkpoint::{self, State};
 use crate::data::Loader;
 use crate::memory::{self, Bound};
-use crate::model::{Model, Shards};
+use crate::model::Model;
 use crate::optim::{Optimizer, Schedule, clip_factor, grad_norm};
 use crate::{EngineError, Result};
 
@@ -34,7 +36,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     std::fs::create_dir_all(&order.out).map_err(|e| EngineError::io(&order.out, e))?;
     let _bound = Bound::set(order.memory_bytes_limit);
     let resume = checkpoint_of(order, observer)?;
-    let Setup { recipe, dataset, mut model, adapter, model_hash, data_hash } =
+    let Setup { recipe, dataset, held_out, mut model, adapter, model_hash, data_hash } =
         Setup::of(order, observer)?;
     let estimate = Estimate::of_training(model.spec(), &recipe, order.device);
     let mut loader = Loader::new(&dataset, recipe.batching, recipe.data.sampling, recipe.seed);
@@ -52,21 +54,31 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     let mut optimizer = Optimizer::new(recipe.optim, peak, &order.out, model.trainables_mut())?;
     if let Some(folder) = &resume {
         optimizer.restore(&folder.join(OPTIMIZER), state.step)?;
+        if let Some(mark) = state.standing.best.filter(|_| recipe.evaluation.best.load_at_end) {
+            if mark.step == state.step {
+                best::keep(&order.out, &mut model)?;
+            } else {
+                best::take_from(folder, &order.out)?;
+            }
+        }
     }
+    let evaluator = held_out.as_ref().map(|rows| Evaluator::new(&recipe.evaluation, rows));
+    let evaluator = evaluator.transpose()?;
     // What an interrupted run did after this checkpoint is done again.
     checkpoint::forget_after(&order.out, state.step)?;
     let log = MetricsLog::open(&order.out, state.step)?;
-    let mut run = Run { order, clip: recipe.clip, model, adapter, loader, optimizer, state, log };
+    let mut run =
+        Run { order, recipe: &recipe, model, adapter, loader, evaluator, optimizer, state, log };
     run.dry(observer)?;
 
     let schedule = Schedule::new(&recipe.schedule, steps_total);
     let (first, tokens_before) = (run.state.step, run.state.totals.tokens);
     let (mut seconds, mut seconds_to_first_step) = (0.0, 0.0);
     observer.event(TrainerEvent::Started { step: first, steps_total });
-    while run.state.step < steps_total {
+    while run.state.step < steps_total && !run.state.standing.gives_up(&recipe.evaluation) {
         let step_begun = Instant::now();
         let Some(mut metrics) = run.step(&schedule, observer)? else {
-            return run.stop(recipe.checkpointing.save_total_limit, observer);
+            return run.stop(observer);
         };
         let step_seconds = step_begun.elapsed().as_secs_f64();
         seconds += step_seconds;
@@ -74,16 +86,18 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         if run.state.step == first + 1 {
             seconds_to_first_step = begun.elapsed().as_secs_f64();
         }
+        let kept = run.evaluate(&mut metrics, steps_total)?;
         run.log.append(&metrics)?;
         observer.event(TrainerEvent::Step(metrics));
         let step = run.state.step;
-        if recipe.checkpointing.save_steps.is_some_and(|every| step.is_multiple_of(every)) {
-            run.save(recipe.checkpointing.save_total_limit, observer)?;
+        if recipe.checkpointing.save_steps.is_some_and(|every| kept || step.is_multiple_of(every)) {
+            run.save(observer)?;
         }
         if step < steps_total && observer.stop_requested() {
-            return run.stop(recipe.checkpointing.save_total_limit, observer);
+            return run.stop(observer);
         }
     }
+    run.end(steps_total, observer)?;
 
     let Run { mut model, adapter, state, .. } = run;
     let totals = state.totals;
@@ -102,68 +116,31 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         seconds_to_first_step,
         estimate: Some(estimate),
         memory_bytes_peak: memory::peak(),
+        eval_loss_last: state.standing.eval_loss_last,
+        best: state.standing.best.map(|mark| BestEvaluation {
+            step: mark.step,
+            metric: name_of(&recipe.evaluation.best.metric),
+            value: mark.value,
+        }),
         merge_logit_difference: None,
     };
     let summary = result::publish(&order.out, |folder| {
         result::save(folder, &model, adapter.as_ref(), &order.model)?;
         Ok(summary)
     })?;
+    best::forget(&order.out)?;
     observer.event(TrainerEvent::Finished { summary: summary.clone() });
     Ok(summary)
-}
-
-/// The checkpoint to go on from, whole, if there is one.
-fn checkpoint_of(order: &TrainOrder, observer: &mut dyn Observer) -> Result<Option<PathBuf>> {
-    let Some(folder) = &order.resume_from else {
-        return match checkpoint::latest(&order.out, &mut |_| ())? {
-            None => Ok(None),
-            Some(earlier) => Err(EngineError::input(format!(
-                "{} holds an earlier run's {}; resume it, or choose another output folder",
-                order.out.display(),
-                earlier.file_name().unwrap_or_default().display()
-            ))),
-        };
-    };
-    if checkpoint::is_one(folder) {
-        checkpoint::verify(folder)?;
-        return Ok(Some(folder.clone()));
-    }
-    let mut pass_over = |torn: &EngineError| {
-        observer.event(TrainerEvent::Log { message: format!("passed over: {torn}") });
-    };
-    match checkpoint::latest(folder, &mut pass_over)? {
-        None if *folder != order.out => Err(EngineError::input(format!(
-            "resume_from {}: no whole checkpoint there, expected a checkpoint folder or one that holds some",
-            folder.display()
-        ))),
-        found => Ok(found),
-    }
-}
-
-fn restore_weights(model: &mut Model, path: &Path) -> Result<()> {
-    let file = Shards::of_file(path)?;
-    for trainable in model.trainables_mut() {
-        let value = file.read(&trainable.name)?;
-        if value.dims() != trainable.value.dims() {
-            let (found, expected) = (value.dims(), trainable.value.dims());
-            return Err(EngineError::input(format!(
-                "{}: tensor `{}` is {found:?}, expected {expected:?}",
-                path.display(),
-                trainable.name
-            )));
-        }
-        trainable.value = value;
-    }
-    Ok(())
 }
 
 /// A run under way. `state` is that after the last whole step, whatever the rest has begun since.
 struct Run<'a> {
     order: &'a TrainOrder,
-    clip: Clip,
+    recipe: &'a Recipe,
     model: Model,
     adapter: Option<AdapterConfig>,
     loader: Loader<'a>,
+    evaluator: Option<Evaluator<'a>>,
     optimizer: Optimizer,
     state: State,
     log: MetricsLog,
@@ -180,6 +157,10 @@ impl Run<'_> {
         self.model.forward_backward(&longest, 1.0)?;
         memory::check()?;
         self.model.clear_gradients();
+        if let Some(evaluator) = &self.evaluator {
+            self.model.loss(&evaluator.longest()?)?;
+            memory::check()?;
+        }
         let (rows, tokens) = (longest.cu_seqlens.len() - 1, longest.tokens());
         let mut message =
             format!("dry run of the longest micro-batch: {rows} rows, {tokens} tokens");
@@ -227,7 +208,7 @@ impl Run<'_> {
             return diverged("grad_norm", norm);
         }
         let learning_rate = schedule.rate(step - 1);
-        let factor = clip_factor(self.clip, norm);
+        let factor = clip_factor(self.recipe.clip, norm);
         self.optimizer.step(self.model.trainables_mut(), learning_rate, factor)?;
         memory::check()?;
 
@@ -249,24 +230,78 @@ impl Run<'_> {
             supervised_tokens: supervised as u64,
             tokens_per_second: tokens as f64,
             epoch: self.loader.epochs_done(),
+            more: BTreeMap::new(),
         }))
     }
 
-    /// Writes a checkpoint, then drops the oldest beyond `keep`.
-    fn save(&self, keep: usize, observer: &mut dyn Observer) -> Result<()> {
+    /// Asks the held-out rows when they are due, and adds what they say to the step's `metrics`. True when the model
+    /// is the best so far and is to be kept.
+    fn evaluate(&mut self, metrics: &mut StepMetrics, steps_total: u64) -> Result<bool> {
+        let Some(evaluator) = &mut self.evaluator else { return Ok(false) };
+        let (settings, step) = (&self.recipe.evaluation, self.state.step);
+        if !evaluator.due(step, self.state.cursor.position == 0, step == steps_total) {
+            return Ok(false);
+        }
+        let found = evaluator.ask(&self.model)?;
+        if let Some(value) = found.values().find(|value| !value.is_finite()) {
+            return Err(EngineError::Diverged { step, what: EVAL_LOSS, value: *value });
+        }
+        let standing = &mut self.state.standing;
+        standing.eval_loss_last = found.get(EVAL_LOSS).copied();
+        let value = found.get(&name_of(&settings.best.metric)).copied();
+        let better = value.is_some_and(|value| standing.hear(settings, step, value));
+        metrics.more.extend(found);
+        let keep = better && settings.best.load_at_end;
+        if keep {
+            best::keep(&self.order.out, &mut self.model)?;
+        }
+        Ok(keep)
+    }
+
+    /// After the last step: takes the best model back where that is asked for.
+    fn end(&mut self, steps_total: u64, observer: &mut dyn Observer) -> Result<()> {
+        let State { step, standing, .. } = self.state;
+        let mut log = |message| observer.event(TrainerEvent::Log { message });
+        let settings = &self.recipe.evaluation;
+        let Some(mark) = standing.best else { return Ok(()) };
+        let name = name_of(&settings.best.metric);
+        if step < steps_total {
+            log(format!(
+                "ended early after step {step} of {steps_total}: {} evaluations without a better {name} than {:.4} after \
+                 step {}",
+                standing.without_better, mark.value, mark.step
+            ));
+        }
+        if settings.best.load_at_end && mark.step != step {
+            best::restore(&self.order.out, &mut self.model)?;
+            log(format!(
+                "the result is the model after step {}, {name} {:.4}",
+                mark.step, mark.value
+            ));
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint, then drops the oldest beyond the limit, but never the best one where that is wanted.
+    fn save(&self, observer: &mut dyn Observer) -> Result<()> {
+        let best = self.state.standing.best.filter(|_| self.recipe.evaluation.best.load_at_end);
+        let best = best.map(|mark| mark.step);
         let folder = checkpoint::write(&self.order.out, &self.state, |folder| {
             result::save(folder, &self.model, self.adapter.as_ref(), &self.order.model)?;
+            if best.is_some_and(|best| best != self.state.step) {
+                best::copy_into(folder, &self.order.out)?;
+            }
             self.optimizer.save(&folder.join(OPTIMIZER))
         })?;
         observer.event(TrainerEvent::Checkpoint { step: self.state.step, folder });
-        checkpoint::prune(&self.order.out, keep)
+        checkpoint::prune(&self.order.out, self.recipe.checkpointing.save_total_limit, best)
     }
 
     /// Ends early, with a checkpoint of the last whole step.
-    fn stop(self, keep: usize, observer: &mut dyn Observer) -> Result<TrainSummary> {
+    fn stop(self, observer: &mut dyn Observer) -> Result<TrainSummary> {
         let step = self.state.step;
         if step > 0 && !self.order.out.join(checkpoint::name_of(step)).exists() {
-            self.save(keep, observer)?;
+            self.save(observer)?;
         }
         Err(EngineError::Stopped { step })
     }

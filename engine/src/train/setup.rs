@@ -16,6 +16,8 @@ use crate::{EngineError, Result};
 pub(super) struct Setup {
     pub(super) recipe: Recipe,
     pub(super) dataset: Dataset,
+    /// Rows for evaluation.
+    pub(super) held_out: Option<Dataset>,
     pub(super) model: Model,
     /// Of the adapter that learns; `None` when the whole model does.
     pub(super) adapter: Option<AdapterConfig>,
@@ -78,6 +80,7 @@ impl Setup {
             model_hash: hash_of_base(&order.model, &spec)?,
             recipe,
             dataset,
+            held_out: None,
             model,
             adapter,
         })

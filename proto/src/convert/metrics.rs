@@ -1,6 +1,6 @@
 //! What a trainer measured, and how it failed.
 
-use fleetune_shared::{ByteSize, FailureKind, StepMetrics, TrainSummary};
+use fleetune_shared::{BestEvaluation, ByteSize, FailureKind, StepMetrics, TrainSummary};
 
 use super::{ConvertError, optional};
 use crate::v1;
@@ -17,6 +17,7 @@ impl From<StepMetrics> for v1::StepMetrics {
             supervised_tokens: m.supervised_tokens,
             tokens_per_second: m.tokens_per_second,
             epoch: m.epoch,
+            more: m.more.into_iter().collect(),
         }
     }
 }
@@ -32,7 +33,22 @@ impl TryFrom<v1::StepMetrics> for StepMetrics {
             supervised_tokens: m.supervised_tokens,
             tokens_per_second: m.tokens_per_second,
             epoch: m.epoch,
+            more: m.more.into_iter().collect(),
         })
+    }
+}
+
+impl From<BestEvaluation> for v1::BestEvaluation {
+    fn from(best: BestEvaluation) -> Self {
+        let BestEvaluation { step, metric, value } = best;
+        Self { step, metric, value }
+    }
+}
+
+impl From<v1::BestEvaluation> for BestEvaluation {
+    fn from(best: v1::BestEvaluation) -> Self {
+        let v1::BestEvaluation { step, metric, value } = best;
+        Self { step, metric, value }
     }
 }
 
@@ -54,6 +70,8 @@ impl From<TrainSummary> for v1::TrainSummary {
             estimate: s.estimate.map(Into::into),
             memory_bytes_peak: s.memory_bytes_peak.0,
             merge_logit_difference: s.merge_logit_difference,
+            eval_loss_last: s.eval_loss_last,
+            best: s.best.map(Into::into),
         }
     }
 }
@@ -77,6 +95,8 @@ impl TryFrom<v1::TrainSummary> for TrainSummary {
             estimate: optional("estimate", s.estimate)?,
             memory_bytes_peak: ByteSize(s.memory_bytes_peak),
             merge_logit_difference: s.merge_logit_difference,
+            eval_loss_last: s.eval_loss_last,
+            best: s.best.map(Into::into),
         })
     }
 }

@@ -6,9 +6,9 @@ use fleetune_shared::view::{
     AgentView, CardVerdict, Explanation, FailureView, FleetView, JobPhase, JobView, Verdict,
 };
 use fleetune_shared::{
-    Artifact, ArtifactFile, ArtifactKind, Attempt, BlobHash, ByteSize, Card, Device, Estimate,
-    FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec, ModelSpec, Offer,
-    Recipe, StepMetrics, TrainSummary, Work,
+    Artifact, ArtifactFile, ArtifactKind, Attempt, BestEvaluation, BlobHash, ByteSize, Card,
+    Device, Estimate, FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec,
+    ModelSpec, Offer, Recipe, StepMetrics, TrainSummary, Work,
 };
 use prost::Message;
 
@@ -58,6 +58,7 @@ fn metrics() -> StepMetrics {
         supervised_tokens: 99,
         tokens_per_second: 1234.5,
         epoch: 0.75,
+        more: BTreeMap::from([("eval_loss".into(), 1.5)]),
     }
 }
 
@@ -104,6 +105,8 @@ fn job() -> JobView {
         summary: Some(TrainSummary {
             steps: 20,
             estimate: Some(estimate()),
+            eval_loss_last: Some(1.5),
+            best: Some(BestEvaluation { step: 9, metric: "eval_loss".into(), value: 1.25 }),
             merge_logit_difference: Some(1e-6),
             ..TrainSummary::default()
         }),

@@ -54,6 +54,7 @@ fn metrics(step: u64, loss: f64) -> StepMetrics {
         supervised_tokens: 400,
         tokens_per_second: 1234.5,
         epoch: 0.5,
+        more: Default::default(),
     }
 }
 
@@ -127,6 +128,8 @@ pub(crate) fn jobs() -> Vec<JobView> {
             seconds_to_first_step: 1.25,
             estimate: Some(estimate()),
             memory_bytes_peak: ByteSize(8 << 30),
+            eval_loss_last: None,
+            best: None,
             merge_logit_difference: None,
         }),
         artifact: Some(Artifact {
