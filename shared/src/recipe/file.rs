@@ -11,6 +11,7 @@ use super::words::{
     CheckpointingChoice, Dtype, EvalStrategy, FDivergence, FinetuningTask, FourBitType, LoraBias,
     OneOrMany, OneOrManyLayers, OptimName, OverLength, PackingStrategy, PeftType, Sampling,
     ScheduleArgs, ScheduleName, StoppingStrategy, SwitchOrWord, TargetModules, TruncationMode,
+    eval_strategy,
 };
 
 /// A recipe's text, key by key. Unknown keys are refused.
@@ -310,7 +311,7 @@ pub struct RecipeFile {
 
     // ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────
     /// When the held-out rows are evaluated. Default `no`, or `epoch` where there are some.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "eval_strategy")]
     pub eval_strategy: Option<EvalStrategy>,
     /// Optimizer steps between two evaluations under `steps`. Default 500.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,9 @@
 //! The words a recipe's values are made of, in the spelling of transformers, TRL and PEFT.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// One value or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -271,6 +273,17 @@ pub enum EvalStrategy {
     Steps,
     /// After each epoch.
     Epoch,
+}
+
+/// Reads an [`EvalStrategy`] also where YAML takes a bare `no` for `false`.
+pub(super) fn eval_strategy<'de, D: Deserializer<'de>>(
+    value: D,
+) -> Result<Option<EvalStrategy>, D::Error> {
+    match Option::<Value>::deserialize(value)? {
+        None => Ok(None),
+        Some(Value::Bool(false)) => Ok(Some(EvalStrategy::No)),
+        Some(word) => EvalStrategy::deserialize(word).map(Some).map_err(D::Error::custom),
+    }
 }
 
 /// How the two policies of DPO are compared, arXiv 2309.16240.

@@ -108,6 +108,7 @@ impl Recipe {
 
 #[cfg(test)]
 mod tests {
+    use super::super::EvalStrategy;
     use super::super::{
         Batching, Clip, CpoLoss, DpoLoss, Duration, FourBit, FourBitType, Objective, Quantization,
     };
@@ -164,6 +165,7 @@ mod tests {
             ("peft_type: IA3\nr: 8", "`r` is set, expected absent where `peft_type` is IA3"),
             ("test_split_size: 0", "`test_split_size` is 0"),
             ("eval_strategy: epoch", "`eval_strategy` is set, expected absent without"),
+            ("eval_strategy: never", "`eval_strategy` is"),
             ("init_lora_weights: eva", "`init_lora_weights` is eva"),
             (
                 "lr_scheduler_type: warmup_stable_decay",
@@ -198,6 +200,12 @@ mod tests {
         let four = FourBit { kind: FourBitType::Nf4, double: true, bfloat16: false };
         let found = held("load_in_4bit: true\nbnb_4bit_use_double_quant: true");
         assert_eq!(found, Quantization::FourBit(four));
+    }
+
+    #[test]
+    fn a_bare_no_means_no() {
+        let recipe = read("test_split_size: 5\neval_strategy: no").unwrap();
+        assert_eq!(recipe.evaluation.strategy, EvalStrategy::No);
     }
 
     #[test]
