@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fleetune_shared::recipe::{DataSettings, PackingStrategy};
+use fleetune_shared::recipe::{DataFormat, DataSettings, PackingStrategy, TruncationMode};
 use fleetune_shared::{BlobHash, ModelSpec};
 use serde::{Deserialize, Serialize};
 
-use super::batch::Row;
-use super::load;
+use super::batch::{MicroBatch, Row};
+use super::load::{self, Loaded};
 use super::pack::{self, Piece};
 use super::sequences::Sequences;
 use super::store::RowStore;
@@ -34,12 +34,14 @@ pub struct DataStats {
 }
 
 impl DataStats {
-    /// Counts a row that is kept.
-    pub(super) fn count(&mut self, row: &Row) {
+    /// Counts a line of a file that is kept, whatever number of rows it became.
+    pub(super) fn count(&mut self, rows: &[Row]) {
         self.rows += 1;
-        self.tokens += row.input_ids.len() as u64;
-        self.supervised += row.supervised() as u64;
-        self.longest = self.longest.max(row.input_ids.len());
+        for row in rows {
+            self.tokens += row.input_ids.len() as u64;
+            self.supervised += row.supervised() as u64;
+            self.longest = self.longest.max(row.input_ids.len());
+        }
     }
 }
 
@@ -49,10 +51,23 @@ impl DataStats {
 pub struct Dataset {
     store: Arc<RowStore>,
     sequences: Sequences,
+    /// Which rows are answers that were wanted; empty unless they were judged.
+    verdicts: Arc<Vec<bool>>,
+    /// How each sequence is joined by its prompt with another's answer, if it is.
+    mismatch: Option<Mismatch>,
     /// Counts over the rows.
     pub stats: DataStats,
     /// What the user should know about the rows, in whole sentences.
     pub notes: Vec<String>,
+}
+
+/// Prompts with answers of other rows: how far a policy has moved shows in what it makes of them (KTO).
+#[derive(Clone, Copy, Debug)]
+struct Mismatch {
+    /// Sequences that exchange their answers, each taking that of the one before it.
+    group: usize,
+    max_length: usize,
+    truncation: TruncationMode,
 }
 
 impl Dataset {
@@ -67,8 +82,7 @@ impl Dataset {
         tokenizer: Option<&Tokenizer>,
         spec: &ModelSpec,
     ) -> Result<Self> {
-        let (store, stats, notes) = load::load(paths, settings, tokenizer, spec)?;
-        let dataset = Self::over(store, stats, notes)?;
+        let dataset = Self::over(load::load(paths, settings, tokenizer, spec)?, settings)?;
         match settings.packing.0 {
             None => Ok(dataset),
             Some(strategy) => dataset.packed(strategy, settings.max_length),
@@ -79,13 +93,21 @@ impl Dataset {
     #[must_use]
     pub fn of(rows: &[Row]) -> Self {
         let mut stats = DataStats::default();
-        rows.iter().for_each(|row| stats.count(row));
+        rows.iter().for_each(|row| stats.count(std::slice::from_ref(row)));
         let store = RowStore::of(rows);
         let sequences = Sequences::single(pieces(&store));
-        Self { store: Arc::new(store), sequences, stats, notes: Vec::new() }
+        Self {
+            store: Arc::new(store),
+            sequences,
+            verdicts: Arc::default(),
+            mismatch: None,
+            stats,
+            notes: Vec::new(),
+        }
     }
 
-    fn over(store: RowStore, stats: DataStats, notes: Vec<String>) -> Result<Self> {
+    fn over(loaded: Loaded, settings: &DataSettings) -> Result<Self> {
+        let Loaded { store, stats, notes, verdicts } = loaded;
         // Rows are numbered, and tokens of a row counted, in 32 bits.
         if u32::try_from(store.len()).is_err() {
             let rows = store.len();
@@ -94,8 +116,36 @@ impl Dataset {
                 u32::MAX
             )));
         }
-        let sequences = Sequences::single(pieces(&store));
-        Ok(Self { store: Arc::new(store), sequences, stats, notes })
+        let rows = pieces(&store);
+        let sequences = match settings.format {
+            DataFormat::Preference => Sequences::pairs(rows),
+            DataFormat::Kto => {
+                let cut = |row: Piece| row.kept(settings.max_length, settings.truncation);
+                Sequences::single(rows.into_iter().map(cut).collect())
+            }
+            _ => Sequences::single(rows),
+        };
+        let (store, verdicts) = (Arc::new(store), Arc::new(verdicts));
+        Ok(Self { store, sequences, verdicts, mismatch: None, stats, notes })
+    }
+
+    /// The same judged answers, each sequence joined by its prompt with the answer of the sequence before it among
+    /// those `micro_batch` that lie together in the files, as TRL does; the first of them takes the last one's, and
+    /// one that is left alone takes that of the sequence before it.
+    #[must_use]
+    pub fn mismatched(mut self, micro_batch: usize, settings: &DataSettings) -> Self {
+        let DataSettings { max_length, truncation, .. } = *settings;
+        self.mismatch = Some(Mismatch { group: micro_batch.max(1), max_length, truncation });
+        self
+    }
+
+    /// Whether the answer of sequence `i` was wanted.
+    #[must_use]
+    pub fn desirable(&self, i: usize) -> bool {
+        self.sequences
+            .get(i)
+            .first()
+            .is_some_and(|piece| self.verdicts.get(piece.row as usize).copied().unwrap_or_default())
     }
 
     /// The same rows in sequences of up to `max_length` tokens. A bin that holds nothing to learn, such as one inside
@@ -163,7 +213,38 @@ impl Dataset {
     /// # Errors
     /// Rows that cannot be read back.
     pub fn sequence(&self, i: usize) -> Result<Vec<Row>> {
-        self.sequences.get(i).iter().map(|piece| self.read(*piece)).collect()
+        let mut rows: Vec<Row> =
+            self.sequences.get(i).iter().map(|piece| self.read(*piece)).collect::<Result<_>>()?;
+        if let Some(Mismatch { group, max_length, truncation }) = self.mismatch {
+            let (own, other) = (self.whole(i)?, self.whole(partner(i, group, self.len()))?);
+            let (prompt, answer) = (own.prompt(), other.prompt());
+            let mut row = Row {
+                input_ids: [&own.input_ids[..prompt], &other.input_ids[answer..]].concat(),
+                labels: [&own.labels[..prompt], &other.labels[answer..]].concat(),
+            };
+            row.cut(max_length, truncation);
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// Sequences end to end.
+    ///
+    /// # Errors
+    /// Rows that cannot be read back.
+    pub fn micro_batch(&self, sequences: &[usize]) -> Result<MicroBatch> {
+        let mut rows = Vec::new();
+        for i in sequences {
+            rows.extend(self.sequence(*i)?);
+        }
+        let batch = MicroBatch::of(&rows.iter().collect::<Vec<&Row>>());
+        Ok(MicroBatch { sequences: sequences.to_vec(), ..batch })
+    }
+
+    /// The first row of sequence `i`, uncut.
+    fn whole(&self, i: usize) -> Result<Row> {
+        let row = self.sequences.get(i)[0].row as usize;
+        self.store.read(row, 0, self.store.tokens_of(row))
     }
 
     /// All sequences in order.
@@ -177,11 +258,23 @@ impl Dataset {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.store.hash().0);
         self.sequences.hash_into(&mut hasher);
+        hasher.update(&self.verdicts.iter().map(|wanted| u8::from(*wanted)).collect::<Vec<_>>());
         BlobHash(*hasher.finalize().as_bytes())
     }
 
     fn read(&self, piece: Piece) -> Result<Row> {
         self.store.read(piece.row as usize, piece.start as usize, piece.tokens as usize)
+    }
+}
+
+/// Whose answer sequence `i` of `len` takes.
+fn partner(i: usize, group: usize, len: usize) -> usize {
+    let start = i / group * group;
+    let end = (start + group).min(len);
+    match i - start {
+        0 if end - start > 1 => end - 1,
+        0 => (i + len - 1) % len,
+        _ => i - 1,
     }
 }
 
@@ -192,7 +285,7 @@ fn pieces(store: &RowStore) -> Vec<Piece> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{IGNORED, MicroBatch};
+    use crate::data::IGNORED;
 
     /// A row that learns its last `learned` tokens.
     fn row(first: u32, tokens: u32, learned: u32) -> Row {
@@ -221,6 +314,15 @@ mod tests {
         let batch = MicroBatch::of(&rows.iter().collect::<Vec<_>>());
         assert_eq!(batch.cu_seqlens, [0, 6, 8]);
         assert_eq!(batch.targets, [IGNORED, IGNORED, 23, 24, 25, IGNORED, 31, IGNORED]);
+    }
+
+    #[test]
+    fn answers_change_places_within_a_micro_batch() {
+        let of = |group, len| -> Vec<usize> { (0..len).map(|i| partner(i, group, len)).collect() };
+        assert_eq!(of(4, 4), [3, 0, 1, 2]);
+        assert_eq!(of(2, 5), [1, 0, 3, 2, 3]);
+        assert_eq!(of(1, 3), [2, 0, 1]);
+        assert_eq!(of(4, 1), [0]);
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use fleetune_shared::ModelSpec;
-use fleetune_shared::recipe::{DataFormat, DataSettings, OverLength, TruncationMode};
+use fleetune_shared::recipe::{DataFormat, DataSettings, OverLength};
 use rayon::prelude::*;
 
 use super::batch::Row;
 use super::dataset::DataStats;
 use super::encode::Encoder;
-use super::format::{Context, Sample};
+use super::format::{Context, Line, Sample};
 use super::rows::{self, FileRow, Next};
 use super::store::{RowStore, RowWriter};
 use super::tokenizer::Tokenizer;
@@ -22,13 +22,24 @@ fn at(place: &str, why: impl std::fmt::Display) -> EngineError {
     EngineError::input(format!("{place}: {why}"))
 }
 
+/// What files gave.
+pub(super) struct Loaded {
+    /// Rows, one after the other; a pair is two of them.
+    pub(super) store: RowStore,
+    pub(super) stats: DataStats,
+    /// What the user should know.
+    pub(super) notes: Vec<String>,
+    /// Which answers were wanted, where each row is one that was judged.
+    pub(super) verdicts: Vec<bool>,
+}
+
 /// Reads, renders and tokenises files.
 pub(super) fn load(
     paths: &[PathBuf],
     settings: &DataSettings,
     tokenizer: Option<&Tokenizer>,
     spec: &ModelSpec,
-) -> Result<(RowStore, DataStats, Vec<String>)> {
+) -> Result<Loaded> {
     let encoder = tokenizer.map(|t| Encoder::new(t, spec, settings)).transpose()?;
     let encoder = encoder.as_ref();
     let has_template = encoder.is_some_and(|e| e.template.is_some());
@@ -39,6 +50,7 @@ pub(super) fn load(
         writer: RowWriter::new(None)?,
         stats: DataStats::default(),
         lost: Lost::default(),
+        verdicts: Vec::new(),
     };
     let mut read = 0;
     let mut waiting = Vec::with_capacity(ROWS_AT_ONCE);
@@ -49,11 +61,11 @@ pub(super) fn load(
                 if layout == DataFormat::Auto {
                     layout = context.detect(&columns)?;
                 }
-                context.sample(layout, &columns)
+                context.line(layout, &columns)
             };
-            let sample = understood().map_err(|why| at(&place, why));
-            let failed = sample.is_err();
-            waiting.push((place, sample));
+            let line = understood().map_err(|why| at(&place, why));
+            let failed = line.is_err();
+            waiting.push((place, line));
             read += 1;
             if failed || waiting.len() == ROWS_AT_ONCE {
                 intake.encode(&mut waiting)?;
@@ -66,7 +78,7 @@ pub(super) fn load(
             break;
         }
     }
-    let Intake { writer, stats, lost, .. } = intake;
+    let Intake { writer, stats, lost, verdicts, .. } = intake;
     if stats.rows == 0 {
         let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         return Err(EngineError::input(format!(
@@ -76,7 +88,8 @@ pub(super) fn load(
             stats.dropped
         )));
     }
-    Ok((writer.finish(None, &())?, stats, Vec::from_iter(lost.note())))
+    let (store, notes) = (writer.finish(None, &())?, Vec::from_iter(lost.note()));
+    Ok(Loaded { store, stats, notes, verdicts })
 }
 
 struct Intake<'a> {
@@ -85,6 +98,54 @@ struct Intake<'a> {
     writer: RowWriter,
     stats: DataStats,
     lost: Lost,
+    verdicts: Vec<bool>,
+}
+
+/// A sample in tokens.
+#[derive(Default)]
+struct Tokenised {
+    /// One row; two of a pair.
+    rows: Vec<Row>,
+    /// Messages, counted from 1, that the template rewrites.
+    lost: Vec<usize>,
+    verdict: Option<bool>,
+}
+
+/// Text needs an `encoder`.
+fn tokenised(line: Line, encoder: Option<&Encoder<'_>>) -> Result<Tokenised> {
+    let answer = |sample: Sample| -> Result<Row> {
+        let (mut row, _) = encoded(sample, encoder)?;
+        if row.supervised() == 0 {
+            return Err(EngineError::input(
+                "an answer has no token that is learned; look at it with `fleetune train --preview`",
+            ));
+        }
+        row.learn_answer();
+        Ok(row)
+    };
+    Ok(match line {
+        Line::One(sample) => {
+            let (row, lost) = encoded(sample, encoder)?;
+            Tokenised { rows: vec![row], lost, verdict: None }
+        }
+        Line::Pair(pair) => {
+            let [chosen, rejected] = *pair;
+            Tokenised { rows: vec![answer(chosen)?, answer(rejected)?], ..Tokenised::default() }
+        }
+        Line::Judged(sample, verdict) => Tokenised {
+            rows: vec![answer(sample)?],
+            verdict: Some(verdict),
+            ..Tokenised::default()
+        },
+    })
+}
+
+fn encoded(sample: Sample, encoder: Option<&Encoder<'_>>) -> Result<(Row, Vec<usize>)> {
+    match (sample, encoder) {
+        (Sample::Tokens(row), _) => Ok((row, Vec::new())),
+        (sample, Some(encoder)) => encoder.row(sample),
+        (_, None) => Err(EngineError::input("text needs a tokenizer, and the model has none")),
+    }
 }
 
 /// Assistant turns that are not learned because the template rewrites them.
@@ -116,44 +177,39 @@ impl Lost {
 
 impl Intake<'_> {
     /// Tokenises what waits, on all cores, and takes it in order.
-    fn encode(&mut self, waiting: &mut Vec<(String, Result<Sample>)>) -> Result<()> {
+    fn encode(&mut self, waiting: &mut Vec<(String, Result<Line>)>) -> Result<()> {
         let encoder = self.encoder;
-        let rows: Vec<(String, Result<(Row, Vec<usize>)>)> = waiting
+        let rows: Vec<(String, Result<Tokenised>)> = waiting
             .par_drain(..)
-            .map(|(place, sample)| {
-                let row = match (sample, encoder) {
-                    (Err(error), _) => Err(error),
-                    (Ok(Sample::Tokens(row)), _) => Ok((row, Vec::new())),
-                    (Ok(sample), Some(encoder)) => encoder.row(sample).map_err(|e| at(&place, e)),
-                    (Ok(_), None) => {
-                        Err(at(&place, "text needs a tokenizer, and the model has none"))
-                    }
-                };
-                (place, row)
+            .map(|(place, line)| {
+                let tokenised =
+                    line.and_then(|line| tokenised(line, encoder).map_err(|why| at(&place, why)));
+                (place, tokenised)
             })
             .collect();
-        for (place, row) in rows {
-            let (row, lost) = row?;
-            if let Some(row) = self.admit(row).map_err(|why| at(&place, why))? {
+        for (place, tokenised) in rows {
+            let Tokenised { rows, lost, verdict } = tokenised?;
+            if let Some(rows) = self.admit(rows).map_err(|why| at(&place, why))? {
                 self.lost.count(&place, &lost);
-                self.stats.count(&row);
-                self.writer.push(&row)?;
+                self.stats.count(&rows);
+                self.verdicts.extend(verdict);
+                rows.iter().try_for_each(|row| self.writer.push(row))?;
             }
         }
         Ok(())
     }
 
-    /// Keeps, cuts, drops or refuses a row.
-    fn admit(&mut self, mut row: Row) -> Result<Option<Row>, String> {
-        if row.supervised() == 0 {
+    /// Keeps, cuts, drops or refuses what a line of the file became.
+    fn admit(&mut self, mut rows: Vec<Row>) -> Result<Option<Vec<Row>>, String> {
+        if rows.iter().any(|row| row.supervised() == 0) {
             return Err("nothing to learn: no token carries a label; \
                         leave the row out, or look at it with `fleetune train --preview`"
                 .into());
         }
-        let length = row.input_ids.len();
+        let length = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or_default();
         let max_length = self.settings.max_length;
         if length <= max_length || self.settings.packing.splits() {
-            return Ok(Some(row));
+            return Ok(Some(rows));
         }
         match self.settings.over_length {
             OverLength::Error => Err(format!(
@@ -165,18 +221,17 @@ impl Intake<'_> {
                 Ok(None)
             }
             OverLength::Truncate => {
-                if self.settings.truncation == TruncationMode::KeepEnd {
-                    row.input_ids.drain(..length - max_length);
-                    row.labels.drain(..length - max_length);
-                }
-                row.input_ids.truncate(max_length);
-                row.labels.truncate(max_length);
-                if row.supervised() == 0 {
+                let whole = rows.clone();
+                rows.iter_mut().for_each(|row| row.cut(max_length, self.settings.truncation));
+                let same = rows.len() == 2 && rows[0] == rows[1];
+                if same || rows.iter().any(|row| row.supervised() == 0) {
                     self.stats.dropped += 1;
                     return Ok(None);
                 }
                 self.stats.truncated += 1;
-                Ok(Some(row))
+                // A judged answer is cut where it is used: behind another prompt more of it may fit.
+                let judged = self.settings.format == DataFormat::Kto;
+                Ok(Some(if judged { whole } else { rows }))
             }
         }
     }

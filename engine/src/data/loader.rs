@@ -7,7 +7,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, MicroBatch, Row};
+use super::{Dataset, MicroBatch};
 use crate::{EngineError, Result};
 
 /// Where a run stands in its data; with the seed it is all a resumed run needs to know.
@@ -72,7 +72,7 @@ impl<'a> Loader<'a> {
         let end = (self.cursor.position + self.step_rows()).min(self.order.len());
         let batches = self.order[self.cursor.position..end]
             .chunks(self.batching.micro_batch)
-            .map(|chunk| self.micro_batch(chunk))
+            .map(|chunk| self.data.micro_batch(chunk))
             .collect::<Result<_>>()?;
         self.cursor.position = end;
         if end == self.order.len() {
@@ -80,14 +80,6 @@ impl<'a> Loader<'a> {
             self.order = epoch_order(self.data.len(), self.sampling, self.seed, self.cursor.epoch);
         }
         Ok(batches)
-    }
-
-    fn micro_batch(&self, sequences: &[usize]) -> Result<MicroBatch> {
-        let mut rows = Vec::new();
-        for i in sequences {
-            rows.extend(self.data.sequence(*i)?);
-        }
-        Ok(MicroBatch::of(&rows.iter().collect::<Vec<&Row>>()))
     }
 
     /// Optimizer steps in one pass over the data.
@@ -121,7 +113,7 @@ impl<'a> Loader<'a> {
         let mut sequences: Vec<usize> = (0..self.data.len()).collect();
         sequences.sort_by_key(|i| std::cmp::Reverse(self.data.tokens_of(*i)));
         sequences.truncate(self.batching.micro_batch);
-        self.micro_batch(&sequences)
+        self.data.micro_batch(&sequences)
     }
 
     fn step_rows(&self) -> usize {
@@ -149,6 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::data::Row;
 
     /// Row `i` has `i + 2` tokens, all equal to `i`.
     fn dataset(rows: usize) -> Dataset {

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use fleetune_shared::recipe::TruncationMode;
+
 /// Neighbouring tokens of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -21,6 +23,13 @@ impl Piece {
     /// A row as it is.
     pub(super) fn whole(row: u32, tokens: u32) -> Self {
         Self { row, start: 0, tokens }
+    }
+
+    /// At most `max_length` of its tokens, at one end.
+    pub(super) fn kept(self, max_length: usize, mode: TruncationMode) -> Self {
+        let tokens = self.tokens.min(u32::try_from(max_length).unwrap_or(u32::MAX));
+        let skipped = if mode == TruncationMode::KeepEnd { self.tokens - tokens } else { 0 };
+        Self { start: self.start + skipped, tokens, ..self }
     }
 
     /// Its first `tokens` tokens, or all of them, and what is left.

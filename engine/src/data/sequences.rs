@@ -15,6 +15,11 @@ impl Sequences {
         Self { ends: (1..=rows.len() as u32).collect(), pieces: rows }
     }
 
+    /// Each two rows together.
+    pub(super) fn pairs(rows: Vec<Piece>) -> Self {
+        Self { ends: (1..=rows.len() as u32 / 2).map(|pair| 2 * pair).collect(), pieces: rows }
+    }
+
     pub(super) fn packed(bins: Vec<Vec<Piece>>) -> Self {
         let mut sequences = Self::default();
         for bin in bins {

@@ -24,15 +24,21 @@ pub struct TokenLogps {
 }
 
 impl Model {
-    /// Log-probabilities of the labelled tokens; keeps nothing.
+    /// Log-probabilities of the labelled tokens, and with `collisions` those too; keeps nothing.
     ///
     /// # Errors
     /// As [`Model::forward_backward`].
-    pub fn token_logps(&self, batch: &MicroBatch, policy: Policy) -> Result<Vec<f64>> {
+    pub fn token_logps(
+        &self,
+        batch: &MicroBatch,
+        policy: Policy,
+        collisions: bool,
+    ) -> Result<TokenLogps> {
         self.check(batch)?;
         let adapters = policy == Policy::Learning;
         let x = self.hidden(&batch.input_ids, &batch.cu_seqlens, adapters)?;
-        Ok(self.head_logps(&x, &Labelled::of(batch), false)?.0)
+        let (logps, collisions) = self.head_logps(&x, &Labelled::of(batch), collisions)?;
+        Ok(TokenLogps { logps, collisions })
     }
 
     /// Asks for the log-probabilities of the labelled tokens, hands them to `objective`, and adds the gradient that it

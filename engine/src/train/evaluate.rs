@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use fleetune_shared::recipe::{Batching, EvalStrategy, Evaluation, Sampling};
+use fleetune_shared::recipe::{Batching, EvalStrategy, Evaluation, Objective, Sampling};
 
+use super::learner::Learner;
 use crate::data::{Dataset, Loader, MicroBatch};
 use crate::model::Model;
+use crate::objective::Tally;
 use crate::{EngineError, Result, memory};
 
-/// The loss per supervised token.
+/// The loss per supervised token, pair or answer.
 pub(super) const EVAL_LOSS: &str = "eval_loss";
 
 /// Asks the held-out rows, always in the same order.
@@ -16,22 +18,32 @@ pub(super) struct Evaluator<'a> {
     strategy: EvalStrategy,
     steps: u64,
     rows: Loader<'a>,
+    /// What the rows are asked for.
+    pub(super) learner: Learner<'a>,
 }
 
 impl<'a> Evaluator<'a> {
     /// # Errors
     /// [`EngineError::Input`] for a `metric_for_best_model` that evaluation does not measure.
-    pub(super) fn new(settings: &Evaluation, rows: &'a Dataset) -> Result<Self> {
+    pub(super) fn new(
+        settings: &Evaluation,
+        objective: &Objective,
+        rows: &'a Dataset,
+    ) -> Result<Self> {
         let metric = name_of(&settings.best.metric);
-        if metric != EVAL_LOSS {
+        let learner = Learner::new(objective, rows);
+        let measured = learner.metrics().iter().map(|name| name_of(name));
+        let measured: Vec<String> = std::iter::once(EVAL_LOSS.to_owned()).chain(measured).collect();
+        if !measured.contains(&metric) {
             return Err(EngineError::input(format!(
-                "recipe: `metric_for_best_model` is {:?}, expected `{EVAL_LOSS}`, which is what evaluation measures",
-                settings.best.metric
+                "recipe: `metric_for_best_model` is {:?}, expected `{}`, which is what evaluation measures",
+                settings.best.metric,
+                measured.join("`, `")
             )));
         }
         let batching = Batching { micro_batch: settings.micro_batch, accumulation: 1 };
         let rows = Loader::new(rows, batching, Sampling::Sequential, 0);
-        Ok(Self { strategy: settings.strategy, steps: settings.steps, rows })
+        Ok(Self { strategy: settings.strategy, steps: settings.steps, rows, learner })
     }
 
     /// Whether they are asked after `step`. The last step's model is what the run leaves, so it is always evaluated.
@@ -50,23 +62,26 @@ impl<'a> Evaluator<'a> {
 
     /// What the model makes of all rows, by metric. Logits exist for one chunk of one micro-batch at a time.
     ///
-    /// The loss is summed over all rows and divided once, by their supervised tokens, as in training; transformers
-    /// averages the means of micro-batches.
+    /// The loss is summed over all rows and divided once, by their supervised tokens or answers, as in training;
+    /// transformers averages the means of micro-batches.
     pub(super) fn ask(&mut self, model: &Model) -> Result<BTreeMap<String, f64>> {
-        let (mut loss, mut supervised) = (0.0, 0);
+        let (mut loss, mut units, mut tally) = (0.0, 0, Tally::default());
         for _ in 0..self.rows.steps_per_epoch() {
             for batch in self.rows.next_step()? {
-                loss += model.loss(&batch)?;
-                supervised += batch.supervised();
+                let found = self.learner.assess(model, &batch)?;
+                loss += found.loss;
+                tally.merge(found.tally);
+                units += self.learner.units(&batch);
                 memory::check()?;
             }
         }
-        if supervised == 0 {
+        if units == 0 {
             return Err(EngineError::input(
                 "none of the held-out rows has a supervised token, so there is nothing to evaluate",
             ));
         }
-        Ok(BTreeMap::from([(EVAL_LOSS.into(), loss / supervised as f64)]))
+        let more = tally.means().into_iter().map(|(name, value)| (name_of(&name), value));
+        Ok(more.chain([(EVAL_LOSS.into(), loss / units as f64)]).collect())
     }
 }
 
@@ -82,9 +97,10 @@ mod tests {
 
     fn due(keys: &str, epoch_ends: &[u64], total: u64) -> Vec<u64> {
         let text = format!("model_name_or_path: m\ndataset_name: d\ntest_split_size: 2\n{keys}");
-        let settings = fleetune_shared::Recipe::read(&text).unwrap().evaluation;
+        let recipe = fleetune_shared::Recipe::read(&text).unwrap();
+        let settings = recipe.evaluation;
         let rows = Dataset::of(&[Row { input_ids: vec![1, 2], labels: vec![1, 2] }]);
-        let evaluator = Evaluator::new(&settings, &rows).unwrap();
+        let evaluator = Evaluator::new(&settings, &recipe.objective, &rows).unwrap();
         let asked = (1..=total)
             .filter(|step| evaluator.due(*step, epoch_ends.contains(step), *step == total));
         asked.collect()

@@ -3,12 +3,13 @@
 //! ```text
 //!   TrainOrder ─▶ setup ─▶ run ──────────────────────────────────────────────▶ result
 //!                 recipe    fetch a step's micro-batches, count their labels     adapter or model
-//!                 data      forward + backward each, one divisor for all         report.json
+//!                 data      learner: forward + backward each, one divisor        report.json
 //!                 model     clip, step, evaluate ─▶ metrics.jsonl, observer, checkpoint
 //! ```
 
 mod best;
 mod evaluate;
+mod learner;
 mod metrics;
 mod not_yet;
 mod observer;

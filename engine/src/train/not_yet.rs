@@ -11,10 +11,9 @@ use crate::{EngineError, Result};
 /// [`EngineError::Input`] naming the first key.
 pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
     let data = &recipe.data;
-    let supervised = matches!(recipe.objective, Objective::Sft(_));
     let smoothed = matches!(recipe.objective, Objective::Sft(sft) if sft.label_smoothing > 0.0);
     let mut keys = vec![
-        ("task", !supervised),
+        ("task", matches!(recipe.objective, Objective::Reward(_))),
         ("label_smoothing_factor", smoothed),
         ("dataset_probabilities", data.mixing.is_some()),
         ("eval_dataset", matches!(data.held_out, HeldOut::Sets(_))),

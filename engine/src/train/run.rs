@@ -1,8 +1,8 @@
 //! The loop over optimizer steps.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
+use fleetune_shared::recipe::{Method, Objective};
 use fleetune_shared::{
     AdapterConfig, BestEvaluation, Estimate, Recipe, StepMetrics, TrainOrder, TrainSummary,
     TrainerEvent,
@@ -10,6 +10,7 @@ use fleetune_shared::{
 
 use super::Observer;
 use super::evaluate::{EVAL_LOSS, Evaluator, name_of};
+use super::learner::{Learned, Learner};
 use super::metrics::MetricsLog;
 use super::resume::{checkpoint_of, restore_weights};
 use super::setup::Setup;
@@ -18,10 +19,13 @@ use crate::checkpoint::{self, State};
 use crate::data::Loader;
 use crate::memory::{self, Bound};
 use crate::model::Model;
+use crate::objective::Tally;
 use crate::optim::{Optimizer, Schedule, clip_factor, grad_norm};
 use crate::{EngineError, Result};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
+const REFERENCE: &str = "reference.safetensors";
+const REFERENCE_HELD_OUT: &str = "reference_held_out.safetensors";
 
 /// Carries out a training order. Everything but [`TrainerEvent::Failed`] is told to the observer; a failure is the
 /// returned error, and then nothing but checkpoints and metrics stands in the output folder.
@@ -62,14 +66,37 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
             }
         }
     }
-    let evaluator = held_out.as_ref().map(|rows| Evaluator::new(&recipe.evaluation, rows));
+    let evaluator =
+        held_out.as_ref().map(|rows| Evaluator::new(&recipe.evaluation, &recipe.objective, rows));
     let evaluator = evaluator.transpose()?;
     // What an interrupted run did after this checkpoint is done again.
     checkpoint::forget_after(&order.out, state.step)?;
     let log = MetricsLog::open(&order.out, state.step)?;
-    let mut run =
-        Run { order, recipe: &recipe, model, adapter, loader, evaluator, optimizer, state, log };
+    let learner = Learner::new(&recipe.objective, &dataset);
+    let mut run = Run {
+        order,
+        recipe: &recipe,
+        model,
+        adapter,
+        loader,
+        learner,
+        evaluator,
+        optimizer,
+        state,
+        log,
+    };
     run.dry(observer)?;
+    if run.stores_reference() {
+        let Run { model, learner, evaluator, .. } = &mut run;
+        let held_out = evaluator.as_mut().map(|evaluator| &mut evaluator.learner);
+        for (learner, file) in [(Some(learner), REFERENCE), (held_out, REFERENCE_HELD_OUT)] {
+            let Some(learner) = learner else { continue };
+            match &resume {
+                Some(folder) => learner.recall_reference(&folder.join(file))?,
+                None => learner.ask_reference(model, recipe.batching.micro_batch, observer)?,
+            }
+        }
+    }
 
     let schedule = Schedule::new(&recipe.schedule, steps_total);
     let (first, tokens_before) = (run.state.step, run.state.totals.tokens);
@@ -140,6 +167,7 @@ struct Run<'a> {
     model: Model,
     adapter: Option<AdapterConfig>,
     loader: Loader<'a>,
+    learner: Learner<'a>,
     evaluator: Option<Evaluator<'a>>,
     optimizer: Optimizer,
     state: State,
@@ -154,11 +182,11 @@ impl Run<'_> {
             return Ok(());
         }
         let longest = self.loader.longest_step()?;
-        self.model.forward_backward(&longest, 1.0)?;
+        self.learner.learn(&mut self.model, &longest, 1.0)?;
         memory::check()?;
         self.model.clear_gradients();
         if let Some(evaluator) = &self.evaluator {
-            self.model.loss(&evaluator.longest()?)?;
+            evaluator.learner.assess(&self.model, &evaluator.longest()?)?;
             memory::check()?;
         }
         let (rows, tokens) = (longest.cu_seqlens.len() - 1, longest.tokens());
@@ -171,11 +199,26 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whether the model before its first step is something else than the base without its adapter will be later.
+    fn stores_reference(&self) -> bool {
+        let asked = match &self.recipe.objective {
+            Objective::Dpo(dpo) => dpo.precompute_reference,
+            Objective::Kto(kto) => kto.precompute_reference,
+            _ => false,
+        };
+        let fresh = match &self.recipe.method {
+            Method::Lora(lora) => lora.begins_as_nothing() && self.order.init_adapter.is_none(),
+            Method::Ia3(_) => self.order.init_adapter.is_none(),
+            Method::Full | Method::Freeze(_) => false,
+        };
+        asked || !fresh
+    }
+
     /// One optimizer step; `None` when the observer asked for an end in the middle of it. `tokens_per_second` is
     /// still the number of tokens.
     ///
-    /// The loss is summed over all micro-batches and divided once, by the step's supervised tokens: k micro-batches
-    /// of b rows are one of k·b.
+    /// The loss is summed over all micro-batches and divided once, by the step's supervised tokens or its answers:
+    /// k micro-batches of b rows are one of k·b.
     fn step(
         &mut self,
         schedule: &Schedule,
@@ -189,14 +232,18 @@ impl Run<'_> {
                 "step {step}: none of its rows has a supervised token, so there is nothing to learn"
             )));
         }
-        let scale = 1.0 / supervised as f64;
-        let mut sum = 0.0;
+        let units: usize = batches.iter().map(|batch| self.learner.units(batch)).sum();
+        let scale = 1.0 / units as f64;
+        let (mut sum, mut tally) = (0.0, Tally::default());
         for (index, batch) in batches.iter().enumerate() {
             if index > 0 && observer.stop_requested() {
                 self.model.clear_gradients();
                 return Ok(None);
             }
-            sum += self.model.forward_backward(batch, scale)?;
+            let Learned { loss, tally: more } =
+                self.learner.learn(&mut self.model, batch, scale)?;
+            sum += loss;
+            tally.merge(more);
         }
         let loss = sum * scale;
         let diverged = |what, value| Err(EngineError::Diverged { step, what, value });
@@ -230,7 +277,7 @@ impl Run<'_> {
             supervised_tokens: supervised as u64,
             tokens_per_second: tokens as f64,
             epoch: self.loader.epochs_done(),
-            more: BTreeMap::new(),
+            more: tally.means(),
         }))
     }
 
@@ -290,6 +337,10 @@ impl Run<'_> {
             result::save(folder, &self.model, self.adapter.as_ref(), &self.order.model)?;
             if best.is_some_and(|best| best != self.state.step) {
                 best::copy_into(folder, &self.order.out)?;
+            }
+            self.learner.save_reference(&folder.join(REFERENCE))?;
+            if let Some(evaluator) = &self.evaluator {
+                evaluator.learner.save_reference(&folder.join(REFERENCE_HELD_OUT))?;
             }
             self.optimizer.save(&folder.join(OPTIMIZER))
         })?;

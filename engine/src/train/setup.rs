@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use fleetune_shared::recipe::{CheckpointingLevel, Lora, Method};
+use fleetune_shared::recipe::{CheckpointingLevel, Lora, Method, Objective};
 use fleetune_shared::{AdapterConfig, BlobHash, ModelSpec, Recipe, TrainOrder, TrainerEvent};
 
 use super::{Observer, not_yet};
@@ -34,7 +34,10 @@ impl Setup {
         let recipe = recipe.map_err(|e| EngineError::input(e.to_string()))?;
         not_yet::refuse(&recipe)?;
         let tokenizer = Tokenizer::for_rows(&order.model, &recipe.data)?;
-        let dataset = Dataset::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec)?;
+        let mut dataset = Dataset::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec)?;
+        if matches!(recipe.objective, Objective::Kto(_)) {
+            dataset = dataset.mismatched(recipe.batching.micro_batch, &recipe.data);
+        }
         let stats = dataset.stats;
         observer.event(TrainerEvent::Log {
             message: format!(

@@ -74,7 +74,7 @@ fn log_probabilities_and_collisions_are_those_of_the_logits() {
         assert!((tokens.logps[i] - logp).abs() < 1e-5, "{} {logp}", tokens.logps[i]);
         assert!((tokens.collisions[i] - collision).abs() < 1e-5);
     }
-    assert_eq!(model.token_logps(&batch, Policy::Learning).unwrap(), tokens.logps);
+    assert_eq!(model.token_logps(&batch, Policy::Learning, true).unwrap(), tokens);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn the_base_answers_as_if_nothing_lay_beside_it() {
     let (adapted, ..) = adapted("tiny-llama", &[]);
     let plain = Model::load(&fixture("models/tiny-llama")).unwrap();
     let batch = examples();
-    let base = adapted.token_logps(&batch, Policy::Base).unwrap();
-    assert_eq!(base, plain.token_logps(&batch, Policy::Learning).unwrap());
-    assert_ne!(base, adapted.token_logps(&batch, Policy::Learning).unwrap());
+    let base = adapted.token_logps(&batch, Policy::Base, false).unwrap();
+    assert_eq!(base, plain.token_logps(&batch, Policy::Learning, false).unwrap());
+    assert_ne!(base, adapted.token_logps(&batch, Policy::Learning, false).unwrap());
 }

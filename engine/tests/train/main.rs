@@ -2,6 +2,7 @@
 
 mod curves;
 mod interruption;
+mod preference;
 mod run;
 mod smollm2;
 

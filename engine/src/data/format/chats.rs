@@ -73,7 +73,8 @@ pub(super) fn sharegpt(columns: &Columns) -> Result<Conversation, String> {
     conversation(messages, columns)
 }
 
-fn turn(item: &Value) -> Result<Message, String> {
+/// One message, of `from` and `value` or of `role` and `content`.
+pub(super) fn turn(item: &Value) -> Result<Message, String> {
     let object =
         item.as_object().ok_or_else(|| format!("is {}, expected an object", brief(item)))?;
     if object.contains_key("role") {

@@ -2,6 +2,7 @@
 
 mod chats;
 mod columns;
+mod opinions;
 mod texts;
 mod tokenized;
 
@@ -22,6 +23,17 @@ pub(super) enum Sample {
     Plain(String),
     /// Tokens, made elsewhere.
     Tokens(Row),
+}
+
+/// What a line of a file says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Line {
+    /// Something to learn.
+    One(Sample),
+    /// A preferred answer and another, each with its prompt.
+    Pair(Box<[Sample; 2]>),
+    /// An answer with its prompt, and whether it was wanted.
+    Judged(Sample, bool),
 }
 
 /// What else must be known to understand a row.
@@ -64,7 +76,15 @@ impl Context<'_> {
     }
 
     /// Reads a row of the layout `format`.
-    pub(super) fn sample(&self, format: DataFormat, columns: &Columns) -> Result<Sample, String> {
+    pub(super) fn line(&self, format: DataFormat, columns: &Columns) -> Result<Line, String> {
+        match format {
+            DataFormat::Preference => opinions::pair(columns, self.vocab_size),
+            DataFormat::Kto => opinions::verdict(columns, self.vocab_size),
+            other => self.sample(other, columns).map(Line::One),
+        }
+    }
+
+    fn sample(&self, format: DataFormat, columns: &Columns) -> Result<Sample, String> {
         match format {
             DataFormat::Auto => self.sample(self.detect(columns)?, columns),
             DataFormat::Alpaca => texts::alpaca(columns, self.has_template),
@@ -79,9 +99,9 @@ impl Context<'_> {
             }
             DataFormat::PromptCompletion => texts::prompt_completion(columns),
             DataFormat::Text => texts::plain(columns, &self.settings.text_field),
-            DataFormat::Preference | DataFormat::Kto => Err(
-                "rows of preferences are not what `task: sft` learns from; choose the task they are for".into(),
-            ),
+            DataFormat::Preference | DataFormat::Kto => {
+                Err("a row of this layout holds opinions on answers, and no single sample".into())
+            }
             DataFormat::Tokenized => {
                 tokenized::tokenized(columns, self.vocab_size).map(Sample::Tokens)
             }

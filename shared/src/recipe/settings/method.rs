@@ -96,6 +96,12 @@ impl Lora {
         self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }
     }
 
+    /// Whether a fresh adapter leaves both the base and its answers as they were.
+    #[must_use]
+    pub fn begins_as_nothing(&self) -> bool {
+        matches!(self.init, LoraInit::Default | LoraInit::Gaussian | LoraInit::Orthogonal)
+    }
+
     /// Whether the linear layer `name` (such as `q_proj`) gets an adapter.
     #[must_use]
     pub fn targets(&self, name: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Keys about data.
 
 use super::super::words::{FinetuningTask, OneOrMany};
-use super::super::{DataSettings, HeldOut, Mixing, Packing, RecipeError, RecipeFile};
+use super::super::{DataFormat, DataSettings, HeldOut, Mixing, Packing, RecipeError, RecipeFile};
 use super::range::{SMALLEST, count, number, path, refuse};
 
 pub(super) fn data(file: &RecipeFile) -> Result<DataSettings, RecipeError> {
@@ -21,7 +21,7 @@ pub(super) fn data(file: &RecipeFile) -> Result<DataSettings, RecipeError> {
         split: path("dataset_split", file.dataset_split.as_ref())?.unwrap_or("train".into()),
         config: path("dataset_config", file.dataset_config.as_ref())?,
         held_out: held_out(file)?,
-        format: file.dataset_format.unwrap_or_default(),
+        format: layout(file)?,
         text_field: path("dataset_text_field", file.dataset_text_field.as_ref())?
             .unwrap_or("text".into()),
         rows_max: file
@@ -91,6 +91,33 @@ fn held_out(file: &RecipeFile) -> Result<HeldOut, RecipeError> {
             other,
             "a part above 0 and below 1, or a whole number of rows",
         ),
+    }
+}
+
+/// Rows are laid out as the task needs them, whatever their columns are called.
+fn layout(file: &RecipeFile) -> Result<DataFormat, RecipeError> {
+    use DataFormat::{Kto, Preference};
+    let named = file.dataset_format.unwrap_or_default();
+    let needed = match file.task.unwrap_or_default() {
+        FinetuningTask::Sft if matches!(named, Kto | Preference) => {
+            let expected = "a layout of single answers where `task` is sft";
+            return refuse("dataset_format", word(named), expected);
+        }
+        FinetuningTask::Sft => return Ok(named),
+        FinetuningTask::Kto => Kto,
+        _ => Preference,
+    };
+    if matches!(named, Kto | Preference) && named != needed {
+        return refuse("dataset_format", word(named), format!("{} for this task", word(needed)));
+    }
+    Ok(needed)
+}
+
+fn word(format: DataFormat) -> &'static str {
+    match format {
+        DataFormat::Kto => "kto",
+        DataFormat::Preference => "preference",
+        _ => "another",
     }
 }
 

@@ -8,9 +8,11 @@ use super::super::{
 use super::range::{SMALLEST, number, refuse};
 
 /// Keys that only some tasks have.
-fn only_some(file: &RecipeFile) -> [(&'static str, bool, &'static [Task]); 18] {
+fn only_some(file: &RecipeFile) -> [(&'static str, bool, &'static [Task]); 20] {
     use Task::{Cpo, Dpo, Kto, Orpo, Reward, Sft, Simpo};
     [
+        ("assistant_only_loss", file.assistant_only_loss.is_some(), &[Sft]),
+        ("completion_only_loss", file.completion_only_loss.is_some(), &[Sft]),
         ("loss_type", file.loss_type.is_some(), &[Dpo, Kto, Cpo]),
         ("loss_weights", file.loss_weights.is_some(), &[Dpo]),
         ("beta", file.beta.is_some(), &[Dpo, Kto, Orpo, Cpo, Simpo]),

@@ -1,0 +1,132 @@
+//! What a run minimises, micro-batch by micro-batch.
+//!
+//! ```text
+//!   micro-batch ─▶ Learner ─▶ loss summed over its units, gradients scaled by what the step divides by, metrics
+//!                    │ a unit is a labelled token of plain text, or a sequence of answers
+//!                    └─▶ objective (pure), model (log-probabilities, backward pass), reference
+//! ```
+
+mod answers;
+mod reference;
+
+use std::path::Path;
+use std::time::Instant;
+
+use fleetune_shared::TrainerEvent;
+use fleetune_shared::recipe::Objective;
+
+use self::answers::{Answers, Grading};
+use super::Observer;
+use crate::Result;
+use crate::data::{Dataset, MicroBatch};
+use crate::model::Model;
+use crate::objective::Tally;
+
+/// The objective of a run over one data set, and what it compares with.
+pub(super) enum Learner<'a> {
+    /// The likelihood of labelled tokens.
+    Text,
+    /// What is preferred among answers.
+    Answers(Answers<'a>),
+}
+
+/// What a micro-batch added.
+pub(super) struct Learned {
+    /// Summed over its units, in nats and unscaled.
+    pub(super) loss: f64,
+    /// Metrics beside the loss.
+    pub(super) tally: Tally,
+}
+
+impl<'a> Learner<'a> {
+    pub(super) fn new(objective: &Objective, data: &'a Dataset) -> Self {
+        let grading = match objective {
+            Objective::Sft(_) => return Self::Text,
+            Objective::Reward(_) => return Self::Text,
+            Objective::Dpo(dpo) => Grading::Dpo(dpo.clone()),
+            Objective::Kto(kto) => Grading::Kto(*kto),
+            Objective::Orpo { beta } => Grading::Orpo { beta: *beta },
+            Objective::Cpo(cpo) => Grading::Cpo(*cpo),
+        };
+        Self::Answers(Answers::new(grading, data))
+    }
+
+    /// What the loss of `batch` is a sum over: a step divides once, by those of all its micro-batches.
+    pub(super) fn units(&self, batch: &MicroBatch) -> usize {
+        match self {
+            Self::Text => batch.supervised(),
+            Self::Answers(_) => batch.sequences.len(),
+        }
+    }
+
+    /// Adds `scale` times the gradient of the loss of `batch` to everything that learns.
+    pub(super) fn learn(
+        &self,
+        model: &mut Model,
+        batch: &MicroBatch,
+        scale: f64,
+    ) -> Result<Learned> {
+        match self {
+            Self::Text => {
+                let loss = model.forward_backward(batch, scale)?;
+                Ok(Learned { loss, tally: Tally::default() })
+            }
+            Self::Answers(answers) => answers.learn(model, batch, scale),
+        }
+    }
+
+    /// The loss of `batch` as [`Self::learn`] has it, without learning.
+    pub(super) fn assess(&self, model: &Model, batch: &MicroBatch) -> Result<Learned> {
+        match self {
+            Self::Text => Ok(Learned { loss: model.loss(batch)?, tally: Tally::default() }),
+            Self::Answers(answers) => answers.assess(model, batch),
+        }
+    }
+
+    /// What it measures beside the loss, of what a best model can be told by.
+    pub(super) fn metrics(&self) -> &'static [&'static str] {
+        match self {
+            Self::Text => &[],
+            Self::Answers(_) => {
+                &["rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"]
+            }
+        }
+    }
+
+    /// Asks `model` about every row, and compares with what it says from here on.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] when the observer asks for an end meanwhile.
+    pub(super) fn ask_reference(
+        &mut self,
+        model: &Model,
+        micro_batch: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let Self::Answers(answers) = self else { return Ok(()) };
+        let begun = Instant::now();
+        let Some(rows) = answers.ask_reference(model, micro_batch, observer)? else {
+            return Ok(());
+        };
+        let seconds = begun.elapsed().as_secs_f64();
+        let message = format!("reference: asked about {rows} rows in {seconds:.1} s");
+        observer.event(TrainerEvent::Log { message });
+        Ok(())
+    }
+
+    /// Compares with what [`Self::save_reference`] wrote.
+    pub(super) fn recall_reference(&mut self, path: &Path) -> Result<()> {
+        match self {
+            Self::Text => Ok(()),
+            Self::Answers(answers) => answers.recall_reference(path),
+        }
+    }
+
+    /// Writes what it compares with, if that cannot be asked again.
+    pub(super) fn save_reference(&self, path: &Path) -> Result<()> {
+        match self {
+            Self::Text => Ok(()),
+            Self::Answers(answers) => answers.reference.save(path),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Preference tuning: curves and metrics as TRL had them (`tests/fixtures/make_preference.py`), and what holds of
+//! every objective.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use fleetune_shared::StepMetrics;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{Story, fixture};
+
+#[derive(Deserialize)]
+struct Reference {
+    rows: String,
+    recipe: Value,
+    steps: Vec<Point>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Point {
+    loss: f64,
+    grad_norm: f64,
+    metrics: BTreeMap<String, f64>,
+}
+
+/// The run `name` of `model`, and how it went there.
+pub(crate) fn reference(base: &Path, model: &str, name: &str) -> (Story, Vec<Point>) {
+    let folder = fixture("train").join(model);
+    let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
+    let Reference { rows, recipe, steps } = serde_json::from_str(&text).unwrap();
+    let mut story = Story::new(base, &folder.join(rows), recipe);
+    story.order.init_adapter = Some(folder.join("preference.init"));
+    (story, steps)
+}
+
+/// Losses to 1e-4, gradient norms to 1e-3, and metrics to 1e-4: of themselves, or of the log-probabilities whose
+/// difference they are, which TRL adds up in f32.
+pub(crate) fn assert_follows(name: &str, story: &Story, expected: &[Point]) {
+    let steps = story.steps();
+    assert_eq!(steps.len(), expected.len());
+    for (found, expected) in steps.iter().zip(expected) {
+        let step = found.step;
+        let off = |a: f64, b: f64| (a / b - 1.0).abs();
+        assert!(
+            off(found.loss, expected.loss) < 1e-4,
+            "{name} {step}: {} {}",
+            found.loss,
+            expected.loss
+        );
+        let norms = (found.grad_norm, expected.grad_norm);
+        assert!(off(norms.0, norms.1) < 1e-3, "{name} {step}: gradient norm {norms:?}");
+        for (key, expected) in &expected.metrics {
+            let found = found.more[key];
+            let error = (found - expected).abs();
+            assert!(
+                error < 1e-4 * expected.abs() + 2e-5,
+                "{name} {step}: {key} {found} {expected}"
+            );
+        }
+    }
+}
+
+fn tiny(name: &str) -> (Story, Vec<Point>) {
+    reference(&fixture("models/tiny-llama"), "tiny-llama", name)
+}
+
+#[test]
+fn dpo_follows_trl() {
+    for name in ["dpo_sigmoid", "dpo_ipo", "dpo_hinge"] {
+        let (story, expected) = tiny(name);
+        assert_follows(name, &story, &expected);
+    }
+}
+
+#[test]
+fn kto_follows_trl() {
+    let (story, expected) = tiny("kto");
+    assert_follows("kto", &story, &expected);
+}
+
+/// Pairs of tiny Llama under the objective `keys`, from a fresh adapter.
+fn fresh(keys: Value) -> Story {
+    let mut recipe = json!({
+        "task": "dpo",
+        "max_length": 96,
+        "over_length": "truncate",
+        "per_device_train_batch_size": 4,
+        "max_steps": 6,
+        "learning_rate": 1e-2,
+    });
+    recipe.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    let rows = if recipe["task"] == "kto" { "kto.rows.jsonl" } else { "dpo.rows.jsonl" };
+    let rows = fixture("train/tiny-llama").join(rows);
+    Story::new(&fixture("models/tiny-llama"), &rows, recipe)
+}
+
+#[test]
+fn dpo_begins_at_the_logarithm_of_two() {
+    for keys in [
+        json!({}),
+        json!({"precompute_ref_log_probs": true}),
+        json!({"use_peft": false, "learning_rate": 1e-3}),
+    ] {
+        let steps = fresh(keys).steps();
+        assert!((steps[0].loss - std::f64::consts::LN_2).abs() < 1e-6, "{}", steps[0].loss);
+        assert!(steps[5].loss < 0.6, "it learns: {}", steps[5].loss);
+        assert!(steps[5].more["rewards/margins"] > 0.1);
+    }
+}
+
+#[test]
+fn a_reference_asked_before_is_the_one_asked_meanwhile() {
+    for task in ["dpo", "kto"] {
+        let losses = |precompute: bool| -> Vec<f64> {
+            let keys = json!({"task": task, "precompute_ref_log_probs": precompute});
+            fresh(keys).steps().iter().map(|m| m.loss).collect()
+        };
+        for (asked, stored) in losses(false).iter().zip(losses(true)) {
+            assert!((asked - stored).abs() < 1e-6, "{task}: {asked} {stored}");
+        }
+    }
+}
+
+#[test]
+fn every_objective_learns() {
+    for (keys, names) in [
+        (
+            json!({"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]}),
+            &["nll_loss"] as &[_],
+        ),
+        (json!({"use_weighting": true}), &["rewards/accuracies"]),
+        (json!({"ld_alpha": 0.5, "rpo_alpha": 1.0}), &["nll_loss", "logps/rejected"]),
+        (json!({"task": "kto"}), &["kl", "rewards/margins"]),
+        (json!({"task": "kto", "loss_type": "apo_zero_unpaired"}), &["rewards/chosen"]),
+        (json!({"task": "orpo"}), &["nll_loss", "log_odds_ratio", "log_odds_chosen"]),
+        (json!({"task": "cpo"}), &["nll_loss", "rewards/margins"]),
+        (json!({"task": "simpo"}), &["rewards/margins"]),
+    ] {
+        let mut keys = keys;
+        keys["train_sampling_strategy"] = "sequential".into();
+        keys["num_train_epochs"] = 2.into();
+        keys["max_steps"] = (-1).into();
+        let steps = fresh(keys.clone()).steps();
+        let half = steps.len() / 2;
+        let sum = |steps: &[StepMetrics]| steps.iter().map(|m| m.loss).sum::<f64>();
+        assert!(sum(&steps[half..]) < sum(&steps[..half]), "{keys}");
+        for name in names {
+            assert!(steps[half].more[*name].is_finite(), "{keys}: {name}");
+        }
+    }
+}
+
+#[test]
+fn k_micro_batches_of_b_pairs_are_b_of_k() {
+    let run = |rows: u64, accumulation: u64| {
+        fresh(json!({
+            "per_device_train_batch_size": rows,
+            "gradient_accumulation_steps": accumulation,
+        }))
+        .steps()
+    };
+    for (whole, parts) in run(4, 1).iter().zip(run(2, 2)) {
+        assert!((whole.loss - parts.loss).abs() < 1e-5, "{whole:?} {parts:?}");
+        let margin = |m: &StepMetrics| m.more["rewards/margins"];
+        assert!((margin(whole) - margin(&parts)).abs() < 1e-5);
+    }
+}
