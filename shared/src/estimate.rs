@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::{CheckpointingLevel, Lora, Method};
-use crate::{ByteSize, Device, ModelSpec, Recipe};
+use crate::{ByteSize, Device, ModelSpec, NormPlacement, Recipe};
 
 /// One piece of an estimate: its name and its bytes.
 pub type EstimatePart = (&'static str, ByteSize);
@@ -80,8 +80,7 @@ impl Estimate {
             }
         };
         let (h, f) = (model.hidden_size as u64, model.intermediate_size as u64);
-        let q = (model.num_attention_heads * model.head_dim) as u64;
-        let kv = (model.num_key_value_heads * model.head_dim) as u64;
+        let (q, kv) = (model.query_width() as u64, model.key_value_width() as u64);
         let heads = model.num_attention_heads as u64;
         let layers = model.num_hidden_layers as u64;
         let lowered: usize = match &recipe.method {
@@ -91,9 +90,15 @@ impl Estimate {
             }
         };
         // Residual in, residual between, q, k, v, attention out, gate, up; per head a log-sum-exp, per norm a rstd,
-        // and what each adapter's A makes of its input.
-        let saved_per_block =
-            tokens * (2 * h + 2 * q + 2 * kv + 2 * f + heads + 2 + lowered as u64) * F32;
+        // and what each adapter's A makes of its input. A norm after a half keeps what it norms, one of heads only
+        // their rstd.
+        let out_norms = match model.norm_placement {
+            NormPlacement::Pre => 0,
+            NormPlacement::Sandwich => 2 * (h + 1),
+        };
+        let head_norms = if model.qk_norm { heads + model.num_key_value_heads as u64 } else { 0 };
+        let saved_per_token = 2 * h + 2 * q + 2 * kv + 2 * f + heads + 2 + lowered as u64;
+        let saved_per_block = tokens * (saved_per_token + out_norms + head_norms) * F32;
         let boundary = tokens * h * F32;
         let activations = if recipe.gradient_checkpointing == CheckpointingLevel::Block {
             layers * boundary + saved_per_block
@@ -101,8 +106,14 @@ impl Estimate {
             layers * saved_per_block + boundary
         };
         let chunk = HEAD_CHUNK_ROWS.min(tokens as usize) as u64;
-        // At the widest moment of a backward pass: gradients of the residual, the activation, gate and up. A full
-        // run also makes one weight's gradient before it is added to those of earlier micro-batches.
+        // A soft cap needs what it made beside the gradient.
+        let copies = if model.final_logit_softcapping.is_some() { 2 } else { 1 };
+        // The widest moment of a backward pass is one of two: in the MLP gradients of the residual, the activation,
+        // gate and up; in attention those of the residual, its output, and q, k and v in parts and whole, beside
+        // normed q and k made again.
+        let again = if model.qk_norm { q + kv } else { 0 };
+        let widest = (3 * f + h).max(h + q + 2 * (q + 2 * kv) + again);
+        // A full run also makes one weight's gradient before it is added to those of earlier micro-batches.
         let product = match &recipe.method {
             Method::Lora(_) | Method::Ia3(_) => 0,
             Method::Full | Method::Freeze(_) => {
@@ -116,8 +127,8 @@ impl Estimate {
             gradients: ByteSize(trained),
             optimizer: ByteSize(2 * trained),
             activations: ByteSize(activations),
-            logits: ByteSize(chunk * model.vocab_size as u64 * F32),
-            workspace: ByteSize(tokens * (3 * f + h) * F32 + product),
+            logits: ByteSize(copies * chunk * model.vocab_size as u64 * F32),
+            workspace: ByteSize(tokens * widest * F32 + product),
             runtime: runtime(device),
         }
     }

@@ -29,7 +29,9 @@ pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerE
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
 pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};
 pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
-pub use model_spec::{Activation, ModelSpec, ModelSpecError, RopeScaling};
+pub use model_spec::{
+    Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling,
+};
 pub use order::{MergeOrder, TrainOrder};
 pub use peft::AdapterConfig;
 pub use recipe::Recipe;

@@ -27,7 +27,7 @@ impl Adapter {
     /// # Errors
     /// When a target names no linear layer of the model, or none is left.
     pub fn fresh(spec: &ModelSpec, lora: &Lora, base: &str, seed: u64) -> Result<Self> {
-        let names = spec.linears().map(|(name, ..)| name);
+        let names: Vec<_> = spec.linears().into_iter().map(|(name, ..)| name).collect();
         if let Targets::Names(targets) = &lora.target_modules
             && let Some(unknown) = targets.iter().find(|t| !names.contains(&t.as_str()))
         {

@@ -30,12 +30,14 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Appends to block `index` and gives all keys and values of it, `[seen + new, kv]`.
+    /// Appends to block `index` and gives its keys and values, `[kept + new, kv]`: of those seen before, all that the
+    /// first new one can see through `window`.
     pub(crate) fn append(
         &mut self,
         index: usize,
         k: Tensor,
         v: Tensor,
+        window: Option<usize>,
     ) -> Result<(Tensor, Tensor)> {
         if self.blocks.len() <= index {
             self.blocks.resize(index + 1, None);
@@ -43,7 +45,10 @@ impl KvCache {
         let both = match self.blocks[index].take() {
             None => (k, v),
             Some((past_k, past_v)) => {
-                (Tensor::cat(&[past_k, k], 0)?, Tensor::cat(&[past_v, v], 0)?)
+                let past = past_k.dim(0)?;
+                let kept = window.map_or(past, |window| past.min(window - 1));
+                let last = |past_rows: &Tensor| past_rows.narrow(0, past - kept, kept);
+                (Tensor::cat(&[last(&past_k)?, k], 0)?, Tensor::cat(&[last(&past_v)?, v], 0)?)
             }
         };
         self.blocks[index] = Some(both.clone());

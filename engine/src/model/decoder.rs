@@ -11,10 +11,11 @@ use super::block::{Block, Pass, Saved};
 use super::cache::KvCache;
 use super::head::Labelled;
 use super::linear::LoraPair;
+use super::norm::Norm;
 use super::trainable::{Parameter, Trainable};
 use crate::adapter::Adapter;
 use crate::data::MicroBatch;
-use crate::ops::{Backend, Portable, Rotary, Span};
+use crate::ops::{Backend, Frequencies, Portable, Rotary, Span};
 use crate::{EngineError, Result};
 
 /// A decoder-only transformer with frozen weights, until [`Model::attach`] or [`Model::train_full`] says what learns.
@@ -26,11 +27,12 @@ pub struct Model {
     pub(super) embed: Parameter,
     pub(super) blocks: Vec<Block>,
     /// `[H]`.
-    pub(super) norm: Parameter,
+    pub(super) norm: Norm,
     /// `[V, H]`; `None` when it is the embedding.
     pub(super) head: Option<Parameter>,
-    /// Inverse rotary frequencies, `[head_dim / 2]`.
-    pub(super) frequencies: Vec<f32>,
+    pub(super) frequencies: Frequencies,
+    /// Of blocks with a sliding window, where they turn otherwise.
+    pub(super) local_frequencies: Option<Frequencies>,
     /// Keep only each block's input in the forward pass and run the block again in the backward pass
     /// (arXiv 1604.06174). Changes memory and time, never numbers.
     pub gradient_checkpointing: bool,
@@ -87,12 +89,12 @@ impl Model {
     /// When the model has no such layer, a shape does not fit, or an adapter is attached already.
     pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
         let scaling = adapter.scaling();
-        if self.blocks.iter().flat_map(|b| &b.linears).any(|l| l.lora.is_some()) {
+        if self.blocks.iter().flat_map(Block::linears).any(|l| l.lora.is_some()) {
             return Err(EngineError::input("the model already carries an adapter"));
         }
         adapter.fits(&self.spec)?;
         let mut pairs = adapter.into_pairs();
-        for linear in self.blocks.iter_mut().flat_map(|block| &mut block.linears) {
+        for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
             let module = linear.weight.name().trim_end_matches(".weight").to_owned();
             if let Some((a, b)) = pairs.remove(&module) {
                 let key = |which| format!("base_model.model.{module}.{which}.weight");
@@ -110,7 +112,7 @@ impl Model {
     pub fn trainables_mut(&mut self) -> impl Iterator<Item = &mut Trainable> {
         let blocks = self.blocks.iter_mut().flat_map(Block::trainables_mut);
         let embed = self.embed.trained_mut().into_iter();
-        let end = [Some(&mut self.norm), self.head.as_mut()];
+        let end = [Some(&mut self.norm.weight), self.head.as_mut()];
         let end = end.into_iter().flatten().filter_map(Parameter::trained_mut);
         embed.chain(blocks).chain(end)
     }
@@ -124,18 +126,22 @@ impl Model {
     /// the model was loaded in fewer bits.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         let blocks = self.blocks.iter().flat_map(Block::parameters);
-        let all = std::iter::once(&self.embed).chain(blocks).chain([&self.norm]).chain(&self.head);
+        let all =
+            std::iter::once(&self.embed).chain(blocks).chain([&self.norm.weight]).chain(&self.head);
         all.filter_map(|parameter| Some((parameter.name(), parameter.plain()?)))
     }
 
     fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
         let blocks = self.blocks.iter_mut().flat_map(Block::parameters_mut);
-        std::iter::once(&mut self.embed).chain(blocks).chain([&mut self.norm]).chain(&mut self.head)
+        std::iter::once(&mut self.embed)
+            .chain(blocks)
+            .chain([&mut self.norm.weight])
+            .chain(&mut self.head)
     }
 
     /// Pairs of the attached adapter as `(key, value)`, PEFT's keys.
     pub(crate) fn adapter_tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        let pairs = self.blocks.iter().flat_map(|b| &b.linears).filter_map(|l| l.lora.as_ref());
+        let pairs = self.blocks.iter().flat_map(Block::linears).filter_map(|l| l.lora.as_ref());
         pairs.flat_map(|pair| [&pair.a, &pair.b]).map(|t| (t.name.as_str(), &t.value))
     }
 
@@ -174,7 +180,7 @@ impl Model {
         let pass = self.pass(ops.as_ref(), &spec, &batch.cu_seqlens, 0);
         let lowest = self.lowest_trained();
 
-        let mut x = self.embed.gather(ops.as_ref(), &batch.input_ids)?;
+        let mut x = self.embedded(&batch.input_ids)?;
         let mut kept = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
             crate::memory::check()?;
@@ -212,6 +218,7 @@ impl Model {
             let (ids, rows): (Vec<u32>, Vec<u32>) =
                 ids.filter(|(id, _)| Some(*id) != spec.pad_token_id).unzip();
             let dx = if ids.len() < batch.tokens() { ops.gather(&dx, &rows)? } else { dx };
+            let dx = scaled(dx, spec.embedding_scale())?;
             ops.scatter_add(&embed.gradient()?, &ids, &dx)?;
         }
         Ok(loss)
@@ -251,13 +258,18 @@ impl Model {
     pub fn step(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         self.check_ids(tokens)?;
         let pass = self.pass(self.ops.as_ref(), &self.spec, &[0, tokens.len()], cache.len());
-        let mut x = self.embed.gather(self.ops.as_ref(), tokens)?;
+        let mut x = self.embedded(tokens)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&pass, x, Some((index, cache)))?.0;
         }
         cache.advance(tokens.len());
         let last = x.narrow(0, tokens.len() - 1, 1)?;
         Ok(self.head_logits(&last)?.i(0)?)
+    }
+
+    /// The beginning of the residual stream, `[ids, H]`.
+    fn embedded(&self, ids: &[u32]) -> Result<Tensor> {
+        scaled(self.embed.gather(self.ops.as_ref(), ids)?, self.spec.embedding_scale())
     }
 
     /// The residual stream before the final norm, `[tokens, H]`; without `adapters` that of the base alone.
@@ -269,7 +281,7 @@ impl Model {
     ) -> Result<Tensor> {
         let pass = self.pass(self.ops.as_ref(), &self.spec, cu_seqlens, 0);
         let pass = Pass { adapters, ..pass };
-        let mut x = self.embed.gather(self.ops.as_ref(), input_ids)?;
+        let mut x = self.embedded(input_ids)?;
         for block in &self.blocks {
             crate::memory::check()?;
             x = block.forward(&pass, x, None)?.0;
@@ -286,12 +298,14 @@ impl Model {
         past: usize,
     ) -> Pass<'a> {
         let examples = cu_seqlens.windows(2).map(|pair| pair[0]..pair[1]);
-        let positions = examples.clone().flat_map(|tokens| past..past + tokens.len());
+        let positions = examples.clone().map(|tokens| past..past + tokens.len());
+        let local = self.local_frequencies.as_ref();
         Pass {
             ops,
             spec,
             adapters: true,
-            rotary: Rotary::new(&self.frequencies, positions),
+            rotary: Rotary::new(&self.frequencies, positions.clone()),
+            local_rotary: local.map(|frequencies| Rotary::new(frequencies, positions)),
             spans: examples.map(|q| Span { k: q.start..q.end + past, q }).collect(),
         }
     }
@@ -342,4 +356,8 @@ impl Model {
             ))),
         }
     }
+}
+
+fn scaled(x: Tensor, scale: f64) -> Result<Tensor> {
+    if scale == 1.0 { Ok(x) } else { Ok((x * scale)?) }
 }

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::TensorInfo;
 use candle_core::{Device, Tensor};
-use fleetune_shared::{GgufError, GgufHeader, GgufTensor, GgufType, ModelSpec, RopeScaling};
+use fleetune_shared::{
+    GgufError, GgufHeader, GgufTensor, GgufType, GgufValue, ModelSpec, RopeScaling,
+};
 
 use super::files::wrong;
+use super::gguf_names::hf_name;
 use super::weight::PackedMatrix;
+use crate::ops::Frequencies;
 use crate::quant::GgufBlocks;
 use crate::{EngineError, Result};
 
@@ -21,19 +25,26 @@ pub(super) struct GgufFile {
     path: PathBuf,
     header: GgufHeader,
     pub(super) spec: ModelSpec,
+    /// Whether rows of q and k lie in pairs, see [`halves`]: llama.cpp reorders them for its `llama` alone.
+    in_pairs: bool,
 }
 
 /// llama.cpp's long-context factors, which it stores as a tensor instead of the four numbers they come from.
 const ROPE_FREQS: &str = "rope_freqs.weight";
+/// Those of LongRoPE: for sequences within the first context, and beyond it.
+const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 impl GgufFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let header = header(path)?;
         let spec = ModelSpec::from_gguf(&header).map_err(|e| wrong(path, &e.to_string()))?;
-        let mut file = Self { path: path.to_owned(), header, spec };
+        let in_pairs = architecture(&header) == "llama";
+        let mut file = Self { path: path.to_owned(), header, spec, in_pairs };
         if let Some(tensor) = file.find(ROPE_FREQS) {
-            let factors = file.dequantise(tensor)?.flatten_all()?.to_vec1::<f32>()?;
-            file.spec.rope_scaling = Some(file.scaling_of(&factors)?);
+            file.spec.rope_scaling = Some(file.scaling_of(&file.numbers(tensor)?)?);
+        }
+        if let [Some(short), Some(long)] = ROPE_FACTORS.map(|name| file.find(name)) {
+            file.spec.rope_scaling = Some(file.long_rope(short, long)?);
         }
         Ok(file)
     }
@@ -48,15 +59,16 @@ impl GgufFile {
 
     /// Tensors under Hugging Face's names; those without one keep their own.
     pub(super) fn shapes(&self) -> impl Iterator<Item = (String, &[usize], &Path)> {
-        let tensors = self.header.tensors.iter().filter(|tensor| tensor.name != ROPE_FREQS);
+        let factors = |name: &str| name == ROPE_FREQS || ROPE_FACTORS.contains(&name);
+        let tensors = self.header.tensors.iter().filter(move |tensor| !factors(&tensor.name));
         tensors.map(|t| {
-            let name = hf_name(&t.name).unwrap_or_else(|| t.name.clone());
+            let name = hf_name(&t.name, &self.spec).unwrap_or_else(|| t.name.clone());
             (name, t.shape.as_slice(), self.path.as_path())
         })
     }
 
     fn named(&self, name: &str) -> Result<&GgufTensor> {
-        let mine = |t: &&GgufTensor| hf_name(&t.name).as_deref() == Some(name);
+        let mine = |t: &&GgufTensor| hf_name(&t.name, &self.spec).as_deref() == Some(name);
         self.header
             .tensors
             .iter()
@@ -69,6 +81,10 @@ impl GgufFile {
         let tensor = self.named(name)?;
         let value = self.dequantise(tensor)?;
         self.finite(tensor, &value)?;
+        if self.spec.norm_unit_offset && name.ends_with("norm.weight") {
+            // llama.cpp stores what its norms multiply by.
+            return Ok((value - 1.0)?);
+        }
         match self.heads_in_pairs(name) {
             Some(heads) => halves(&value, heads),
             None => Ok(value),
@@ -99,7 +115,7 @@ impl GgufFile {
 
     /// Of a projection whose rows llama.cpp reordered, its heads.
     fn heads_in_pairs(&self, name: &str) -> Option<usize> {
-        match name.rsplit('.').nth(1) {
+        match name.rsplit('.').nth(1).filter(|_| self.in_pairs) {
             Some("q_proj") => Some(self.spec.num_attention_heads),
             Some("k_proj") => Some(self.spec.num_key_value_heads),
             _ => None,
@@ -112,6 +128,10 @@ impl GgufFile {
         }
         let why = format!("tensor `{}` holds NaN or infinity", tensor.name.escape_debug());
         Err(wrong(&self.path, &why))
+    }
+
+    fn numbers(&self, tensor: &GgufTensor) -> Result<Vec<f32>> {
+        Ok(self.dequantise(tensor)?.flatten_all()?.to_vec1()?)
     }
 
     /// The header has checked sizes and offsets, so that candle never meets a file it would panic on.
@@ -127,6 +147,34 @@ impl GgufFile {
         Ok(quantised.dequantize(&Device::Cpu)?)
     }
 
+    fn long_rope(&self, short: &GgufTensor, long: &GgufTensor) -> Result<RopeScaling> {
+        let factors = |tensor| -> Result<Vec<f64>> {
+            let numbers = self.numbers(tensor)?;
+            if numbers.len() != self.spec.rotary_dim() / 2 || numbers.iter().any(|n| !(*n > 0.0)) {
+                let half = self.spec.rotary_dim() / 2;
+                let why = format!("tensor `{}` is not {half} positive numbers", tensor.name);
+                return Err(wrong(&self.path, &why));
+            }
+            Ok(numbers.into_iter().map(f64::from).collect())
+        };
+        let key = |key: &str| {
+            let key = format!("{}.rope.scaling.{key}", architecture(&self.header));
+            self.header.metadata.get(&key).and_then(GgufValue::as_f64)
+        };
+        let original = key("original_context_length").filter(|n| *n >= 2.0).ok_or_else(|| {
+            let why = "has LongRoPE factors but no key `rope.scaling.original_context_length`";
+            wrong(&self.path, why)
+        })?;
+        let ratio = (self.spec.max_position_embeddings as f64 / original).max(1.0);
+        let recommended = (1.0 + ratio.ln() / original.ln()).sqrt();
+        Ok(RopeScaling::LongRope {
+            short_factor: factors(short)?,
+            long_factor: factors(long)?,
+            original_max_position_embeddings: original as usize,
+            attention_factor: key("attn_factor").filter(|n| *n > 0.0).unwrap_or(recommended),
+        })
+    }
+
     /// The scaling llama.cpp made `factors` from; it divides each frequency by its factor.
     fn scaling_of(&self, factors: &[f32]) -> Result<RopeScaling> {
         let largest = factors.iter().copied().fold(1.0, f32::max);
@@ -138,8 +186,8 @@ impl GgufFile {
         };
         let plain = ModelSpec { rope_scaling: None, ..self.spec.clone() };
         let stretched = ModelSpec { rope_scaling: Some(scaling.clone()), ..plain.clone() };
-        let expected = crate::ops::frequencies(&plain);
-        let found = crate::ops::frequencies(&stretched);
+        let expected = Frequencies::of(&plain).inverse;
+        let found = Frequencies::of(&stretched).inverse;
         let agrees = expected.len() == factors.len()
             && expected.iter().zip(&found).zip(factors).all(|((plain, stretched), factor)| {
                 (plain / stretched / factor - 1.0).abs() < 1e-3
@@ -149,6 +197,10 @@ impl GgufFile {
             wrong(&self.path, &format!("tensor `{ROPE_FREQS}` {why}"))
         })
     }
+}
+
+fn architecture(header: &GgufHeader) -> &str {
+    header.metadata.get("general.architecture").and_then(GgufValue::as_str).unwrap_or_default()
 }
 
 /// Reads as much of the file as the header takes.
@@ -166,34 +218,6 @@ pub(crate) fn header(path: &Path) -> Result<GgufHeader> {
             parsed => return parsed.map_err(|e| wrong(path, &e.to_string())),
         }
     }
-}
-
-/// `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`.
-fn hf_name(gguf: &str) -> Option<String> {
-    let fixed = match gguf {
-        "token_embd.weight" => Some("model.embed_tokens.weight"),
-        "output_norm.weight" => Some("model.norm.weight"),
-        "output.weight" => Some("lm_head.weight"),
-        _ => None,
-    };
-    if let Some(name) = fixed {
-        return Some(name.to_owned());
-    }
-    let (block, rest) = gguf.strip_prefix("blk.")?.split_once('.')?;
-    let (module, kind) = rest.split_once('.')?;
-    let module = match module {
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
-        _ => return None,
-    };
-    Some(format!("model.layers.{block}.{module}.{kind}"))
 }
 
 /// llama.cpp stores the rows of q and k with the pairs of a rotation next to each other; Hugging Face keeps them half

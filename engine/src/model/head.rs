@@ -9,7 +9,6 @@ use candle_core::Tensor;
 use fleetune_shared::HEAD_CHUNK_ROWS;
 
 use super::Model;
-use super::block::norm_backward;
 use super::trainable::Parameter;
 use crate::Result;
 use crate::data::{IGNORED, MicroBatch};
@@ -45,8 +44,12 @@ impl Model {
 
     /// Logits of rows of the residual stream: `[rows, H]` to `[rows, V]`.
     pub(super) fn head_logits(&self, x: &Tensor) -> Result<Tensor> {
-        let (normed, _) = self.ops.rms_norm(x, self.norm.value(), self.spec.rms_norm_eps)?;
-        self.head_weight().project(self.ops.as_ref(), &normed)
+        let (normed, _) = self.norm.forward(self.ops.as_ref(), x)?;
+        let logits = self.head_weight().project(self.ops.as_ref(), &normed)?;
+        if let Some(cap) = self.spec.final_logit_softcapping {
+            self.ops.soft_cap(&logits, cap)?;
+        }
+        Ok(logits)
     }
 
     /// Log-probabilities of the labelled tokens in nats; with `collisions`, see [`Backend::log_collisions`], the second
@@ -85,18 +88,26 @@ impl Model {
         let mut done = 0;
         for (rows, targets) in labelled.chunks() {
             let x = ops.gather(x, rows)?;
-            let (normed, rstd) = ops.rms_norm(&x, self.norm.value(), self.spec.rms_norm_eps)?;
+            let (normed, rstd) = self.norm.forward(ops, &x)?;
+            let cap = self.spec.final_logit_softcapping;
             let weight = self.head_weight_mut();
             let logits = weight.project(ops, &normed)?;
+            if let Some(cap) = cap {
+                ops.soft_cap(&logits, cap)?;
+            }
+            let capped = cap.map(|_| logits.copy()).transpose()?;
             grade(&logits, targets, done..done + rows.len())?;
             done += rows.len();
+            if let (Some(cap), Some(capped)) = (cap, capped) {
+                ops.soft_cap_backward(&logits, &capped, cap)?;
+            }
             let dnormed = weight.project_dx(ops, &logits)?;
             if let Some(weight) = weight.trained_mut() {
                 weight.accumulate_product(ops, &logits, &normed)?;
             }
             drop(logits);
             let dx_rows = x.zeros_like()?;
-            norm_backward(ops, &mut self.norm, Some(dnormed), &x, &rstd, &dx_rows)?;
+            self.norm.backward(ops, Some(&dnormed), &x, &rstd, &dx_rows)?;
             ops.scatter_add(&dx, rows, &dx_rows)?;
         }
         Ok(dx)

@@ -9,17 +9,22 @@
 //!
 //! Neighbours: `ops` has the arithmetic, `adapter` what is laid beside the linear layers, `data` the micro-batches.
 
+mod attention;
 mod bitsandbytes;
 mod block;
 mod cache;
 mod decoder;
 mod files;
 mod gguf;
+mod gguf_names;
 mod graded;
 mod head;
 mod hold;
 mod linear;
 mod load;
+mod mlp;
+mod norm;
+mod projections;
 mod random;
 mod save;
 mod shards;

@@ -25,13 +25,15 @@ pub(super) fn random(path: &Path, ops: Arc<dyn Backend>, seed: u64) -> Result<Mo
         .zip(0..)
         .map(|((name, shape), index)| (name, (index, shape)))
         .collect();
+    // What makes a norm multiply by one.
+    let neutral = if spec.norm_unit_offset { 0.0 } else { 1.0 };
     assemble(spec, ops, &|name| {
         let (index, shape) = &shapes[name];
         let count = shape.iter().product();
         let numbers = if name.ends_with("bias") {
             vec![0.0; count]
         } else if shape.len() == 1 {
-            vec![1.0; count]
+            vec![neutral; count]
         } else {
             // A stream for each tensor, so that none depends on the order they are made in.
             let mut rng = ChaCha12Rng::seed_from_u64(seed);

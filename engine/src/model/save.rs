@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use candle_core::Tensor;
-use fleetune_shared::{ModelSpec, RopeScaling};
+use fleetune_shared::ModelSpec;
 use safetensors::tensor::Dtype;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Model;
 use super::files::{COMPANIONS, CONFIG, Layout, SINGLE, wrong};
@@ -42,7 +42,9 @@ pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path, dtype: Dtype
                 Ok(tokenizer) => tokenizer.save(dir)?,
                 Err(error) => tracing::warn!("the model goes without a tokenizer: {error}"),
             }
-            config_of(spec, dtype)
+            let mut config = spec.to_hf_config();
+            config["torch_dtype"] = dtype.into();
+            config
         }
         Layout::Folder { config, .. } => {
             for name in COMPANIONS {
@@ -85,47 +87,4 @@ pub(crate) fn write_tensors<'a>(
         file.write_f32(&view(tensor)?)?;
     }
     file.finish()
-}
-
-/// The `config.json` of a model that came without one.
-fn config_of(spec: &ModelSpec, dtype: &str) -> Value {
-    let rope_scaling = match &spec.rope_scaling {
-        None => Value::Null,
-        Some(RopeScaling::Linear { factor }) => json!({"rope_type": "linear", "factor": factor}),
-        Some(RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        }) => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low_freq_factor,
-            "high_freq_factor": high_freq_factor,
-            "original_max_position_embeddings": original_max_position_embeddings,
-        }),
-    };
-    json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": spec.model_type,
-        "hidden_act": "silu",
-        "hidden_size": spec.hidden_size,
-        "intermediate_size": spec.intermediate_size,
-        "num_hidden_layers": spec.num_hidden_layers,
-        "num_attention_heads": spec.num_attention_heads,
-        "num_key_value_heads": spec.num_key_value_heads,
-        "head_dim": spec.head_dim,
-        "vocab_size": spec.vocab_size,
-        "max_position_embeddings": spec.max_position_embeddings,
-        "rms_norm_eps": spec.rms_norm_eps,
-        "rope_theta": spec.rope_theta,
-        "rope_scaling": rope_scaling,
-        "tie_word_embeddings": spec.tie_word_embeddings,
-        "attention_bias": spec.attention_bias,
-        "mlp_bias": spec.mlp_bias,
-        "bos_token_id": spec.bos_token_id,
-        "eos_token_id": spec.eos_token_ids,
-        "pad_token_id": spec.pad_token_id,
-        "torch_dtype": dtype,
-    })
 }

@@ -176,12 +176,13 @@ pub(super) fn expected(spec: &ModelSpec) -> Vec<(String, Vec<usize>)> {
     let (h, v) = (spec.hidden_size, spec.vocab_size);
     let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![v, h])];
     for block in 0..spec.num_hidden_layers {
-        all.push((format!("model.layers.{block}.input_layernorm.weight"), vec![h]));
-        all.push((format!("model.layers.{block}.post_attention_layernorm.weight"), vec![h]));
+        for (name, width) in spec.block_norms() {
+            all.push((format!("{}.weight", norm(block, name)), vec![width]));
+        }
         for (name, out, inp) in spec.linears() {
             let module = module(block, name);
             all.push((format!("{module}.weight"), vec![out, inp]));
-            if has_bias(spec, name) {
+            if spec.has_bias(name) {
                 all.push((format!("{module}.bias"), vec![out]));
             }
         }
@@ -200,9 +201,10 @@ pub(crate) fn module(block: usize, linear: &str) -> String {
 }
 
 fn in_attention(linear: &str) -> bool {
-    matches!(linear, "q_proj" | "k_proj" | "v_proj" | "o_proj")
+    matches!(linear, "q_proj" | "k_proj" | "v_proj" | "qkv_proj" | "o_proj")
 }
 
-pub(super) fn has_bias(spec: &ModelSpec, linear: &str) -> bool {
-    if in_attention(linear) { spec.attention_bias } else { spec.mlp_bias }
+/// `input_layernorm` of block 3 is `model.layers.3.input_layernorm`.
+pub(super) fn norm(block: usize, name: &str) -> String {
+    format!("model.layers.{block}.{name}")
 }

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use candle_core::Tensor;
+use fleetune_shared::Activation;
 
 use super::{Rotary, Turn};
 use crate::Result;
@@ -20,7 +21,7 @@ pub struct Span {
     pub k: Range<usize>,
 }
 
-/// How attention's tensors are cut into heads and examples.
+/// How attention's tensors are cut into heads and examples, and what becomes of a score.
 #[derive(Clone, Debug)]
 pub struct AttentionShape<'a> {
     /// Query heads.
@@ -31,6 +32,12 @@ pub struct AttentionShape<'a> {
     pub head_dim: usize,
     /// Examples; no query sees a key outside its span.
     pub spans: &'a [Span],
+    /// Keys a query sees at most, its own included (arXiv 2004.05150); `None` for all up to its own.
+    pub window: Option<usize>,
+    /// What `q · k` is multiplied by.
+    pub scale: f64,
+    /// `c` of the `c · tanh(score / c)` that follows (Gemma 2, arXiv 2408.00118), if any.
+    pub soft_cap: Option<f64>,
 }
 
 /// The leaf operations. `T` is tokens, `H` the residual width, `F` the MLP width.
@@ -92,19 +99,32 @@ pub trait Backend: Debug + Send + Sync {
         dweight: bool,
     ) -> Result<Option<Tensor>>;
 
-    /// Turns every head of `x` (`[T, heads · head_dim]`) by its token's angles, in place; turning
+    /// Turns every head of `x` (`[T, heads · head_dim]`), or its beginning, by its token's angles, in place; turning
     /// [`Turn::Back`] is the gradient. Halves are paired as in Hugging Face's `rotate_half` (arXiv 2104.09864).
     fn rotate(&self, x: &Tensor, rotary: &Rotary, turn: Turn) -> Result<()>;
 
-    /// `silu(gate) · up` (arXiv 2002.05202), all `[T, F]`.
-    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor>;
+    /// `activation(gate) · up` (arXiv 2002.05202), all `[T, F]`.
+    fn gated(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor>;
 
-    /// Gradients of [`Self::swiglu`] for `gate` and `up`.
-    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)>;
+    /// Gradients of [`Self::gated`] for `gate` and `up`.
+    fn gated_backward(
+        &self,
+        activation: Activation,
+        gate: &Tensor,
+        up: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Tensor, Tensor)>;
 
-    /// Causal softmax attention inside each span, scaled by `1 / √head_dim`: the output `[Tq, heads · head_dim]` and
-    /// the log-sum-exp of each row of scores, `[Tq, heads]`, which is all the backward pass needs
-    /// (FlashAttention-2, arXiv 2307.08691). Scores exist for one tile of queries at a time.
+    /// `x = cap · tanh(x / cap)` in place.
+    fn soft_cap(&self, x: &Tensor, cap: f64) -> Result<()>;
+
+    /// Gradient of [`Self::soft_cap`], in place in `dy`; `y` is what the forward left.
+    fn soft_cap_backward(&self, dy: &Tensor, y: &Tensor, cap: f64) -> Result<()>;
+
+    /// Causal softmax attention inside each span and window: the output `[Tq, heads · head_dim]` and the log-sum-exp
+    /// of each row of scores, `[Tq, heads]`, which is all the backward pass needs
+    /// (FlashAttention-2, arXiv 2307.08691). Scores exist for one tile of queries at a time, and only those within
+    /// reach of a window are ever computed.
     fn attention(
         &self,
         q: &Tensor,

@@ -11,5 +11,4 @@ pub(crate) mod slices;
 
 pub use backend::{AttentionShape, Backend, Span};
 pub use portable::Portable;
-pub(crate) use rotary::frequencies;
-pub use rotary::{Rotary, Turn};
+pub use rotary::{Frequencies, Rotary, Turn};

@@ -1,5 +1,7 @@
 //! Angles of rotary positions.
 
+use std::ops::Range;
+
 use fleetune_shared::{ModelSpec, RopeScaling};
 
 /// Which way to turn.
@@ -11,49 +13,105 @@ pub enum Turn {
     Back,
 }
 
-/// Cosine and sine of every token's angles.
+/// Inverse frequencies of a model's rotary positions. Reference: transformers' `modeling_rope_utils`.
 #[derive(Clone, Debug)]
-pub struct Rotary {
-    /// `[tokens, head_dim / 2]`.
-    pub cos: Vec<f32>,
-    /// `[tokens, head_dim / 2]`.
-    pub sin: Vec<f32>,
-    /// `head_dim / 2`.
-    pub half: usize,
+pub struct Frequencies {
+    /// `theta^(−2i / rotary_dim)`, stretched as the model says; `[rotary_dim / 2]`.
+    pub(crate) inverse: Vec<f32>,
+    /// Those of sequences longer than a first context of so many tokens, where they differ.
+    beyond: Option<(usize, Vec<f32>)>,
+    /// Factor on cosines and sines.
+    amplitude: f32,
+    head_dim: usize,
 }
 
-impl Rotary {
-    /// Angles of tokens at `positions` for inverse `frequencies` from [`frequencies`].
-    ///
-    /// The angle itself is an f32 product, as in transformers' `LlamaRotaryEmbedding`; a more exact one would
-    /// drift away from what models were trained with at long distances.
-    pub fn new(frequencies: &[f32], positions: impl Iterator<Item = usize>) -> Self {
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for position in positions {
-            for frequency in frequencies {
-                let (s, c) = f64::from(position as f32 * frequency).sin_cos();
-                cos.push(c as f32);
-                sin.push(s as f32);
+impl Frequencies {
+    /// Those of most blocks.
+    #[must_use]
+    pub fn of(spec: &ModelSpec) -> Self {
+        let plain = plain(spec, spec.rope_theta);
+        let divided = |factors: &[f64]| {
+            plain.iter().zip(factors).map(|(inverse, factor)| (inverse / factor) as f32).collect()
+        };
+        let (inverse, beyond, amplitude) = match &spec.rope_scaling {
+            Some(RopeScaling::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings: original,
+                attention_factor,
+            }) => {
+                let beyond = Some((*original, divided(long_factor)));
+                (divided(short_factor), beyond, *attention_factor)
             }
+            scaling => {
+                let inverse = plain.iter().map(|f| stretched(*f, scaling.as_ref()) as f32);
+                (inverse.collect(), None, 1.0)
+            }
+        };
+        Self { inverse, beyond, amplitude: amplitude as f32, head_dim: spec.head_dim }
+    }
+
+    /// Those of blocks for which [`ModelSpec::has_local_rope`] holds, if there are any.
+    #[must_use]
+    pub fn local(spec: &ModelSpec) -> Option<Self> {
+        let theta = spec.rope_local_base_freq?;
+        let inverse = plain(spec, theta).into_iter().map(|f| f as f32).collect();
+        Some(Self { inverse, beyond: None, amplitude: 1.0, head_dim: spec.head_dim })
+    }
+
+    /// Those of a sequence of `tokens`.
+    fn within(&self, tokens: usize) -> &[f32] {
+        match &self.beyond {
+            Some((original, beyond)) if tokens > *original => beyond,
+            _ => &self.inverse,
         }
-        Self { cos, sin, half: frequencies.len() }
     }
 }
 
-/// The inverse frequencies `theta^(−2i / head_dim)`, stretched as the model says; `[head_dim / 2]`.
-/// Reference: transformers' `modeling_rope_utils`.
-#[must_use]
-pub(crate) fn frequencies(spec: &ModelSpec) -> Vec<f32> {
-    let half = spec.head_dim / 2;
-    (0..half)
-        .map(|i| spec.rope_theta.powf(-(i as f64) / half as f64))
-        .map(|frequency| stretched(frequency, spec.rope_scaling.as_ref()) as f32)
-        .collect()
+fn plain(spec: &ModelSpec, theta: f64) -> Vec<f64> {
+    let half = spec.rotary_dim() / 2;
+    (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect()
+}
+
+/// Cosine and sine of every token's angles.
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    /// `[tokens, half]`.
+    pub cos: Vec<f32>,
+    /// `[tokens, half]`.
+    pub sin: Vec<f32>,
+    /// Half of the numbers that are turned, which are the first of each head.
+    pub half: usize,
+    /// Numbers of a head.
+    pub head_dim: usize,
+}
+
+impl Rotary {
+    /// Angles of examples laid end to end, each given by the positions of its tokens.
+    ///
+    /// The angle itself is an f32 product, as in transformers' `LlamaRotaryEmbedding`; a more exact one would
+    /// drift away from what models were trained with at long distances. Which frequencies a LongRoPE model takes
+    /// depends on each example's own length, where transformers asks for the longest of the batch, so that what
+    /// an example is packed with does not change it.
+    pub fn new(frequencies: &Frequencies, examples: impl Iterator<Item = Range<usize>>) -> Self {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for positions in examples {
+            let inverse = frequencies.within(positions.end);
+            for position in positions {
+                for frequency in inverse {
+                    let (s, c) = f64::from(position as f32 * frequency).sin_cos();
+                    cos.push(c as f32 * frequencies.amplitude);
+                    sin.push(s as f32 * frequencies.amplitude);
+                }
+            }
+        }
+        Self { cos, sin, half: frequencies.inverse.len(), head_dim: frequencies.head_dim }
+    }
 }
 
 fn stretched(frequency: f64, scaling: Option<&RopeScaling>) -> f64 {
     match scaling {
-        None => frequency,
+        None | Some(RopeScaling::LongRope { .. }) => frequency,
         Some(RopeScaling::Linear { factor }) => frequency / factor,
         Some(RopeScaling::Llama3 {
             factor,

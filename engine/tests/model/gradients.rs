@@ -7,6 +7,7 @@ use fleetune_engine::model::Model;
 use fleetune_shared::recipe::{Lora, Targets};
 
 use crate::oracle::Oracle;
+use crate::parity::MODELS;
 use crate::{batch, fixture, norm, relative};
 
 /// Numbers that look random and are the same everywhere.
@@ -27,16 +28,20 @@ fn noise_like(seed: u64, like: &Tensor, size: f64) -> Tensor {
 }
 
 /// Three examples of unequal length, the longest over two tiles of queries; some labels missing, and more than one
-/// chunk of the head left.
-pub(crate) fn examples() -> MicroBatch {
+/// chunk of the head left. No token is the padding, whose row does not learn as an input.
+fn examples_of(vocab: usize) -> MicroBatch {
     let row = |seed: u64, len: usize| {
-        let input_ids: Vec<u32> =
-            noise(seed, len).into_iter().map(|x| ((x + 0.5) * 512.0) as u32).collect();
+        let token = |x: f64| 1 + ((x + 0.5) * (vocab - 1) as f64) as u32;
+        let input_ids: Vec<u32> = noise(seed, len).into_iter().map(token).collect();
         let label = |(i, id): (usize, &u32)| if i % 5 < 2 { IGNORED } else { i64::from(*id) };
         let labels = input_ids.iter().enumerate().map(label).collect();
         Row { input_ids, labels }
     };
     batch(&[row(1, 9), row(2, 230), row(3, 2)])
+}
+
+pub(crate) fn examples() -> MicroBatch {
+    examples_of(512)
 }
 
 fn lora(targets: &[&str]) -> Lora {
@@ -64,8 +69,22 @@ pub(crate) fn adapted(name: &str, targets: &[&str]) -> (Model, Vec<(String, Tens
     (model, pairs, scaling)
 }
 
+/// Models whose rotary frequencies the oracle knows.
+const PLAIN_ROPE: [&str; 10] = [
+    "tiny-llama",
+    "tiny-llama-tied",
+    "tiny-mistral",
+    "tiny-qwen2",
+    "tiny-qwen2-windowed",
+    "tiny-qwen3",
+    "tiny-gemma",
+    "tiny-gemma2",
+    "tiny-gemma3",
+    "tiny-phi3",
+];
+
 fn assert_gradients(model: &mut Model, oracle: &Oracle) {
-    let batch = examples();
+    let batch = examples_of(model.spec().vocab_size);
     let (expected_loss, expected) = oracle.gradients(&batch);
     let loss = model.forward_backward(&batch, 0.25).unwrap();
     assert!((loss / expected_loss - 1.0).abs() < 1e-5, "loss {loss}, expected {expected_loss}");
@@ -82,12 +101,31 @@ fn assert_gradients(model: &mut Model, oracle: &Oracle) {
 
 #[test]
 fn full_gradients_are_those_of_autograd() {
-    for name in ["tiny-llama", "tiny-llama-tied"] {
+    for name in PLAIN_ROPE {
         let mut model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
         model.train_full();
         let oracle = Oracle::of(&model, &[], 0.0);
         assert_gradients(&mut model, &oracle);
         assert_eq!(model.trainables_mut().count(), oracle.values.len());
+    }
+}
+
+#[test]
+fn adapter_gradients_of_every_block_are_those_of_autograd() {
+    for name in PLAIN_ROPE {
+        let (mut model, pairs, scaling) = adapted(name, &[]);
+        let oracle = Oracle::of(&model, &pairs, scaling);
+        assert_gradients(&mut model, &oracle);
+    }
+}
+
+#[test]
+fn a_fused_layer_learns_alone() {
+    for target in ["qkv_proj", "gate_up_proj"] {
+        let (mut model, pairs, scaling) = adapted("tiny-phi3", &[target]);
+        let oracle = Oracle::of(&model, &pairs, scaling);
+        assert_gradients(&mut model, &oracle);
+        assert_eq!(model.trainables_mut().count(), 4);
     }
 }
 
@@ -156,9 +194,15 @@ fn autograd_itself_agrees_with_finite_differences() {
 
 #[test]
 fn the_engine_agrees_with_finite_differences() {
-    let mut model = Model::load(&fixture("models/tiny-llama-tied")).unwrap();
+    for name in ["tiny-llama-tied", "tiny-gemma2", "tiny-gemma3-scaled", "tiny-phi3-long"] {
+        agrees_with_finite_differences(name);
+    }
+}
+
+fn agrees_with_finite_differences(name: &str) {
+    let mut model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
     model.train_full();
-    let batch = examples();
+    let batch = examples_of(model.spec().vocab_size);
     model.forward_backward(&batch, 1.0).unwrap();
     let starts: Vec<(Tensor, Tensor, f64)> = model
         .trainables_mut()
@@ -192,17 +236,19 @@ fn the_engine_agrees_with_finite_differences() {
 
 #[test]
 fn checkpointing_changes_no_bit() {
-    let (mut model, ..) = adapted("tiny-llama", &[]);
-    let batch = examples();
-    let gradients = |model: &mut Model| -> Vec<Vec<f32>> {
-        model.clear_gradients();
-        model.forward_backward(&batch, 1.0).unwrap();
-        let flat = |g: &Tensor| g.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        model.trainables_mut().map(|t| flat(t.grad.as_ref().unwrap())).collect()
-    };
-    let kept = gradients(&mut model);
-    model.gradient_checkpointing = true;
-    assert_eq!(kept, gradients(&mut model));
+    for name in MODELS {
+        let (mut model, ..) = adapted(name, &[]);
+        let batch = examples_of(model.spec().vocab_size);
+        let gradients = |model: &mut Model| -> Vec<Vec<f32>> {
+            model.clear_gradients();
+            model.forward_backward(&batch, 1.0).unwrap();
+            let flat = |g: &Tensor| g.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            model.trainables_mut().map(|t| flat(t.grad.as_ref().unwrap())).collect()
+        };
+        let kept = gradients(&mut model);
+        model.gradient_checkpointing = true;
+        assert_eq!(kept, gradients(&mut model), "{name}");
+    }
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Models that load, and damaged ones that must be refused in words: file, tensor, found, expected.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use fleetune_engine::model::{Model, WeightFiles, files_of, save, spec_of};
+use fleetune_shared::ModelSpec;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::parity::MODELS;
 use crate::{fixture, max_abs};
 
 /// A copy of the tiny model, to be broken.
@@ -278,17 +281,41 @@ fn half_precision_is_widened() {
 
 #[test]
 fn a_saved_model_is_the_same_model() {
-    for name in ["tiny-llama", "tiny-llama-tied", "tiny-llama3rope"] {
+    for name in MODELS {
         let base = fixture(&format!("models/{name}"));
         let model = Model::load(&base).unwrap();
         let folder = tempfile::tempdir().unwrap();
         save(folder.path(), &model, &base).unwrap();
         assert_eq!(&spec_of(folder.path()).unwrap(), model.spec());
-        let ids = [5, 9, 200, 3];
+        let ids = [5, 9, 20, 3];
         let again = Model::load(folder.path()).unwrap().logits(&ids).unwrap();
         assert_eq!(max_abs(&again, &model.logits(&ids).unwrap()), 0.0);
-        assert!(folder.path().join("tokenizer.json").is_file());
+        let tokenizer = "tokenizer.json";
+        assert_eq!(folder.path().join(tokenizer).is_file(), base.join(tokenizer).is_file());
+        // Names and shapes are those other tools wrote, fused layers and offset norms included.
+        let shapes = |path: &Path| {
+            let bytes = fs::read(path.join("model.safetensors")).unwrap();
+            let (mut header, _) = split(&bytes);
+            header.as_object_mut().unwrap().remove("__metadata__");
+            let entries = header.as_object().unwrap().iter();
+            entries
+                .map(|(name, e)| (name.clone(), e["shape"].to_string()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(shapes(folder.path()), shapes(&base), "{name}");
     }
+}
+
+#[test]
+fn both_spellings_of_a_configuration_are_one_model() {
+    let mut seen = 0;
+    for name in MODELS {
+        let folder = fixture(&format!("models/{name}"));
+        let Ok(older) = fs::read_to_string(folder.join("config.v4.json")) else { continue };
+        assert_eq!(ModelSpec::from_hf_config(&older).unwrap(), spec_of(&folder).unwrap(), "{name}");
+        seen += 1;
+    }
+    assert_eq!(seen, 8);
 }
 
 #[test]

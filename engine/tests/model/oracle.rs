@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use fleetune_engine::data::{IGNORED, MicroBatch};
 use fleetune_engine::model::Model;
-use fleetune_shared::ModelSpec;
+use fleetune_shared::{Activation, LayerType, ModelSpec, NormPlacement};
 
 pub(crate) struct Oracle {
     spec: ModelSpec,
@@ -54,30 +54,80 @@ impl Oracle {
     }
 
     fn logits(&self, ids: &[u32]) -> Result<Tensor> {
+        let spec = &self.spec;
         let embed = self.values["model.embed_tokens.weight"].as_tensor();
         let mut x = embed.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
-        for block in 0..self.spec.num_hidden_layers {
+        if spec.scaled_embedding {
+            x = (x * (spec.hidden_size as f64).sqrt())?;
+        }
+        for block in 0..spec.num_hidden_layers {
             let at = |name: &str| format!("model.layers.{block}.{name}");
             let normed = self.norm(&x, &at("input_layernorm"))?;
-            let q = self.linear(&normed, &at("self_attn.q_proj"))?;
-            let k = self.linear(&normed, &at("self_attn.k_proj"))?;
-            let v = self.linear(&normed, &at("self_attn.v_proj"))?;
-            let heads = self.attention(&q, &k, &v)?;
-            x = (x + self.linear(&heads, &at("self_attn.o_proj"))?)?;
-            let normed = self.norm(&x, &at("post_attention_layernorm"))?;
-            let gate = self.linear(&normed, &at("mlp.gate_proj"))?;
-            let up = self.linear(&normed, &at("mlp.up_proj"))?;
-            let silu = (&gate / (gate.neg()?.exp()? + 1.0)?)?;
-            x = (x + self.linear(&(silu * up)?, &at("mlp.down_proj"))?)?;
+            let heads = self.attention(&normed, block)?;
+            let mut out = self.linear(&heads, &at("self_attn.o_proj"))?;
+            let before_mlp = match spec.norm_placement {
+                NormPlacement::Pre => "post_attention_layernorm",
+                NormPlacement::Sandwich => {
+                    out = self.norm(&out, &at("post_attention_layernorm"))?;
+                    "pre_feedforward_layernorm"
+                }
+            };
+            x = (x + out)?;
+            let normed = self.norm(&x, &at(before_mlp))?;
+            let [gate, up] = self.projections(
+                &normed,
+                [&at("mlp.gate_proj"), &at("mlp.up_proj")],
+                &at("mlp.gate_up_proj"),
+            )?;
+            let gate = match spec.hidden_act {
+                Activation::Silu => (&gate / (gate.neg()?.exp()? + 1.0)?)?,
+                Activation::GeluTanh => {
+                    let inner = (&gate + (gate.powf(3.0)? * 0.044715)?)?;
+                    let tanh = (inner * (2.0 / std::f64::consts::PI).sqrt())?.tanh()?;
+                    ((&gate * 0.5)? * (tanh + 1.0)?)?
+                }
+            };
+            let mut out = self.linear(&(gate * up)?, &at("mlp.down_proj"))?;
+            if spec.norm_placement == NormPlacement::Sandwich {
+                out = self.norm(&out, &at("post_feedforward_layernorm"))?;
+            }
+            x = (x + out)?;
         }
         let x = self.norm(&x, "model.norm")?;
-        x.matmul(&self.values.get("lm_head.weight").map_or(embed, Var::as_tensor).t()?)
+        let logits =
+            x.matmul(&self.values.get("lm_head.weight").map_or(embed, Var::as_tensor).t()?)?;
+        capped(logits, spec.final_logit_softcapping)
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
         let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
         let normed = x.broadcast_div(&(mean + self.spec.rms_norm_eps)?.sqrt()?)?;
-        normed.broadcast_mul(self.values[&format!("{name}.weight")].as_tensor())
+        let weight = self.values[&format!("{name}.weight")].as_tensor();
+        let offset = if self.spec.norm_unit_offset { 1.0 } else { 0.0 };
+        normed.broadcast_mul(&(weight + offset)?)
+    }
+
+    /// Each from its own layer, or all cut from one.
+    fn projections<const N: usize>(
+        &self,
+        x: &Tensor,
+        names: [&str; N],
+        fused: &str,
+    ) -> Result<[Tensor; N]> {
+        if !self.spec.fused_projections {
+            return Ok(names.map(|name| self.linear(x, name).unwrap()));
+        }
+        let all = self.linear(x, fused)?;
+        let mut from = 0;
+        Ok(names.map(|name| {
+            let width = match name.rsplit('.').next() {
+                Some("q_proj") => self.spec.num_attention_heads * self.spec.head_dim,
+                Some("k_proj" | "v_proj") => self.spec.num_key_value_heads * self.spec.head_dim,
+                _ => self.spec.intermediate_size,
+            };
+            from += width;
+            all.narrow(1, from - width, width).unwrap()
+        }))
     }
 
     fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
@@ -93,18 +143,37 @@ impl Oracle {
         Ok(y)
     }
 
-    fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    fn attention(&self, x: &Tensor, block: usize) -> Result<Tensor> {
+        let at = |name: &str| format!("model.layers.{block}.self_attn.{name}");
+        let names = [&at("q_proj"), &at("k_proj"), &at("v_proj")];
+        let [q, k, v] = self.projections(x, names.map(String::as_str), &at("qkv_proj"))?;
         let (tokens, d) = (q.dim(0)?, self.spec.head_dim);
         let group = self.spec.num_attention_heads / self.spec.num_key_value_heads;
-        let hidden: Vec<f64> = (0..tokens * tokens)
-            .map(|i| if i % tokens > i / tokens { -1e9 } else { 0.0 })
-            .collect();
-        let mask = Tensor::from_vec(hidden, (tokens, tokens), &Device::Cpu)?;
+        let window = match self.spec.layer_types.get(block) {
+            Some(LayerType::SlidingAttention) => self.spec.sliding_window.unwrap(),
+            _ => usize::MAX,
+        };
+        let seen = |i: usize| {
+            let (query, key) = (i / tokens, i % tokens);
+            key <= query && query - key < window
+        };
+        let hidden = (0..tokens * tokens).map(|i| if seen(i) { 0.0 } else { -1e9 }).collect();
+        let mask = Tensor::from_vec::<_, f64>(hidden, (tokens, tokens), &Device::Cpu)?;
+        let theta = match self.spec.rope_local_base_freq {
+            Some(theta) if window < usize::MAX => theta,
+            _ => self.spec.rope_theta,
+        };
+        let turned = |x: Tensor, norm: &str| {
+            let x = if self.spec.qk_norm { self.norm(&x, &at(norm))? } else { x };
+            self.rotate(&x, theta)
+        };
+        let scale = self.spec.query_pre_attn_scalar.unwrap_or(d as f64).sqrt();
         let head = |h: usize| {
-            let q = self.rotate(&q.narrow(1, h * d, d)?)?;
-            let k = self.rotate(&k.narrow(1, h / group * d, d)?)?;
+            let q = turned(q.narrow(1, h * d, d)?, "q_norm")?;
+            let k = turned(k.narrow(1, h / group * d, d)?, "k_norm")?;
             let v = v.narrow(1, h / group * d, d)?;
-            let scores = ((q.matmul(&k.t()?)? / (d as f64).sqrt())? + &mask)?;
+            let scores = capped((q.matmul(&k.t()?)? / scale)?, self.spec.attn_logit_softcapping)?;
+            let scores = (scores + &mask)?;
             let p = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
             p.broadcast_div(&p.sum_keepdim(D::Minus1)?)?.matmul(&v)
         };
@@ -114,12 +183,12 @@ impl Oracle {
     }
 
     /// Plain rotary positions from 0; stretched ones are covered by the fixtures.
-    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+    fn rotate(&self, x: &Tensor, theta: f64) -> Result<Tensor> {
         let (tokens, d) = x.dims2()?;
         let half = d / 2;
         let angle = |i: usize| {
             let (t, j) = (i / half, i % half);
-            t as f64 * self.spec.rope_theta.powf(-2.0 * j as f64 / d as f64)
+            t as f64 * theta.powf(-2.0 * j as f64 / d as f64)
         };
         let table = |f: fn(f64) -> f64| {
             let numbers: Vec<f64> = (0..tokens * half).map(|i| f(angle(i))).collect();
@@ -130,5 +199,12 @@ impl Oracle {
         let turned_low = ((&low * &cos)? - (&high * &sin)?)?;
         let turned_high = ((&high * &cos)? + (&low * &sin)?)?;
         Tensor::cat(&[turned_low, turned_high], 1)
+    }
+}
+
+fn capped(x: Tensor, cap: Option<f64>) -> Result<Tensor> {
+    match cap {
+        None => Ok(x),
+        Some(cap) => (x / cap)?.tanh()? * cap,
     }
 }

@@ -1,14 +1,18 @@
 //! Causal attention with grouped queries over examples laid end to end (FlashAttention-2, arXiv 2307.08691).
 //!
 //! One task is one example and one key head with the query heads that share it. It walks its queries in tiles: a
-//! tile's scores against all keys up to it are the only thing that is square, so memory grows with the length, not
-//! with its square. Rows of a tile are (token, head), as they lie in the tensors.
+//! tile's scores against the keys it can see are the only thing that is square, so memory grows with the length, not
+//! with its square, and under a sliding window neither does time. Rows of a tile are (token, head), as they lie in the
+//! tensors.
+
+use std::ops::Range;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::exp::exp;
 use super::reduce::max;
+use super::tanh::{capped, slope};
 use crate::Result;
 use crate::ops::slices::{edit, tensor, view};
 use crate::ops::{AttentionShape, Span};
@@ -22,6 +26,7 @@ struct Task<'a> {
     kv_head: usize,
     group: usize,
     head_dim: usize,
+    window: usize,
 }
 
 impl Task<'_> {
@@ -33,6 +38,7 @@ impl Task<'_> {
                 kv_head,
                 group,
                 head_dim: shape.head_dim,
+                window: shape.window.unwrap_or(usize::MAX),
             })
         };
         shape.spans.iter().flat_map(task).collect()
@@ -47,20 +53,36 @@ impl Task<'_> {
         self.group * self.head_dim
     }
 
-    /// Tiles as `(first query, end query, keys the last of them sees)`.
-    fn tiles(&self) -> impl Iterator<Item = (usize, usize, usize)> {
+    /// Keys that query `t` of the task sees.
+    fn seen(&self, t: usize) -> Range<usize> {
+        let end = self.span.k.len() - self.queries() + t + 1;
+        end.saturating_sub(self.window)..end
+    }
+
+    /// Tiles as `(first query, end query, keys any of them sees)`.
+    fn tiles(&self) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
         let tile = (TILE_ROWS / self.group).max(1);
-        let past = self.span.k.len() - self.queries();
         let queries = self.queries();
         (0..queries).step_by(tile).map(move |from| {
             let to = (from + tile).min(queries);
-            (from, to, past + to)
+            (from, to, self.seen(from).start..self.seen(to - 1).end)
         })
     }
 
-    /// Keys seen by row `row` of a tile that begins at query `from`.
-    fn seen(&self, from: usize, row: usize) -> usize {
-        self.span.k.len() - self.queries() + from + row / self.group + 1
+    /// The scores that row `row` of a tile sees, and where in `scores` they lie; the rest becomes 0. The tile begins at
+    /// query `from` and key `first`.
+    fn split<'r>(
+        &self,
+        row: usize,
+        from: usize,
+        first: usize,
+        scores: &'r mut [f32],
+    ) -> (&'r mut [f32], Range<usize>) {
+        let seen = self.seen(from + row / self.group);
+        let seen = seen.start - first..seen.end - first;
+        scores[..seen.start].fill(0.0);
+        scores[seen.end..].fill(0.0);
+        (&mut scores[seen.clone()], seen)
     }
 
     /// The tile's rows of a query-shaped tensor `[T, heads · head_dim]`, times `scale`: `[rows, head_dim]`.
@@ -81,10 +103,10 @@ impl Task<'_> {
         tensor(rows, &[(to - from) * self.group, self.head_dim])
     }
 
-    /// The first `keys` rows of this task's head in a key-shaped tensor: a view `[keys, head_dim]`.
-    fn keys(&self, all: &Tensor, keys: usize) -> Result<Tensor> {
+    /// Rows `keys` of this task's head in a key-shaped tensor: a view `[keys, head_dim]`.
+    fn keys(&self, all: &Tensor, keys: &Range<usize>) -> Result<Tensor> {
         let head = all.narrow(1, self.kv_head * self.head_dim, self.head_dim)?;
-        Ok(head.narrow(0, self.span.k.start, keys)?)
+        Ok(head.narrow(0, self.span.k.start + keys.start, keys.len())?)
     }
 }
 
@@ -119,16 +141,18 @@ fn forward_one(
     let mut out = Vec::with_capacity(task.queries() * task.width());
     let mut lse = Vec::with_capacity(task.queries() * task.group);
     for (from, to, keys) in task.tiles() {
-        let q = task.tile(q, shape.heads, from, to, scale(shape))?;
-        let scores = q.matmul(&task.keys(k, keys)?.t()?)?;
+        let q = task.tile(q, shape.heads, from, to, shape.scale as f32)?;
+        let scores = q.matmul(&task.keys(k, &keys)?.t()?)?;
         edit(&scores, |scores| {
-            for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
-                let (seen, hidden) = row.split_at_mut(task.seen(from, r));
+            for (r, row) in scores.chunks_exact_mut(keys.len()).enumerate() {
+                let (seen, _) = task.split(r, from, keys.start, row);
+                if let Some(cap) = shape.soft_cap {
+                    seen.iter_mut().for_each(|x| *x = capped(*x, cap as f32));
+                }
                 lse.push(softmax(seen));
-                hidden.fill(0.0);
             }
         })?;
-        out.extend_from_slice(&view(&scores.matmul(&task.keys(v, keys)?)?)?);
+        out.extend_from_slice(&view(&scores.matmul(&task.keys(v, &keys)?)?)?);
     }
     Ok((out, lse))
 }
@@ -143,10 +167,6 @@ fn softmax(row: &mut [f32]) -> f32 {
     max + sum.ln()
 }
 
-fn scale(shape: &AttentionShape<'_>) -> f32 {
-    (1.0 / (shape.head_dim as f64).sqrt()) as f32
-}
-
 /// Writes one task's rows of `part` numbers to their place in rows of `width`.
 fn scatter(all: &mut [f32], rows: &[f32], first: usize, slot: usize, width: usize, part: usize) {
     for (t, row) in rows.chunks_exact(part).enumerate() {
@@ -154,7 +174,8 @@ fn scatter(all: &mut [f32], rows: &[f32], first: usize, slot: usize, width: usiz
     }
 }
 
-/// With P = exp(S − lse) and D = rowsum(dO ∘ O): dV = Pᵀ·dO, dS = P ∘ (dO·Vᵀ − D), dQ = dS·K, dK = dSᵀ·Q.
+/// With P = exp(S − lse) and D = rowsum(dO ∘ O): dV = Pᵀ·dO, dS = P ∘ (dO·Vᵀ − D), dQ = dS·K, dK = dSᵀ·Q; under a
+/// soft cap dS is multiplied by its slope.
 pub(super) fn backward(
     dout: &Tensor,
     q: &Tensor,
@@ -200,7 +221,8 @@ fn backward_one(
     v: &Tensor,
     shape: &AttentionShape<'_>,
 ) -> Result<[Vec<f32>; 3]> {
-    let scale = scale(shape);
+    let scale = shape.scale as f32;
+    let cap = shape.soft_cap.map(|cap| cap as f32);
     let mut dq = Vec::with_capacity(task.queries() * task.width());
     let mut dk = vec![0.0; task.span.k.len() * task.head_dim];
     let mut dv = dk.clone();
@@ -208,46 +230,83 @@ fn backward_one(
         let q = task.tile(rows.q, shape.heads, from, to, scale)?;
         let dout = task.tile(rows.dout, shape.heads, from, to, 1.0)?;
         let out = task.tile(rows.out, shape.heads, from, to, 1.0)?;
-        let (key, value) = (task.keys(k, keys)?, task.keys(v, keys)?);
+        let (key, value) = (task.keys(k, &keys)?, task.keys(v, &keys)?);
+        let width = keys.len();
 
         let probabilities = q.matmul(&key.t()?)?;
+        let mut slopes = cap.map(|_| vec![0.0; (to - from) * task.group * width]);
         edit(&probabilities, |scores| {
-            for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
+            for (r, row) in scores.chunks_exact_mut(width).enumerate() {
                 let (t, head) = (from + r / task.group, r % task.group);
                 let at = (task.span.q.start + t) * shape.heads + task.kv_head * task.group + head;
-                let (seen, hidden) = row.split_at_mut(task.seen(from, r));
+                let (seen, place) = task.split(r, from, keys.start, row);
+                if let (Some(cap), Some(slopes)) = (cap, &mut slopes) {
+                    for (x, to) in seen.iter_mut().zip(&mut slopes[r * width..][place]) {
+                        *x = capped(*x, cap);
+                        *to = slope(*x, cap);
+                    }
+                }
                 let lse = rows.lse[at];
                 seen.iter_mut().for_each(|x| *x = exp(*x - lse));
-                hidden.fill(0.0);
             }
         })?;
-        add(&mut dv, &probabilities.t()?.matmul(&dout)?)?;
+        let reach = keys.start * task.head_dim..keys.end * task.head_dim;
+        add(&mut dv[reach.clone()], &probabilities.t()?.matmul(&dout)?)?;
 
         let dscores = dout.matmul(&value.t()?)?;
         {
             let (dout, out, p) = (view(&dout)?, view(&out)?, view(&probabilities)?);
             edit(&dscores, |dscores| {
-                for (r, ds) in dscores.chunks_exact_mut(keys).enumerate() {
+                for (r, ds) in dscores.chunks_exact_mut(width).enumerate() {
                     let head = r * task.head_dim..(r + 1) * task.head_dim;
                     let delta: f32 =
                         dout[head.clone()].iter().zip(&out[head]).map(|(a, b)| a * b).sum();
-                    for (ds, p) in ds.iter_mut().zip(&p[r * keys..]) {
+                    for (ds, p) in ds.iter_mut().zip(&p[r * width..]) {
                         *ds = p * (*ds - delta);
+                    }
+                    if let Some(slopes) = &slopes {
+                        ds.iter_mut().zip(&slopes[r * width..]).for_each(|(ds, s)| *ds *= s);
                     }
                 }
             })?;
         }
         dq.extend(view(&dscores.matmul(&key)?)?.iter().map(|x| x * scale));
         // q already carries the scale.
-        add(&mut dk, &dscores.t()?.matmul(&q)?)?;
+        add(&mut dk[reach], &dscores.t()?.matmul(&q)?)?;
     }
     Ok([dq, dk, dv])
 }
 
-/// Adds a product to the rows it covers, the first ones.
+/// Adds a product to the rows it covers.
 fn add(sum: &mut [f32], term: &Tensor) -> Result<()> {
     for (sum, term) in sum.iter_mut().zip(view(term)?.iter()) {
         *sum += term;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_bounds_what_a_tile_reads() {
+        let span = Span { q: 0..10_000, k: 0..10_000 };
+        let task = |window| Task { span: &span, kv_head: 0, group: 2, head_dim: 4, window };
+        let read = |window| -> usize { task(window).tiles().map(|(.., keys)| keys.len()).sum() };
+        let tiles = task(64).tiles().count();
+        assert!(read(64) <= tiles * (64 + TILE_ROWS / 2));
+        assert!(read(usize::MAX) > 40 * read(64));
+        assert_eq!((task(64).seen(3), task(64).seen(99)), (0..4, 36..100));
+    }
+
+    #[test]
+    fn decoding_sees_the_same_keys_as_training() {
+        let all = Span { q: 0..10, k: 0..10 };
+        // The last query alone, its window's keys kept and no others.
+        let last = Span { q: 0..1, k: 0..4 };
+        let seen = |span, t| Task { span, kv_head: 0, group: 1, head_dim: 2, window: 4 }.seen(t);
+        assert_eq!(seen(&all, 9), 6..10);
+        assert_eq!(seen(&last, 0), 0..4);
+    }
 }

@@ -5,15 +5,17 @@
 mod attention;
 mod cross_entropy;
 mod exp;
+mod gated;
 mod norm;
 mod parallel;
 mod product;
 mod reduce;
 mod rope;
 mod rows;
-mod swiglu;
+mod tanh;
 
 use candle_core::Tensor;
+use fleetune_shared::Activation;
 
 use super::{AttentionShape, Backend, Rotary, Turn};
 use crate::Result;
@@ -83,12 +85,26 @@ impl Backend for Portable {
         rope::rotate(x, rotary, turn)
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        swiglu::forward(gate, up)
+    fn gated(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        gated::forward(activation, gate, up)
     }
 
-    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
-        swiglu::backward(gate, up, dy)
+    fn gated_backward(
+        &self,
+        activation: Activation,
+        gate: &Tensor,
+        up: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        gated::backward(activation, gate, up, dy)
+    }
+
+    fn soft_cap(&self, x: &Tensor, cap: f64) -> Result<()> {
+        tanh::soft_cap(x, cap as f32)
+    }
+
+    fn soft_cap_backward(&self, dy: &Tensor, y: &Tensor, cap: f64) -> Result<()> {
+        tanh::soft_cap_backward(dy, y, cap as f32)
     }
 
     fn attention(

@@ -18,8 +18,8 @@ pub(super) fn rotate(x: &Tensor, rotary: &Rotary, turn: Turn) -> Result<()> {
         parallel::rows(x, width, |t, row| {
             let cos = &rotary.cos[t * half..][..half];
             let sin = &rotary.sin[t * half..][..half];
-            for head in row.chunks_exact_mut(2 * half) {
-                let (low, high) = head.split_at_mut(half);
+            for head in row.chunks_exact_mut(rotary.head_dim) {
+                let (low, high) = head[..2 * half].split_at_mut(half);
                 for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
                     let (a, b) = (*low, *high);
                     *low = a * cos - b * (sign * sin);

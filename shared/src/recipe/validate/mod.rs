@@ -87,7 +87,7 @@ impl Recipe {
                     format!("at most the model's hidden_size, {}", model.hidden_size),
                 );
             }
-            let names = model.linears().map(|(name, ..)| name);
+            let names: Vec<_> = model.linears().into_iter().map(|(name, ..)| name).collect();
             if let Targets::Names(targets) = &lora.target_modules
                 && let Some(unknown) = targets.iter().find(|t| !names.contains(&t.as_str()))
             {

@@ -1,0 +1,404 @@
+//! `config.json`, read and written.
+
+use serde_json::{Value, json};
+
+use super::family::{Biases, Family, Windows};
+use super::hf_rope::rope_of;
+use super::keys::{CONFIG, COUNT, Keys, NUMBER, positive, positive_number, token, tokens};
+use super::{Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling};
+
+impl ModelSpec {
+    /// Reads a Hugging Face `config.json`; both the nested `rope_parameters` of transformers 5 and the flat
+    /// `rope_theta` / `rope_scaling` of transformers 4 are understood, and what a file leaves out is what its
+    /// architecture's class in transformers would take.
+    ///
+    /// # Errors
+    /// A missing or mistyped key, an unsupported architecture or a contradiction, each by name.
+    pub fn from_hf_config(text: &str) -> Result<Self, ModelSpecError> {
+        let value: Value =
+            serde_json::from_str(text).map_err(|e| ModelSpecError::Json(e.to_string()))?;
+        let object = value
+            .as_object()
+            .ok_or_else(|| ModelSpecError::Json("it is another JSON value".into()))?;
+        let keys = Keys { object, path: "" };
+
+        let model_type =
+            keys.required("model_type", "a string", |v| v.as_str().map(str::to_owned))?;
+        let family = Family::of_hf(&model_type).ok_or_else(|| ModelSpecError::Architecture {
+            place: CONFIG,
+            found: model_type.escape_debug().to_string(),
+            supported: Family::supported(false),
+        })?;
+        if keys.flag("use_bidirectional_attention")? == Some(true) {
+            return Err(keys.wrong("use_bidirectional_attention", "is true".into(), "false"));
+        }
+        let rope = rope_of(keys, &family)?;
+        let hidden_size = keys.count("hidden_size")?;
+        let num_attention_heads = keys.count("num_attention_heads")?;
+        let num_hidden_layers = keys.count("num_hidden_layers")?;
+        let attention_bias = match family.biases {
+            Biases::None => false,
+            Biases::Qkv => true,
+            Biases::Attention | Biases::Both => keys.flag("attention_bias")?.unwrap_or(false),
+        };
+        let (sliding_window, layer_types) = windows_of(keys, &family, num_hidden_layers)?;
+        // Only architectures that have these look for their keys.
+        let scalar = |key, default| match family.norm_placement {
+            NormPlacement::Pre => Ok(None),
+            NormPlacement::Sandwich => keys.or(key, default, NUMBER, positive_number),
+        };
+        let spec = Self {
+            hidden_size,
+            intermediate_size: keys.count("intermediate_size")?,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads: keys
+                .or("num_key_value_heads", family.num_key_value_heads, COUNT, positive)?
+                .unwrap_or(num_attention_heads),
+            head_dim: head_dim_of(keys, &family, hidden_size, num_attention_heads)?,
+            vocab_size: keys.count("vocab_size")?,
+            max_position_embeddings: keys.count("max_position_embeddings")?,
+            rms_norm_eps: keys.number("rms_norm_eps")?,
+            rope_theta: rope.theta,
+            rope_scaling: rope.scaling,
+            rope_local_base_freq: rope.local_theta,
+            partial_rotary_factor: rope.partial,
+            hidden_act: activation_of(keys, &family)?,
+            tie_word_embeddings: keys
+                .flag("tie_word_embeddings")?
+                .unwrap_or(family.tie_word_embeddings),
+            attention_bias,
+            attention_output_bias: attention_bias && family.biases != Biases::Qkv,
+            mlp_bias: family.biases == Biases::Both && keys.flag("mlp_bias")?.unwrap_or(false),
+            fused_projections: family.fused_projections,
+            qk_norm: family.qk_norm,
+            norm_placement: family.norm_placement,
+            norm_unit_offset: family.gemma,
+            scaled_embedding: family.gemma,
+            query_pre_attn_scalar: scalar("query_pre_attn_scalar", family.query_pre_attn_scalar)?,
+            attn_logit_softcapping: scalar(
+                "attn_logit_softcapping",
+                family.attn_logit_softcapping,
+            )?,
+            final_logit_softcapping: scalar(
+                "final_logit_softcapping",
+                family.final_logit_softcapping,
+            )?,
+            sliding_window,
+            layer_types,
+            bos_token_id: keys.optional("bos_token_id", "a token id", token)?,
+            eos_token_ids: keys
+                .optional("eos_token_id", "a token id or a list of them", tokens)?
+                .unwrap_or_default(),
+            pad_token_id: keys.optional("pad_token_id", "a token id", token)?,
+            model_type,
+        };
+        spec.consistent(CONFIG)
+    }
+
+    /// The `config.json` of a model of this shape that came without one; the inverse of [`Self::from_hf_config`].
+    #[must_use]
+    pub fn to_hf_config(&self) -> Value {
+        let act = match self.hidden_act {
+            Activation::Silu => "silu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
+        };
+        let layer_types = if self.layer_types.is_empty() {
+            json!(vec![LayerType::FullAttention; self.num_hidden_layers])
+        } else {
+            json!(self.layer_types)
+        };
+        let mut config = json!({
+            "architectures": [Family::of_hf(&self.model_type).map_or("", |family| family.class)],
+            "model_type": self.model_type,
+            "hidden_act": act,
+            "hidden_activation": act,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.max_position_embeddings,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_scaling": self.rope_scaling,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "attention_bias": self.attention_bias,
+            "mlp_bias": self.mlp_bias,
+            "sliding_window": self.sliding_window,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_ids,
+            "pad_token_id": self.pad_token_id,
+        });
+        let mut only = |means: bool, key: &str, value: Value| {
+            if means {
+                config[key] = value;
+            }
+        };
+        let family = Family::of_hf(&self.model_type);
+        let windows = family.map_or(Windows::Never, |family| family.windows);
+        only(
+            self.rope_local_base_freq.is_some(),
+            "rope_local_base_freq",
+            json!(self.rope_local_base_freq),
+        );
+        only(
+            self.partial_rotary_factor < 1.0,
+            "partial_rotary_factor",
+            json!(self.partial_rotary_factor),
+        );
+        only(
+            self.query_pre_attn_scalar.is_some(),
+            "query_pre_attn_scalar",
+            json!(self.query_pre_attn_scalar),
+        );
+        let capped = self.norm_placement == NormPlacement::Sandwich;
+        only(capped, "attn_logit_softcapping", json!(self.attn_logit_softcapping));
+        only(capped, "final_logit_softcapping", json!(self.final_logit_softcapping));
+        only(windows == Windows::Upper, "use_sliding_window", json!(self.sliding_window.is_some()));
+        only(matches!(windows, Windows::Upper | Windows::Pattern(_)), "layer_types", layer_types);
+        if let Some(RopeScaling::LongRope { original_max_position_embeddings, .. }) =
+            &self.rope_scaling
+        {
+            config["original_max_position_embeddings"] = json!(original_max_position_embeddings);
+        }
+        config
+    }
+}
+
+fn head_dim_of(
+    keys: Keys<'_>,
+    family: &Family,
+    hidden_size: usize,
+    heads: usize,
+) -> Result<usize, ModelSpecError> {
+    if let Some(head_dim) = keys.optional_count("head_dim")?.or(family.head_dim) {
+        return Ok(head_dim);
+    }
+    if !hidden_size.is_multiple_of(heads) {
+        return Err(ModelSpecError::Shape {
+            place: CONFIG,
+            why: format!(
+                "num_attention_heads {heads} does not divide hidden_size {hidden_size}, and there is no head_dim"
+            ),
+        });
+    }
+    Ok(hidden_size / heads)
+}
+
+fn activation_of(keys: Keys<'_>, family: &Family) -> Result<Activation, ModelSpecError> {
+    let key = if family.gemma && keys.text("hidden_activation")?.is_some() {
+        "hidden_activation"
+    } else {
+        "hidden_act"
+    };
+    match keys.text(key)?.as_deref() {
+        None => Ok(family.hidden_act),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        // Gemma's first files say so and mean the tanh form, as transformers takes it.
+        Some("gelu") if family.gemma => Ok(Activation::GeluTanh),
+        Some(other) => {
+            let found = format!("is \"{}\"", other.escape_debug());
+            Err(keys.wrong(key, found, "silu or gelu_pytorch_tanh"))
+        }
+    }
+}
+
+/// The window and which blocks have it.
+fn windows_of(
+    keys: Keys<'_>,
+    family: &Family,
+    layers: usize,
+) -> Result<(Option<usize>, Vec<LayerType>), ModelSpecError> {
+    let window = keys.or("sliding_window", family.sliding_window, COUNT, positive)?;
+    let listed = || {
+        keys.optional("layer_types", "a list of full_attention and sliding_attention", |value| {
+            serde_json::from_value::<Vec<LayerType>>(value.clone()).ok()
+        })
+    };
+    let kind = |sliding: bool| {
+        if sliding { LayerType::SlidingAttention } else { LayerType::FullAttention }
+    };
+    let (window, types) = match family.windows {
+        Windows::Never => (None, Vec::new()),
+        Windows::Always => (window, vec![LayerType::SlidingAttention; layers.min(1 << 16)]),
+        Windows::Upper => {
+            let used = keys.flag("use_sliding_window")?.unwrap_or(false);
+            let first = keys
+                .optional("max_window_layers", "a whole number", Value::as_u64)?
+                .unwrap_or(28) as usize;
+            let types = match listed()? {
+                Some(types) => types,
+                None => (0..layers.min(1 << 16)).map(|layer| kind(layer >= first)).collect(),
+            };
+            (window.filter(|_| used), types)
+        }
+        Windows::Pattern(default) => {
+            let every = match keys.optional_count("sliding_window_pattern")? {
+                Some(every) => every,
+                None => keys.optional_count("_sliding_window_pattern")?.unwrap_or(default),
+            };
+            let types = match listed()? {
+                Some(types) => types,
+                None => (1..=layers.min(1 << 16)).map(|n| kind(!n.is_multiple_of(every))).collect(),
+            };
+            (window, types)
+        }
+    };
+    let sliding = types.contains(&LayerType::SlidingAttention);
+    match window {
+        Some(window) if sliding => Ok((Some(window), types)),
+        // Gemma's files always have a window; without one its pattern has no meaning and neither has it elsewhere.
+        _ => Ok((None, Vec::new())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &str = r#"{"model_type":"llama","hidden_act":"silu","hidden_size":64,"intermediate_size":160,
+        "num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":512,
+        "max_position_embeddings":512,"rms_norm_eps":1e-5,"eos_token_id":[2,3],
+        "pad_token_id":0}"#;
+
+    fn tiny(changes: Value) -> Result<ModelSpec, ModelSpecError> {
+        let mut config: Value = serde_json::from_str(TINY).unwrap();
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        ModelSpec::from_hf_config(&config.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_transformers() {
+        let spec = tiny(json!({})).unwrap();
+        assert_eq!((spec.head_dim, spec.rope_theta, spec.rope_scaling), (16, 10_000.0, None));
+        assert_eq!((spec.eos_token_ids, spec.pad_token_id), (vec![2, 3], Some(0)));
+        assert!(!spec.tie_word_embeddings);
+        let gemma = tiny(json!({"model_type": "gemma2"})).unwrap();
+        assert_eq!((gemma.head_dim, gemma.query_pre_attn_scalar), (256, Some(256.0)));
+        assert_eq!(gemma.attn_logit_softcapping, Some(50.0));
+        assert_eq!(gemma.hidden_act, Activation::GeluTanh);
+        assert!(gemma.tie_word_embeddings && gemma.norm_unit_offset);
+        // Null means none, absent means the default.
+        let uncapped = json!({"model_type": "gemma2", "attn_logit_softcapping": null});
+        assert_eq!(tiny(uncapped).unwrap().attn_logit_softcapping, None);
+        let qwen = tiny(json!({"model_type": "qwen2"})).unwrap();
+        assert!(qwen.has_bias("k_proj") && !qwen.has_bias("o_proj") && !qwen.has_bias("up_proj"));
+    }
+
+    #[test]
+    fn windows_lie_where_each_architecture_has_them() {
+        let windows = |changes| {
+            let spec = tiny(changes).unwrap();
+            (0..4).map(|layer| spec.window(layer).unwrap_or(0)).collect::<Vec<_>>()
+        };
+        assert_eq!(windows(json!({"sliding_window": 8})), [0; 4]);
+        assert_eq!(windows(json!({"model_type": "mistral"})), [4096; 4]);
+        assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": null})), [0; 4]);
+        let qwen = json!({"model_type": "qwen2", "sliding_window": 8, "max_window_layers": 3});
+        assert_eq!(windows(qwen.clone()), [0; 4]);
+        let mut used = qwen;
+        used["use_sliding_window"] = true.into();
+        assert_eq!(windows(used), [0, 0, 0, 8]);
+        assert_eq!(windows(json!({"model_type": "gemma2"})), [4096, 0, 4096, 0]);
+        let gemma = json!({"model_type": "gemma3_text", "sliding_window": 8});
+        assert_eq!(windows(gemma.clone()), [8; 4]);
+        let mut pattern = gemma.clone();
+        pattern["sliding_window_pattern"] = 3.into();
+        assert_eq!(windows(pattern), [8, 8, 0, 8]);
+        let mut listed = gemma;
+        listed["layer_types"] =
+            json!(["full_attention", "sliding_attention", "full_attention", "full_attention"]);
+        assert_eq!(windows(listed), [0, 8, 0, 0]);
+    }
+
+    #[test]
+    fn rope_is_read_in_both_spellings() {
+        let nested = json!({"rope_type":"llama3","rope_theta":5e5,"factor":8,"low_freq_factor":1,
+            "high_freq_factor":4,"original_max_position_embeddings":64});
+        let spec = tiny(json!({"rope_parameters": nested})).unwrap();
+        assert_eq!(spec.rope_theta, 5e5);
+        assert!(matches!(spec.rope_scaling, Some(RopeScaling::Llama3 { factor: 8.0, .. })));
+        let flat = tiny(json!({"rope_scaling": {"type": "linear", "factor": 2.0}})).unwrap();
+        assert_eq!(flat.rope_scaling, Some(RopeScaling::Linear { factor: 2.0 }));
+
+        let flat = json!({"model_type": "gemma3_text", "rope_theta": 9.0, "rope_local_base_freq": 7.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0}});
+        let nested = json!({"model_type": "gemma3_text", "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 9.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 7.0}}});
+        let spec = tiny(flat).unwrap();
+        assert_eq!(spec, tiny(nested).unwrap());
+        assert_eq!((spec.rope_theta, spec.rope_local_base_freq), (9.0, Some(7.0)));
+        assert!(spec.rope_scaling.is_some() && spec.has_local_rope(0));
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        let message = |changes| tiny(changes).unwrap_err().to_string();
+        assert_eq!(
+            message(json!({"hidden_size": "64"})),
+            "config.json: key `hidden_size` is \"64\", expected a positive whole number"
+        );
+        let cases = [
+            (json!({"num_key_value_heads": 3}), "does not divide"),
+            (json!({"hidden_size": 65}), "4 does not divide hidden_size 65"),
+            (json!({"num_attention_heads": 0}), "`num_attention_heads` is 0"),
+            (json!({"head_dim": 0}), "`head_dim` is 0"),
+            (json!({"head_dim": 15}), "head_dim is 15, expected an even number"),
+            (json!({"rms_norm_eps": -1.0}), "`rms_norm_eps` is -1.0"),
+            (json!({"model_type": "mamba"}), "`mamba` is not supported, expected one of: llama, m"),
+            (json!({"model_type": "gemma3"}), "`gemma3` is not supported"),
+            (json!({"hidden_act": "relu"}), "`hidden_act` is \"relu\""),
+            (json!({"partial_rotary_factor": 0.5}), "expected 1 for this architecture"),
+            (
+                json!({"rope_scaling": {"rope_type": "yarn", "factor": 4}}),
+                "`rope_scaling.rope_type` is \"yarn\", expected default, linear, llama3",
+            ),
+            (
+                json!({"model_type": "phi3", "original_max_position_embeddings": 64,
+                    "rope_scaling": {"type": "su", "short_factor": [1], "long_factor": [2]}}),
+                "1 short and 1 long factors, expected 8",
+            ),
+            (
+                json!({"model_type": "gemma2", "layer_types": ["full_attention"]}),
+                "layer_types has 1 entries, num_hidden_layers is 4",
+            ),
+            (json!({"model_type": "gemma2", "layer_types": ["chunked"]}), "`layer_types` is [\""),
+            (
+                json!({"model_type": "gemma3_text", "use_bidirectional_attention": true}),
+                "`use_bidirectional_attention` is true, expected false",
+            ),
+            (json!({"vocab_size": 1_u64 << 40}), "beyond any known model"),
+        ];
+        for (changes, part) in cases {
+            let found = message(changes.clone());
+            assert!(found.contains(part), "{changes}: \"{found}\" lacks \"{part}\"");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same() {
+        for changes in [
+            json!({"attention_bias": true, "mlp_bias": true}),
+            json!({"model_type": "mistral", "sliding_window": null}),
+            json!({"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": 2}),
+            json!({"model_type": "qwen3", "head_dim": 32}),
+            json!({"model_type": "gemma", "head_dim": 32}),
+            json!({"model_type": "gemma2", "final_logit_softcapping": 20.0}),
+            json!({"model_type": "gemma3_text", "rope_local_base_freq": 5e3}),
+            json!({"model_type": "phi3", "partial_rotary_factor": 0.75,
+                "original_max_position_embeddings": 64, "rope_scaling": {"type": "longrope",
+                "short_factor": vec![1.0; 6], "long_factor": vec![2.0; 6]}}),
+        ] {
+            let spec = tiny(changes).unwrap();
+            let again = ModelSpec::from_hf_config(&spec.to_hf_config().to_string()).unwrap();
+            assert_eq!(again, spec);
+        }
+    }
+}
