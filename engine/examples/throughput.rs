@@ -1,5 +1,6 @@
 //! Tokens per second and peak memory of training steps without an optimizer, and what the estimator says:
-//! `cargo run --release -p fleetune-engine --example throughput -- MODEL [lora|full] [checkpoint] [rows] [length] [steps]`.
+//! `cargo run --release -p fleetune-engine --example throughput -- MODEL [lora|full] [stored|bf16|nf4|nf4-dq|fp4|int8]
+//! [checkpoint] [rows] [length] [steps]`. The base is f32 unless said otherwise.
 
 use std::path::Path;
 use std::time::Instant;
@@ -26,7 +27,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let steps = numbers.get(2).copied().unwrap_or(4);
 
     let start = Instant::now();
-    let mut model = Model::load(Path::new(path))?;
+    let held = keys(&args);
+    let recipe = format!(
+        "model_name_or_path: m\ndataset_name: d.jsonl\nuse_peft: {}\nmax_length: {length}\n\
+         per_device_train_batch_size: {rows}\ngradient_checkpointing: {checkpoint}\n{held}",
+        !full
+    );
+    let recipe = Recipe::try_from(RecipeFile::read(&recipe)?)?;
+    let mut model = Model::load_as(Path::new(path), recipe.quantization)?;
     eprintln!(
         "loaded in {:.1} s: {}, at most {}",
         start.elapsed().as_secs_f64(),
@@ -67,12 +75,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     model.loss(&batch)?;
     eprintln!("loss alone: {:.0} tokens/s", batch.tokens() as f64 / start.elapsed().as_secs_f64());
 
-    let recipe = format!(
-        "model_name_or_path: m\ndataset_name: d.jsonl\nuse_peft: {}\nmax_length: {length}\n\
-         per_device_train_batch_size: {rows}\ngradient_checkpointing: {checkpoint}\n",
-        !full
-    );
-    let recipe = Recipe::try_from(RecipeFile::read(&recipe)?)?;
     let estimate = Estimate::of_training(model.spec(), &recipe, Device::Cpu);
     for (name, bytes) in estimate.parts() {
         eprintln!("{name:>12} {bytes}");
@@ -80,4 +82,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sum = estimate.total().0 - estimate.optimizer.0 - estimate.runtime.0;
     eprintln!("estimated without optimizer and runtime: {}", ByteSize(sum));
     Ok(())
+}
+
+/// The recipe's keys for the form the base is held in.
+fn keys(args: &[String]) -> &'static str {
+    let named = |name| args.iter().any(|arg| arg == name);
+    match () {
+        () if named("stored") => "",
+        () if named("bf16") => "dtype: bfloat16",
+        () if named("nf4") => "load_in_4bit: true",
+        () if named("nf4-dq") => "load_in_4bit: true\nbnb_4bit_use_double_quant: true",
+        () if named("fp4") => "load_in_4bit: true\nbnb_4bit_quant_type: fp4",
+        () if named("int8") => "load_in_8bit: true",
+        () => "dtype: float32",
+    }
 }

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use fleetune_engine::merge::merge;
+use fleetune_engine::model::{Model, save};
 use fleetune_engine::train::{Observer, train};
 use fleetune_engine::{EngineError, Result, memory};
+use fleetune_shared::recipe::{self, FourBitType, Quantization};
 use fleetune_shared::{
     ByteSize, Device, FailureKind, MergeOrder, Recipe, TrainOrder, TrainSummary, TrainerEvent,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[global_allocator]
 static METER: memory::Meter = memory::Meter;
@@ -23,18 +25,20 @@ impl Observer for Deaf {
     fn event(&mut self, _: TrainerEvent) {}
 }
 
-/// One step of LoRA on `rows` rows of `tokens` tokens, all supervised; its adapter goes to `folder`.
+/// One step of LoRA on `rows` rows of `tokens` tokens, all supervised; its adapter goes to `folder`. `more` are keys
+/// of the recipe.
 fn run(
     folder: &Path,
     model: &Path,
     (rows, tokens): (usize, usize),
     limit: Option<ByteSize>,
+    more: &Value,
 ) -> Result<TrainSummary> {
     let data = folder.join("rows.jsonl");
     let ids: Vec<usize> = (0..tokens).map(|i| 3 + i * 7 % 500).collect();
     let row = json!({"input_ids": ids, "labels": ids}).to_string() + "\n";
     std::fs::write(&data, row.repeat(rows)).unwrap();
-    let recipe = json!({
+    let mut recipe = json!({
         "model_name_or_path": "base",
         "dataset_name": "rows.jsonl",
         "dataset_format": "tokenized",
@@ -42,6 +46,7 @@ fn run(
         "per_device_train_batch_size": rows,
         "max_steps": 1,
     });
+    recipe.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let order = TrainOrder {
         recipe: Recipe::read(&recipe.to_string()).unwrap(),
         model: model.into(),
@@ -72,7 +77,7 @@ fn show(what: &str, summary: &TrainSummary) {
 fn a_run_stays_within_its_estimate_and_its_limit() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = fixture("models/tiny-llama");
-    let run = |limit| run(folder.path(), &tiny, (8, 256), limit);
+    let run = |limit| run(folder.path(), &tiny, (8, 256), limit, &json!({}));
     let free = run(None).unwrap();
     show("tiny", &free);
     let peak = free.memory_bytes_peak;
@@ -86,7 +91,52 @@ fn a_run_stays_within_its_estimate_and_its_limit() {
     // The bound went with the run.
     memory::check().unwrap();
 
+    a_weight_of_four_bits_is_never_whole_in_f32();
     smollm2();
+}
+
+/// A model of one block whose MLP has three weights of 8 MiB in f32.
+fn wide() -> tempfile::TempDir {
+    let config = json!({
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 8192, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+    });
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let model = Model::random(folder.path(), 1).unwrap();
+    save(folder.path(), &model, folder.path()).unwrap();
+    folder
+}
+
+fn a_weight_of_four_bits_is_never_whole_in_f32() {
+    const LARGEST: u64 = 8 << 20;
+    let base = wide();
+    let four = recipe::FourBit { kind: FourBitType::Nf4, double: true, bfloat16: false };
+    let before = memory::current();
+    memory::reset_peak();
+    let model = Model::load_as(base.path(), Quantization::FourBit(four)).unwrap();
+    let held = memory::current().0 - before.0;
+    let loading = memory::peak().0 - before.0;
+    // 6.5 million numbers in four bits and a little, and half a MiB of embedding and head each.
+    assert!((4 << 20..5 << 20).contains(&held), "{held}");
+    assert!(loading < held + LARGEST + (3 << 20), "{loading} while loading, {held} held");
+
+    memory::reset_peak();
+    let before = memory::current();
+    model.logits(&[1, 2, 3, 4, 5]).unwrap();
+    let forward = memory::peak().0 - before.0;
+    assert!(forward < LARGEST / 2, "{forward} in a forward pass");
+    drop(model);
+
+    // Forward, backward and a step.
+    let folder = tempfile::tempdir().unwrap();
+    let keys = json!({"load_in_4bit": true, "bnb_4bit_use_double_quant": true, "r": 1});
+    let summary = run(folder.path(), base.path(), (1, 16), None, &keys).unwrap();
+    show("NF4", &summary);
+    let estimate = summary.estimate.unwrap();
+    let (found, expected) = (held as f64, estimate.weights.0 as f64);
+    assert!((found / expected - 1.0).abs() < 0.02, "{held} held, {}", estimate.weights);
+    assert!(summary.memory_bytes_peak.0 < held + LARGEST + (4 << 20));
 }
 
 /// A real model, where it is at hand (`scripts/fetch-smollm2`).
@@ -98,8 +148,8 @@ fn smollm2() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let summary = run(folder.path(), &path, (4, 512), None).unwrap();
-    show("SmolLM2-135M, 4 × 512", &summary);
+    let summary = run(folder.path(), &path, (4, 512), None, &json!({})).unwrap();
+    show("SmolLM2-135M in its own blocks, 4 × 512", &summary);
     assert!(summary.memory_bytes_peak < summary.estimate.unwrap().total());
 
     let adapter = folder.path().join("out");

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::{CheckpointingLevel, Lora, Method};
-use crate::{ByteSize, Device, ModelSpec, NormPlacement, Recipe};
+use crate::{ByteSize, Device, ModelSpec, NormPlacement, Recipe, held};
 
 /// One piece of an estimate: its name and its bytes.
 pub type EstimatePart = (&'static str, ByteSize);
@@ -70,7 +70,7 @@ impl Estimate {
     #[must_use]
     pub fn of_training(model: &ModelSpec, recipe: &Recipe, device: Device) -> Self {
         let tokens = (recipe.batching.micro_batch * recipe.data.max_length) as u64;
-        let weights = model.parameters() * F32;
+        let weights = held::weights(model, recipe.quantization);
         let (adapter, trained) = match &recipe.method {
             Method::Full | Method::Freeze(_) => (0, model.parameters() * F32),
             Method::Ia3(_) => (0, 0),
@@ -121,6 +121,9 @@ impl Estimate {
                 largest.unwrap_or(0) as u64 * F32
             }
         };
+        // Weights of few bits are unpacked a tile at a time; products copy no more than that again.
+        let tile =
+            if held::unpacks(model, recipe.quantization) { TILE_NUMBERS as u64 * F32 } else { 0 };
         Self {
             weights: ByteSize(weights),
             adapter: ByteSize(adapter),
@@ -128,7 +131,7 @@ impl Estimate {
             optimizer: ByteSize(2 * trained),
             activations: ByteSize(activations),
             logits: ByteSize(copies * chunk * model.vocab_size as u64 * F32),
-            workspace: ByteSize(tokens * widest * F32 + product),
+            workspace: ByteSize(tokens * widest * F32 + product + tile),
             runtime: runtime(device),
         }
     }

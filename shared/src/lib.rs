@@ -13,6 +13,7 @@ mod card;
 mod estimate;
 mod event;
 mod gguf;
+mod held;
 mod id;
 mod job;
 mod model_spec;
@@ -30,7 +31,7 @@ pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
 pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};
 pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
 pub use model_spec::{
-    Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling,
+    Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling, StoredWeights,
 };
 pub use order::{MergeOrder, TrainOrder};
 pub use peft::AdapterConfig;

@@ -16,14 +16,14 @@ const H: usize = 256;
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 
-struct Gguf {
+pub(crate) struct Gguf {
     folder: TempDir,
     /// Under Hugging Face's names, as they come back from the block type.
     expected: Vec<(String, Tensor)>,
 }
 
 impl Gguf {
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("model.gguf")
     }
 }
@@ -36,7 +36,7 @@ fn permuted(w: &Tensor, heads: usize) -> Tensor {
 }
 
 /// One block with random weights of `dtype`, and whatever else is asked for.
-fn gguf(dtype: GgmlDType, more: &[(&str, Tensor)], architecture: &str) -> Gguf {
+pub(crate) fn gguf(dtype: GgmlDType, more: &[(&str, Tensor)], architecture: &str) -> Gguf {
     let kv = H / HEADS * KV_HEADS;
     let mut tensors = Vec::new();
     let mut expected = Vec::new();

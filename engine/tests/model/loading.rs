@@ -95,8 +95,8 @@ fn damaged_weights_are_named() {
             vec![Q, "not its size"],
         ),
         (
-            Folder::new().weights(|header, _| header[Q]["dtype"] = json!("I8")),
-            vec![Q, "I8", "expected F32, F16 or BF16"],
+            Folder::new().weights(|header, _| header[Q]["dtype"] = json!("I64")),
+            vec![Q, "I64", "expected F32, F16 or BF16"],
         ),
         (
             Folder::new().weights(|header, _| header[Q]["data_offsets"] = json!([9, 3])),

@@ -6,6 +6,7 @@ mod graded;
 mod gradients;
 mod loading;
 mod oracle;
+mod packed;
 mod parity;
 mod smollm2;
 

@@ -69,6 +69,12 @@ fn a_full_run_resumes_bit_for_bit() {
 }
 
 #[test]
+fn an_adapter_run_on_four_bits_resumes_bit_for_bit() {
+    let keys = json!({"r": 4, "load_in_4bit": true, "bnb_4bit_use_double_quant": true});
+    stopped_and_resumed(keys, "adapter_model.safetensors");
+}
+
+#[test]
 fn every_optimizer_resumes_bit_for_bit() {
     for optim in [
         "adamw_8bit",

@@ -1,7 +1,7 @@
 //! The metadata of a GGUF file. Reference: llama.cpp's `llama-model.cpp` and `convert_hf_to_gguf.py`.
 
 use super::family::{Family, Windows};
-use super::{LayerType, ModelSpec, ModelSpecError, RopeScaling};
+use super::{LayerType, ModelSpec, ModelSpecError, RopeScaling, StoredWeights};
 use crate::gguf::{GgufHeader, GgufValue};
 
 const GGUF: &str = "GGUF header";
@@ -155,6 +155,7 @@ impl ModelSpec {
             bos_token_id: from.token("bos_token_id"),
             eos_token_ids: from.token("eos_token_id").into_iter().collect(),
             pad_token_id: from.token("padding_token_id"),
+            stored: StoredWeights::of_gguf(header),
         };
         spec.consistent(GGUF)
     }

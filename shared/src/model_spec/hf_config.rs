@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use super::family::{Biases, Family, Windows};
 use super::hf_rope::rope_of;
 use super::keys::{CONFIG, COUNT, Keys, NUMBER, positive, positive_number, token, tokens};
-use super::{Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling};
+use super::{
+    Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling, StoredWeights,
+};
 
 impl ModelSpec {
     /// Reads a Hugging Face `config.json`; both the nested `rope_parameters` of transformers 5 and the flat
@@ -91,6 +93,7 @@ impl ModelSpec {
                 .optional("eos_token_id", "a token id or a list of them", tokens)?
                 .unwrap_or_default(),
             pad_token_id: keys.optional("pad_token_id", "a token id", token)?,
+            stored: StoredWeights::of_config(keys)?,
             model_type,
         };
         spec.consistent(CONFIG)

@@ -17,7 +17,9 @@ mod hf_rope;
 mod keys;
 mod rope;
 mod spec;
+mod stored;
 
 pub use error::ModelSpecError;
 pub use rope::RopeScaling;
 pub use spec::{Activation, LayerType, ModelSpec, NormPlacement};
+pub use stored::StoredWeights;

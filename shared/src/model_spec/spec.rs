@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ModelSpecError, RopeScaling};
+use super::{ModelSpecError, RopeScaling, StoredWeights};
 
 /// The shape of a decoder-only transformer: sizes, and every choice by which one architecture's block differs from
 /// another's. Whoever builds or sizes a block reads these and never asks for the architecture's name.
@@ -89,6 +89,9 @@ pub struct ModelSpec {
     /// also the end of a turn, and so must whoever wants its numbers.
     #[serde(default)]
     pub pad_token_id: Option<u32>,
+    /// How the file holds its weights, where those are quantised.
+    #[serde(default)]
+    pub stored: Option<StoredWeights>,
 }
 
 fn whole() -> f64 {
