@@ -8,8 +8,9 @@
 //!                          trainer, a process of its own ── engine
 //! ```
 //!
-//! [`run`] is the agent, [`run_child`] its trainer; the command line calls both from one binary.
+//! [`run`] is the agent, [`run_child`] its trainer, [`train_alone`] a trainer without an agent; the command line calls both from one binary.
 
+mod alone;
 mod attempt;
 mod cache;
 mod error;
@@ -23,7 +24,9 @@ mod session;
 mod settings;
 mod trainer;
 
+pub use alone::train_alone;
 pub use error::AgentError;
+pub use runner::Ending;
 pub use session::run;
 pub use settings::{CardSettings, DeviceChoice, Settings};
 pub use trainer::run_child;

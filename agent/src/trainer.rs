@@ -13,8 +13,9 @@ use std::{fs, thread};
 
 use fleetune_engine::train::{Observer, train};
 use fleetune_engine::{EngineError, memory, merge};
-use fleetune_shared::{FailureKind, TrainSummary, TrainerEvent};
+use fleetune_shared::{ByteSize, FailureKind, TrainSummary, TrainerEvent};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
@@ -30,6 +31,9 @@ pub fn run_child(order_file: &Path) -> ExitCode {
         Err(message) => return voice.fail(FailureKind::Machine, message),
     };
     if let Err(message) = end_with(order.agent_pid) {
+        return voice.fail(FailureKind::Machine, message);
+    }
+    if let Err(message) = bound(order.memory_bytes_limit) {
         return voice.fail(FailureKind::Machine, message);
     }
     // Where memory runs out, the kernel should pick the trainer and not its agent.
@@ -65,6 +69,26 @@ fn end_with(agent_pid: u32) -> Result<(), String> {
     } else {
         Err(format!("the agent, process {agent_pid}, is gone"))
     }
+}
+
+/// What a trainer may hold beyond its order's limit before the kernel refuses: threads, buffers, a moment's excess
+/// that the engine itself notices and names.
+const SLACK: u64 = 1 << 30;
+
+/// Has the kernel refuse what no honest file needs: it may be anybody's, and this process is the only one that reads
+/// it. Files mapped into memory do not count.
+fn bound(limit: ByteSize) -> Result<(), String> {
+    let fail = |error| format!("setrlimit: {error}");
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(fail)?;
+    let asked = limit.0.saturating_add(limit.0 / 4).saturating_add(SLACK);
+    let bytes = physical_memory().map_or(asked, |physical| asked.min(physical));
+    setrlimit(Resource::RLIMIT_DATA, bytes, bytes).map_err(fail)
+}
+
+fn physical_memory() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Waits for the word to stop, or for the agent to go.

@@ -34,9 +34,9 @@ where
 }
 
 /// Runs a verb that handles Ctrl-C itself.
-pub(crate) fn block_on_to_the_end<F>(future: F) -> Result<(), Failure>
+pub(crate) fn block_on_to_the_end<F, T>(future: F) -> Result<T, Failure>
 where
-    F: Future<Output = Result<(), Failure>>,
+    F: Future<Output = Result<T, Failure>>,
 {
     runtime()?.block_on(future)
 }

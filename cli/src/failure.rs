@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use fleetune_engine::EngineError;
 use fleetune_proto::ClientError;
+use fleetune_shared::FailureKind;
 use fleetune_shared::recipe::RecipeError;
 use serde_json::{Value, json};
 
@@ -72,6 +73,20 @@ impl Failure {
             std::io::ErrorKind::NotFound => failure.hint("check the path"),
             _ => failure,
         }
+    }
+}
+
+impl Failure {
+    /// Of a trainer's, in its words.
+    pub(crate) fn of_trainer(kind: FailureKind, message: String) -> Self {
+        let code = match kind {
+            FailureKind::Input => "input",
+            FailureKind::OutOfMemory => "out_of_memory",
+            FailureKind::Diverged => "diverged",
+            FailureKind::Machine => "machine",
+            FailureKind::Hung => "hung",
+        };
+        Self::new(code, message)
     }
 }
 

@@ -11,9 +11,9 @@ use crate::order::STOPPED;
 
 /// What decides how an end is read, gathered while the trainer ran.
 #[derive(Debug, Default)]
-pub(super) struct LastWords {
-    pub(super) finished: Option<TrainSummary>,
-    pub(super) failed: Option<(FailureKind, String)>,
+pub(crate) struct LastWords {
+    pub(crate) finished: Option<TrainSummary>,
+    pub(crate) failed: Option<(FailureKind, String)>,
     /// Its last lines, for a crash that left no other word.
     lines: VecDeque<String>,
 }
@@ -21,7 +21,7 @@ pub(super) struct LastWords {
 impl LastWords {
     const LINES: usize = 8;
 
-    pub(super) fn line(&mut self, line: &str) {
+    pub(crate) fn line(&mut self, line: &str) {
         if self.lines.len() == Self::LINES {
             self.lines.pop_front();
         }
@@ -31,17 +31,22 @@ impl LastWords {
 
 /// How a trainer ended.
 #[derive(Debug, PartialEq)]
-pub(super) enum Ending {
+pub enum Ending {
     /// The result stands in `out`.
     Finished(TrainSummary),
     /// It was asked to, and wrote a checkpoint.
     Stopped,
     /// Anything else.
-    Failed { kind: FailureKind, message: String },
+    Failed {
+        /// Of what kind.
+        kind: FailureKind,
+        /// What, where, found, expected, what to do.
+        message: String,
+    },
 }
 
 /// Reads the end of a trainer. `memory_ran_out`: the kernel ended some process for lack of memory meanwhile.
-pub(super) fn classify(status: ExitStatus, words: LastWords, memory_ran_out: bool) -> Ending {
+pub(crate) fn classify(status: ExitStatus, words: LastWords, memory_ran_out: bool) -> Ending {
     if let Some(summary) = words.finished {
         return Ending::Finished(summary);
     }

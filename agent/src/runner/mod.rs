@@ -33,14 +33,14 @@ use crate::attempt::AttemptId;
 use crate::cache::Cache;
 use courier::{Aside, Courier};
 use desk::{Desk, Undelivered};
-use ending::{Ending, LastWords};
 use lines::Throttle;
-use process::{Launch, News, Process};
 
 pub(crate) use desk::Upward;
+pub use ending::Ending;
+pub(crate) use ending::{LastWords, classify};
 pub(crate) use fetch::Start;
 pub(crate) use lines::now_ms;
-pub(crate) use process::TrainerPids;
+pub(crate) use process::{Launch, News, Process, TrainerPids};
 pub(crate) use workspace::{WorkResult, Workspace};
 
 /// What all attempts of an agent share.
@@ -253,7 +253,7 @@ impl Attempt {
         let memory_ran_out = process.memory_ran_out();
         self.process = None;
         let ending = match status {
-            Ok(status) => ending::classify(status, words, memory_ran_out),
+            Ok(status) => classify(status, words, memory_ran_out),
             Err(error) => {
                 let message = format!("waiting for the trainer: {error}");
                 Ending::Failed { kind: FailureKind::Machine, message }

@@ -41,7 +41,7 @@ impl TrainerPids {
 
 /// What a trainer says.
 #[derive(Debug)]
-pub(super) enum News {
+pub(crate) enum News {
     /// On stdout, in our words.
     Event(TrainerEvent),
     /// Anything else on stdout or stderr.
@@ -49,17 +49,17 @@ pub(super) enum News {
 }
 
 /// How to start a trainer.
-pub(super) struct Launch<'a> {
-    pub(super) program: &'a Path,
-    pub(super) order: &'a Path,
-    pub(super) folder: &'a Path,
+pub(crate) struct Launch<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) order: &'a Path,
+    pub(crate) folder: &'a Path,
     /// The GPU it may see.
-    pub(super) gpu_uuid: Option<&'a str>,
+    pub(crate) gpu_uuid: Option<&'a str>,
 }
 
 /// A running trainer. Dropping it kills it.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     pid: u32,
     stdin: Option<ChildStdin>,
@@ -70,7 +70,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) async fn start(launch: &Launch<'_>, pids: &TrainerPids) -> io::Result<Self> {
+    pub(crate) async fn start(launch: &Launch<'_>, pids: &TrainerPids) -> io::Result<Self> {
         let mut command = Command::new(launch.program);
         command
             .arg("trainer")
@@ -121,17 +121,17 @@ impl Process {
         Ok(Self { child, pid, stdin, news, pids: pids.clone(), oom_kills_before })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// What it says next; `None` once both its pipes are closed.
-    pub(super) async fn news(&mut self) -> Option<News> {
+    pub(crate) async fn news(&mut self) -> Option<News> {
         self.news.recv().await
     }
 
     /// What it says next, or how it ended: whichever comes first.
-    pub(super) async fn next(&mut self) -> Result<News, io::Result<ExitStatus>> {
+    pub(crate) async fn next(&mut self) -> Result<News, io::Result<ExitStatus>> {
         tokio::select! {
             biased;
             Some(news) = self.news.recv() => Ok(news),
@@ -140,7 +140,7 @@ impl Process {
     }
 
     /// Asks it to write a checkpoint and end.
-    pub(super) async fn ask_to_stop(&mut self) {
+    pub(crate) async fn ask_to_stop(&mut self) {
         if let Some(mut stdin) = self.stdin.take() {
             // It may have ended by itself a moment ago.
             let _ = stdin.write_all(format!("{STOP}\n").as_bytes()).await;
@@ -149,7 +149,7 @@ impl Process {
     }
 
     /// Ends it and whatever it started at once, and waits until it is gone.
-    pub(super) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         self.kill_group();
         let _ = self.child.kill().await;
     }
@@ -162,7 +162,7 @@ impl Process {
     }
 
     /// Whether the kernel has ended processes for lack of memory since this one began.
-    pub(super) fn memory_ran_out(&self) -> bool {
+    pub(crate) fn memory_ran_out(&self) -> bool {
         self.oom_kills_before.zip(oom_kills()).is_some_and(|(before, now)| now > before)
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use fleetune_engine::train::{Observer, train};
-use fleetune_shared::{Device, TrainSummary, TrainerEvent};
+use fleetune_agent::{Ending, train_alone};
+use fleetune_shared::{Device, TrainOrder, TrainSummary, TrainerEvent};
 use serde_json::{Value, json};
 
 use super::agent::DeviceArg;
 use crate::Failure;
-use crate::context::Context;
+use crate::context::{Context, block_on_to_the_end};
 use crate::fleet::{evaluated, told};
 use crate::output::{Output, Progress, Show, Style, plain, seconds};
 use crate::recipe::{Planned, RecipeOnDisk};
@@ -56,7 +56,7 @@ impl Train {
             _ => PathBuf::from(from),
         });
         let mut watcher = Watcher::new(&context.output, &order.recipe.name);
-        let summary = train(&order, &mut watcher)?;
+        let summary = watcher.follow(order)?;
         watcher.progress.clear();
         context.output.show(&Trained { out: &out, summary: &summary })
     }
@@ -67,28 +67,47 @@ struct Watcher {
     progress: Progress,
     output: Output,
     total: u64,
-    interrupted: Arc<AtomicBool>,
 }
 
 impl Watcher {
     fn new(output: &Output, name: &str) -> Self {
+        Self { progress: Progress::steps(output, name), output: *output, total: 0 }
+    }
+
+    /// Has a child process do it: what it reads may be anybody's, and what happens to it should not happen here.
+    fn follow(&mut self, order: TrainOrder) -> Result<TrainSummary, Failure> {
+        let start = |error: std::io::Error| Failure::new("io", format!("the trainer: {error}"));
+        let program = std::env::current_exe().map_err(start)?;
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupted);
-        // The engine is synchronous: one thread waits for the signal.
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let Ok(runtime) = runtime else { return };
-            while runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-                if flag.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130);
-                }
+        let stop = async move {
+            if tokio::signal::ctrl_c().await.is_err() {
+                return std::future::pending().await;
             }
-        });
-        Self { progress: Progress::steps(output, name), output: *output, total: 0, interrupted }
+            flag.store(true, Ordering::Relaxed);
+        };
+        let ending = block_on_to_the_end(async {
+            let mut hear = |event| {
+                self.event(event);
+                if interrupted.swap(false, Ordering::Relaxed) {
+                    self.progress.note("stopping after a checkpoint; Ctrl-C again ends at once");
+                }
+            };
+            let training = train_alone(&program, order, stop, &mut hear);
+            tokio::select! {
+                ending = training => ending.map_err(start),
+                () = twice_interrupted() => Err(Failure::Interrupted(None)),
+            }
+        })?;
+        match ending {
+            Ending::Finished(summary) => Ok(summary),
+            Ending::Stopped => Err(Failure::Interrupted(Some(
+                "stopped after a checkpoint; --resume latest goes on".into(),
+            ))),
+            Ending::Failed { kind, message } => Err(Failure::of_trainer(kind, message)),
+        }
     }
-}
 
-impl Observer for Watcher {
     fn event(&mut self, event: TrainerEvent) {
         match event {
             TrainerEvent::Log { message } => self.progress.note(&plain(&message)),
@@ -101,9 +120,6 @@ impl Observer for Watcher {
                     self.progress.note(&format!("step {}: {text}", metrics.step));
                 }
                 self.progress.at(metrics.step, self.total, &told(&metrics));
-                if self.interrupted.load(Ordering::Relaxed) {
-                    self.progress.note("stopping after a checkpoint; Ctrl-C again ends at once");
-                }
             }
             TrainerEvent::Checkpoint { step, folder } => {
                 if self.output.is_watched() {
@@ -113,9 +129,14 @@ impl Observer for Watcher {
             TrainerEvent::Finished { .. } | TrainerEvent::Failed { .. } => {}
         }
     }
+}
 
-    fn stop_requested(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed)
+/// Ready with the second Ctrl-C.
+async fn twice_interrupted() {
+    for _ in 0..2 {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
