@@ -98,6 +98,8 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         }
     }
 
+    run.evaluate_first(observer)?;
+
     let schedule = Schedule::new(&recipe.schedule, steps_total);
     let (first, tokens_before) = (run.state.step, run.state.totals.tokens);
     let (mut seconds, mut seconds_to_first_step) = (0.0, 0.0);
@@ -196,6 +198,21 @@ impl Run<'_> {
             message += &format!(", {} at its peak", memory::peak());
         }
         observer.event(TrainerEvent::Log { message });
+        Ok(())
+    }
+
+    /// Asks the held-out rows before anything was learned, where the recipe wants that.
+    fn evaluate_first(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if let Some(evaluator) = &mut self.evaluator
+            && self.recipe.evaluation.on_start
+            && self.state.step == 0
+        {
+            let found = evaluator.ask(&self.model)?;
+            let said: Vec<_> =
+                found.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+            let message = format!("before the first step: {}", said.join(", "));
+            observer.event(TrainerEvent::Log { message });
+        }
         Ok(())
     }
 

@@ -316,6 +316,9 @@ pub struct RecipeFile {
     /// Optimizer steps between two evaluations under `steps`. Default 500.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_steps: Option<u64>,
+    /// Also before the first step. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_on_start: Option<bool>,
     /// Rows per micro-batch of an evaluation. Default 8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_device_eval_batch_size: Option<u64>,

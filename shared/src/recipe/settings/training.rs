@@ -92,6 +92,8 @@ pub struct Evaluation {
     pub strategy: EvalStrategy,
     /// Optimizer steps between two, under [`EvalStrategy::Steps`].
     pub steps: u64,
+    /// Whether also before the first step.
+    pub on_start: bool,
     /// Rows per micro-batch.
     pub micro_batch: usize,
     /// What counts as best.

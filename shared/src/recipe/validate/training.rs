@@ -156,6 +156,7 @@ pub(super) fn evaluation(file: &RecipeFile, held_out: &HeldOut) -> Result<Evalua
     let nothing = *held_out == HeldOut::None;
     let keys = [
         ("eval_strategy", file.eval_strategy.is_some_and(|s| s != EvalStrategy::No)),
+        ("eval_on_start", file.eval_on_start == Some(true)),
         ("load_best_model_at_end", file.load_best_model_at_end == Some(true)),
         ("early_stopping_patience", file.early_stopping_patience.is_some()),
     ];
@@ -173,6 +174,7 @@ pub(super) fn evaluation(file: &RecipeFile, held_out: &HeldOut) -> Result<Evalua
     Ok(Evaluation {
         strategy: file.eval_strategy.unwrap_or(default),
         steps: count("eval_steps", file.eval_steps, 500, 1, 1 << 40)? as u64,
+        on_start: file.eval_on_start.unwrap_or(false),
         micro_batch: count(
             "per_device_eval_batch_size",
             file.per_device_eval_batch_size,
