@@ -40,6 +40,11 @@ impl Cache {
         Self { root, client, known: Mutex::default() }
     }
 
+    /// Where trainers keep tokenised rows for each other.
+    pub(crate) fn tokens(&self) -> PathBuf {
+        self.root.join("tokens")
+    }
+
     /// Puts a file of an artifact into `folder` under its name, fetching it if it is not here.
     pub(crate) async fn place(&self, file: &ArtifactFile, folder: &Path) -> Result<(), CacheError> {
         let blob = self.fetch(file).await?;

@@ -10,6 +10,7 @@ mod commands;
 mod context;
 mod failure;
 mod fleet;
+mod hub;
 mod output;
 mod recipe;
 mod tui;

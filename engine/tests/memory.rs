@@ -50,7 +50,7 @@ fn run(
     let order = TrainOrder {
         recipe: Recipe::read(&recipe.to_string()).unwrap(),
         model: model.into(),
-        data: vec![data],
+        data: data.into(),
         init_adapter: None,
         out: folder.join("out"),
         resume_from: None,

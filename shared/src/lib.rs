@@ -33,6 +33,6 @@ pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
 pub use model_spec::{
     Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling, StoredWeights,
 };
-pub use order::{MergeOrder, TrainOrder};
+pub use order::{DataFiles, MergeOrder, TrainOrder};
 pub use peft::AdapterConfig;
 pub use recipe::Recipe;

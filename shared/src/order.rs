@@ -14,8 +14,8 @@ pub struct TrainOrder {
     pub recipe: Recipe,
     /// A model folder (config.json, safetensors, tokenizer) or a GGUF file.
     pub model: PathBuf,
-    /// Data files, read in this order.
-    pub data: Vec<PathBuf>,
+    /// What it learns from.
+    pub data: DataFiles,
     /// A PEFT folder to start from instead of a fresh adapter.
     pub init_adapter: Option<PathBuf>,
     /// Where checkpoints, metrics, report and the result go.
@@ -26,6 +26,58 @@ pub struct TrainOrder {
     pub device: Device,
     /// The most memory the run may hold; beyond it the run fails as out of memory.
     pub memory_bytes_limit: Option<ByteSize>,
+}
+
+/// The files of a run's data, set by set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFiles {
+    /// For each of the recipe's `dataset_name` its files, read in this order.
+    pub sets: Vec<Vec<PathBuf>>,
+    /// The files of its `eval_dataset`.
+    pub held_out: Vec<PathBuf>,
+    /// Where tokenised rows are kept for later runs; nowhere if absent.
+    #[serde(default)]
+    pub cache: Option<PathBuf>,
+}
+
+impl DataFiles {
+    /// The name under which a file travels as a job's input, so that [`Self::place`] finds its set again.
+    #[must_use]
+    pub fn name_of(set: Option<usize>, index: usize, file: &str) -> String {
+        match set {
+            Some(set) => format!("{set}/{index}/{file}"),
+            None => format!("eval/{index}/{file}"),
+        }
+    }
+
+    /// Takes in a file that lies at `path`, having travelled as `name`.
+    pub fn place(&mut self, name: &str, path: PathBuf) {
+        // A name without a set is that of a job that has only one.
+        let set = name.split_once('/').map_or("0", |(set, _)| set);
+        if set == "eval" {
+            self.held_out.push(path);
+            return;
+        }
+        let set = set.parse().unwrap_or(0).min(SETS_MAX);
+        if self.sets.len() <= set {
+            self.sets.resize(set + 1, Vec::new());
+        }
+        self.sets[set].push(path);
+    }
+
+    /// Every file, in the order they are read.
+    pub fn iter(&self) -> impl Iterator<Item = &PathBuf> {
+        self.sets.iter().flatten().chain(&self.held_out)
+    }
+}
+
+/// A name says which set its file is in, and a name can say anything.
+const SETS_MAX: usize = 1 << 10;
+
+impl From<PathBuf> for DataFiles {
+    fn from(file: PathBuf) -> Self {
+        Self { sets: vec![vec![file]], ..Self::default() }
+    }
 }
 
 /// One merge of an adapter into its base.

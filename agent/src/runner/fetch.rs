@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use fleetune_shared::{
-    Artifact, ArtifactFile, ArtifactKind, ByteSize, Device, InputRole, JobSpec, MergeOrder,
-    TrainOrder, Work,
+    Artifact, ArtifactFile, ArtifactKind, ByteSize, DataFiles, Device, InputRole, JobSpec,
+    MergeOrder, TrainOrder, Work,
 };
 
 use super::Desk;
@@ -54,7 +54,7 @@ pub(super) async fn fetch(
     let order = Order {
         agent_pid: std::process::id(),
         memory_bytes_limit: start.vram_bytes_limit,
-        work: work(start, workspace, device),
+        work: work(start, workspace, cache, device),
     };
     let path = workspace.path("order.json");
     let text = serde_json::to_vec_pretty(&order).map_err(|error| format!("order: {error}"))?;
@@ -95,7 +95,7 @@ fn folder_of(role: InputRole) -> &'static str {
     }
 }
 
-fn work(start: &Start, workspace: &Workspace, device: Device) -> OrderedWork {
+fn work(start: &Start, workspace: &Workspace, cache: &Cache, device: Device) -> OrderedWork {
     let names = |role| {
         let inputs = start.spec.inputs.iter().filter(move |input| input.role == role);
         inputs.map(|input| input.file.name.as_str())
@@ -109,13 +109,15 @@ fn work(start: &Start, workspace: &Workspace, device: Device) -> OrderedWork {
         model.push(name);
     }
     let adapter = workspace.path(folder_of(InputRole::Adapter));
+    let mut data = DataFiles { cache: Some(cache.tokens()), ..DataFiles::default() };
+    for name in names(InputRole::Data) {
+        data.place(name, workspace.path(folder_of(InputRole::Data)).join(name));
+    }
     match &start.spec.work {
         Work::Train { recipe } => OrderedWork::Train(Box::new(TrainOrder {
             recipe: (**recipe).clone(),
             model,
-            data: names(InputRole::Data)
-                .map(|name| workspace.path(folder_of(InputRole::Data)).join(name))
-                .collect(),
+            data,
             init_adapter: names(InputRole::Adapter).next().map(|_| adapter),
             out: workspace.out(),
             resume_from: start.checkpoint.as_ref().map(|_| workspace.path("checkpoint")),

@@ -5,6 +5,7 @@
 //!                                                                        files ─▶ blobs ──┘
 //! ```
 
+mod data;
 mod disk;
 mod inputs;
 mod planned;

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use fleetune_engine::model;
 use fleetune_shared::recipe::RecipeFile;
-use fleetune_shared::{Device, Estimate, InputRole, JobSpec, ModelSpec, Recipe, TrainOrder, Work};
+use fleetune_shared::{
+    DataFiles, Device, Estimate, InputRole, JobSpec, ModelSpec, Recipe, TrainOrder, Work,
+};
 
-use super::{InputFile, RecipeOnDisk};
+use super::{InputFile, RecipeOnDisk, data};
 use crate::Failure;
 
 /// One run, ready to start here or to be submitted.
@@ -15,7 +17,7 @@ use crate::Failure;
 pub(crate) struct Planned {
     pub(crate) recipe: Recipe,
     pub(crate) model: PathBuf,
-    pub(crate) data: Vec<PathBuf>,
+    pub(crate) data: DataFiles,
     pub(crate) init_adapter: Option<PathBuf>,
     pub(crate) spec: ModelSpec,
     template: Option<PathBuf>,
@@ -29,18 +31,7 @@ impl Planned {
             Failure::from(error).hint("`model_name_or_path` is relative to the recipe's folder")
         })?;
         let recipe = recipe.fit_model(&spec)?;
-        let data: Vec<PathBuf> = recipe.data.paths.iter().map(|path| disk.resolve(path)).collect();
-        for path in &data {
-            let meta = std::fs::metadata(path).map_err(|error| {
-                Failure::io(path, &error).hint("`dataset_name` is relative to the recipe's folder")
-            })?;
-            if !meta.is_file() {
-                return Err(Failure::new(
-                    "input",
-                    format!("{}: is not a regular file, expected JSON or JSONL", path.display()),
-                ));
-            }
-        }
+        let data = data::files(disk, &recipe.data)?;
         let init_adapter = recipe.init_adapter.as_ref().map(|path| disk.resolve(path));
         let template = recipe.data.chat_template_path.as_ref().map(|path| disk.resolve(path));
         Ok(Self { recipe, model, data, init_adapter, spec, template })
@@ -93,12 +84,14 @@ impl Planned {
             }
             inputs.push(InputFile::new(InputRole::Model, template.clone(), Some(TEMPLATE.into()))?);
         }
-        for (i, path) in self.data.iter().enumerate() {
-            let same = |other: &PathBuf| other.file_name() == path.file_name();
-            let twice = self.data.iter().filter(|other| same(other)).count() > 1;
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let name = twice.then(|| format!("{i}/{name}"));
-            inputs.push(InputFile::new(InputRole::Data, path.clone(), name)?);
+        let sets = self.data.sets.iter().enumerate().map(|(set, files)| (Some(set), files));
+        let several = self.data.iter().count() > 1;
+        for (set, files) in sets.chain([(None, &self.data.held_out)]) {
+            for (i, path) in files.iter().enumerate() {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let name = several.then(|| DataFiles::name_of(set, i, &name));
+                inputs.push(InputFile::new(InputRole::Data, path.clone(), name)?);
+            }
         }
         if let Some(folder) = &self.init_adapter {
             for name in ["adapter_config.json", "adapter_model.safetensors"] {
@@ -181,8 +174,8 @@ mod tests {
                 model("config.json"),
                 model("model.safetensors"),
                 model("chat_template.jinja"),
-                data("0/rows.jsonl"),
-                data("1/rows.jsonl")
+                data("0/0/rows.jsonl"),
+                data("1/0/rows.jsonl")
             ]
         );
     }

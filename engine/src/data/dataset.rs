@@ -1,6 +1,6 @@
 //! A data set ready for training: sequences over stored rows, and what became of the rows that did not fit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fleetune_shared::recipe::{DataFormat, DataSettings, PackingStrategy, TruncationMode};
@@ -8,7 +8,7 @@ use fleetune_shared::{BlobHash, ModelSpec};
 use serde::{Deserialize, Serialize};
 
 use super::batch::{MicroBatch, Row};
-use super::load::{self, Loaded};
+use super::load::{self, Loaded, Note};
 use super::pack::{self, Piece};
 use super::sequences::Sequences;
 use super::store::RowStore;
@@ -82,11 +82,44 @@ impl Dataset {
         tokenizer: Option<&Tokenizer>,
         spec: &ModelSpec,
     ) -> Result<Self> {
-        let dataset = Self::over(load::load(paths, settings, tokenizer, spec)?, settings)?;
+        let sets = [paths.to_vec()];
+        Self::of_sets(&sets, settings, tokenizer, spec, None)?.0.pack(settings)
+    }
+
+    /// As [`Self::load`] of several sets, one after the other and not packed, and how many sequences each has.
+    pub(super) fn of_sets(
+        sets: &[Vec<PathBuf>],
+        settings: &DataSettings,
+        tokenizer: Option<&Tokenizer>,
+        spec: &ModelSpec,
+        cache: Option<&Path>,
+    ) -> Result<(Self, Vec<u32>)> {
+        let loaded = load::load(sets, settings, tokenizer, spec, cache)?;
+        let sets = loaded.note.sets.clone();
+        Ok((Self::over(loaded, settings)?, sets))
+    }
+
+    /// The same rows in bins, if the settings ask for it.
+    pub(super) fn pack(self, settings: &DataSettings) -> Result<Self> {
         match settings.packing.0 {
-            None => Ok(dataset),
-            Some(strategy) => dataset.packed(strategy, settings.max_length),
+            None => Ok(self),
+            Some(strategy) => self.packed(strategy, settings.max_length),
         }
+    }
+
+    /// The sequences of these numbers, in this order and as often as they are named.
+    ///
+    /// # Errors
+    /// Rows that cannot be read back.
+    pub(super) fn pick(&self, sequences: &[u32]) -> Result<Self> {
+        let mut picked = Self { sequences: self.sequences.pick(sequences), ..self.clone() };
+        let DataStats { dropped, truncated, .. } = self.stats;
+        picked.stats = DataStats { dropped, truncated, ..DataStats::default() };
+        for i in 0..picked.len() {
+            let rows = picked.sequence(i)?;
+            picked.stats.count(&rows);
+        }
+        Ok(picked)
     }
 
     /// A data set made elsewhere, such as in a test.
@@ -107,7 +140,7 @@ impl Dataset {
     }
 
     fn over(loaded: Loaded, settings: &DataSettings) -> Result<Self> {
-        let Loaded { store, stats, notes, verdicts } = loaded;
+        let Loaded { store, note: Note { stats, notes, verdicts, .. } } = loaded;
         // Rows are numbered, and tokens of a row counted, in 32 bits.
         if u32::try_from(store.len()).is_err() {
             let rows = store.len();

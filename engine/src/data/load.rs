@@ -1,12 +1,15 @@
 //! From files to stored rows, a few hundred at a time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fleetune_shared::ModelSpec;
 use fleetune_shared::recipe::{DataFormat, DataSettings, OverLength};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::batch::Row;
+use super::cache;
 use super::dataset::DataStats;
 use super::encode::Encoder;
 use super::format::{Context, Line, Sample};
@@ -15,30 +18,65 @@ use super::store::{RowStore, RowWriter};
 use super::tokenizer::Tokenizer;
 use crate::{EngineError, Result};
 
-/// Rows that are tokenised together.
+/// Rows that are tokenised together, and what their text may come to.
 const ROWS_AT_ONCE: usize = 512;
-
-fn at(place: &str, why: impl std::fmt::Display) -> EngineError {
-    EngineError::input(format!("{place}: {why}"))
-}
+const BYTES_AT_ONCE: usize = 32 << 20;
 
 /// What files gave.
 pub(super) struct Loaded {
     /// Rows, one after the other; a pair is two of them.
     pub(super) store: RowStore,
+    pub(super) note: Note,
+}
+
+/// What is remembered of the files beside their rows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Note {
     pub(super) stats: DataStats,
     /// What the user should know.
     pub(super) notes: Vec<String>,
+    /// Sequences of each set.
+    pub(super) sets: Vec<u32>,
     /// Which answers were wanted, where each row is one that was judged.
     pub(super) verdicts: Vec<bool>,
 }
 
-/// Reads, renders and tokenises files.
+fn at(place: &str, why: impl std::fmt::Display) -> EngineError {
+    EngineError::input(format!("{place}: {why}"))
+}
+
+/// Reads, renders and tokenises the files of all sets, or finds in the folder `cache` what became of them before.
 pub(super) fn load(
-    paths: &[PathBuf],
+    sets: &[Vec<PathBuf>],
     settings: &DataSettings,
     tokenizer: Option<&Tokenizer>,
     spec: &ModelSpec,
+    cache: Option<&Path>,
+) -> Result<Loaded> {
+    let Some(folder) = cache else {
+        return tokenise(sets, settings, tokenizer, spec, None);
+    };
+    let key = cache::key(sets, settings, tokenizer, spec)?;
+    let path = folder.join(key.to_string());
+    if let Some((store, note)) = RowStore::open(&path) {
+        cache::touch(&path);
+        return Ok(Loaded { store, note });
+    }
+    let loaded = tokenise(sets, settings, tokenizer, spec, Some(&path))?;
+    if cache::key(sets, settings, tokenizer, spec)? != key {
+        let _ = std::fs::remove_file(&path);
+        return Err(EngineError::input("the data changed while it was read; start again"));
+    }
+    cache::trim(folder, &path);
+    Ok(loaded)
+}
+
+fn tokenise(
+    sets: &[Vec<PathBuf>],
+    settings: &DataSettings,
+    tokenizer: Option<&Tokenizer>,
+    spec: &ModelSpec,
+    kept_as: Option<&Path>,
 ) -> Result<Loaded> {
     let encoder = tokenizer.map(|t| Encoder::new(t, spec, settings)).transpose()?;
     let encoder = encoder.as_ref();
@@ -47,14 +85,19 @@ pub(super) fn load(
     let mut intake = Intake {
         settings,
         encoder,
-        writer: RowWriter::new(None)?,
+        writer: RowWriter::new(kept_as.and_then(Path::parent))?,
         stats: DataStats::default(),
         lost: Lost::default(),
         verdicts: Vec::new(),
     };
     let mut read = 0;
     let mut waiting = Vec::with_capacity(ROWS_AT_ONCE);
-    for path in paths {
+    let mut bytes_waiting = 0;
+    let mut rows_of_sets = vec![0; sets.len()];
+    let files =
+        sets.iter().enumerate().flat_map(|(set, paths)| paths.iter().map(move |p| (set, p)));
+    for (set, path) in files {
+        let before = intake.stats.rows;
         let mut layout = settings.format;
         let next = rows::each(path, |FileRow { place, columns }| {
             let mut understood = || {
@@ -63,24 +106,27 @@ pub(super) fn load(
                 }
                 context.line(layout, &columns)
             };
+            bytes_waiting += columns.values().map(bytes_of).sum::<usize>();
             let line = understood().map_err(|why| at(&place, why));
             let failed = line.is_err();
             waiting.push((place, line));
             read += 1;
-            if failed || waiting.len() == ROWS_AT_ONCE {
+            if failed || waiting.len() == ROWS_AT_ONCE || bytes_waiting > BYTES_AT_ONCE {
                 intake.encode(&mut waiting)?;
+                bytes_waiting = 0;
             }
             Ok(if settings.rows_max == Some(read) { Next::Enough } else { Next::Row })
         });
         // A complaint about an earlier row goes before what ended the reading.
         intake.encode(&mut waiting)?;
+        rows_of_sets[set] += (intake.stats.rows - before) as u32;
         if next? == Next::Enough {
             break;
         }
     }
     let Intake { writer, stats, lost, verdicts, .. } = intake;
     if stats.rows == 0 {
-        let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+        let names: Vec<_> = sets.iter().flatten().map(|path| path.display().to_string()).collect();
         return Err(EngineError::input(format!(
             "{}: no row is left to train on ({} read, {} dropped); raise `max_length` or give more data",
             names.join(", "),
@@ -88,8 +134,22 @@ pub(super) fn load(
             stats.dropped
         )));
     }
-    let (store, notes) = (writer.finish(None, &())?, Vec::from_iter(lost.note()));
-    Ok(Loaded { store, stats, notes, verdicts })
+    let notes = Vec::from_iter(lost.note());
+    let note = Note { stats, notes, sets: rows_of_sets, verdicts };
+    Ok(Loaded { store: writer.finish(kept_as, &note)?, note })
+}
+
+/// About the memory a value takes.
+fn bytes_of(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(bytes_of).sum(),
+            Value::Object(object) => {
+                object.iter().map(|(key, value)| key.len() + bytes_of(value)).sum()
+            }
+            _ => 0,
+        }
 }
 
 struct Intake<'a> {

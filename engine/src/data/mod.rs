@@ -1,23 +1,27 @@
 //! From files to micro-batches: formats, chat template, tokens, labels, order.
 //!
 //! ```text
-//!   JSON / JSONL ─▶ format ─▶ Conversation ─▶ template ─▶ tokens + labels (Row) ─▶ store
+//!   sources ─▶ rows ─▶ format ─▶ Conversation ─▶ template ─▶ tokens + labels (Row) ─▶ store
 //!                                    MicroBatch ◀─ loader ◀─ sequences, packed or not ◀─┘
 //! ```
 
 mod batch;
+mod cache;
 mod conversation;
 mod dataset;
+mod datasets;
 mod encode;
 mod file;
 mod format;
 mod guard;
 mod load;
 mod loader;
+mod mixture;
 mod pack;
 mod preview;
 mod rows;
 mod sequences;
+mod sources;
 mod store;
 mod template;
 mod tokenizer;
@@ -25,7 +29,9 @@ mod tokenizer;
 pub use batch::{IGNORED, MicroBatch, Row};
 pub use conversation::{Conversation, Message, Role};
 pub use dataset::{DataStats, Dataset};
+pub use datasets::Datasets;
 pub use loader::{Cursor, Loader};
 pub use preview::{RowPreview, Segment, preview, preview_rows};
+pub use sources::{files_of, holds_rows, of_split};
 pub use template::ChatTemplate;
 pub use tokenizer::{SpecialToken, Tokenizer};

@@ -37,7 +37,8 @@ pub fn preview_rows(order: &TrainOrder, count: u64) -> Result<Vec<Vec<RowPreview
     let mut settings = recipe.map_err(|e| EngineError::input(e.to_string()))?.data;
     settings.rows_max = Some(settings.rows_max.map_or(count, |rows| rows.min(count)).max(1));
     let tokenizer = Tokenizer::with_template(&order.model, &settings)?;
-    let dataset = Dataset::load(&order.data, &settings, Some(&tokenizer), &spec)?;
+    let files = order.data.sets.concat();
+    let dataset = Dataset::load(&files, &settings, Some(&tokenizer), &spec)?;
     let row = |row: &Row| {
         let segments = preview(row, &tokenizer)?;
         Ok(RowPreview { tokens: row.input_ids.len(), supervised: row.supervised(), segments })

@@ -29,6 +29,16 @@ impl Sequences {
         sequences
     }
 
+    /// The sequences of these numbers, in this order and as often as they are named.
+    pub(super) fn pick(&self, sequences: &[u32]) -> Self {
+        let mut picked = Self::default();
+        for i in sequences {
+            picked.pieces.extend(self.get(*i as usize));
+            picked.ends.push(picked.pieces.len() as u32);
+        }
+        picked
+    }
+
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }

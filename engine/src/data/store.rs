@@ -23,7 +23,7 @@ const TOKEN_BYTES: u64 = 4;
 const MAGIC: &[u8; 8] = b"fltokens";
 const FOOTER_BYTES: u64 = 32 + 8 + 8;
 /// The tail of a sound file is far smaller.
-const TAIL_BYTES_MAX: u64 = 1 << 20;
+const TAIL_BYTES_MAX: u64 = 256 << 20;
 
 fn encoded(row: &Row) -> impl Iterator<Item = u8> {
     let token = |(id, label): (&u32, &i64)| if *label == IGNORED { *id } else { *id | LEARNED };

@@ -2,7 +2,7 @@
 
 use fleetune_shared::Recipe;
 use fleetune_shared::recipe::{
-    CheckpointingLevel, HeldOut, LoraBias, LoraInit, Method, Objective, Quantization, Targets,
+    CheckpointingLevel, LoraBias, LoraInit, Method, Objective, Quantization, Targets,
 };
 
 use crate::{EngineError, Result};
@@ -10,14 +10,10 @@ use crate::{EngineError, Result};
 /// # Errors
 /// [`EngineError::Input`] naming the first key.
 pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
-    let data = &recipe.data;
     let smoothed = matches!(recipe.objective, Objective::Sft(sft) if sft.label_smoothing > 0.0);
     let mut keys = vec![
         ("task", matches!(recipe.objective, Objective::Reward(_))),
         ("label_smoothing_factor", smoothed),
-        ("dataset_probabilities", data.mixing.is_some()),
-        ("eval_dataset", matches!(data.held_out, HeldOut::Sets(_))),
-        ("test_split_size", matches!(data.held_out, HeldOut::Part(_) | HeldOut::Rows(_))),
         ("freeze_trainable_layers", matches!(recipe.method, Method::Freeze(_))),
         ("peft_type", matches!(recipe.method, Method::Ia3(_))),
         ("dtype", recipe.quantization == Quantization::Bfloat16 && !recipe.method.makes_adapter()),

@@ -8,7 +8,7 @@ use fleetune_shared::{AdapterConfig, BlobHash, ModelSpec, Recipe, TrainOrder, Tr
 
 use super::{Observer, not_yet};
 use crate::adapter::{self, Adapter};
-use crate::data::{Dataset, Tokenizer};
+use crate::data::{Dataset, Datasets, Tokenizer};
 use crate::model::{self, Model};
 use crate::{EngineError, Result};
 
@@ -34,9 +34,13 @@ impl Setup {
         let recipe = recipe.map_err(|e| EngineError::input(e.to_string()))?;
         not_yet::refuse(&recipe)?;
         let tokenizer = Tokenizer::for_rows(&order.model, &recipe.data)?;
-        let mut dataset = Dataset::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec)?;
+        let Datasets { train: mut dataset, mut held_out } =
+            Datasets::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec, recipe.seed)?;
         if matches!(recipe.objective, Objective::Kto(_)) {
-            dataset = dataset.mismatched(recipe.batching.micro_batch, &recipe.data);
+            let mismatched =
+                |data: Dataset| data.mismatched(recipe.batching.micro_batch, &recipe.data);
+            dataset = mismatched(dataset);
+            held_out = held_out.map(mismatched);
         }
         let stats = dataset.stats;
         observer.event(TrainerEvent::Log {
@@ -83,7 +87,7 @@ impl Setup {
             model_hash: hash_of_base(&order.model, &spec)?,
             recipe,
             dataset,
-            held_out: None,
+            held_out,
             model,
             adapter,
         })

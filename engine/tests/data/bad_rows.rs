@@ -10,9 +10,13 @@ fn files_that_are_no_rows_are_refused_by_name() {
     let mut cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", Vec::new(), ": the file is empty"),
         ("blank", b" \n\n".to_vec(), ": the file holds only blanks"),
-        ("gzip", vec![0x1F, 0x8B, 8, 0], ": the file is compressed; unpack it first"),
-        ("zip bomb", b"PK\x03\x04aaaa".to_vec(), ": the file is compressed"),
-        ("parquet", b"PAR1aaaa".to_vec(), ": Parquet is not read; save the data as JSONL"),
+        (
+            "gzip, cut",
+            vec![0x1F, 0x8B, 8, 0],
+            ": the packed data is cut off; is the file complete?",
+        ),
+        ("zip", b"PK\x03\x04aaaa".to_vec(), ": the file is packed in a way that is not read"),
+        ("parquet", b"PAR1aaaa".to_vec(), ": no sound Parquet file: "),
         ("UTF-16", vec![0xFF, 0xFE, b'{', 0], ": the file is UTF-16; save it as UTF-8"),
         ("text", b"instruction,output\na,b\n".to_vec(), ": line 1 begins with no `{` or `[`"),
     ];

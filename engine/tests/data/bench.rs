@@ -60,14 +60,33 @@ impl Bench {
         Dataset::load(paths, &data, Some(&self.tokenizer), &spec())
     }
 
+    /// What each row of the file `name` teaches.
+    pub(crate) fn preview_file(&self, path: PathBuf, keys: &str) -> Vec<String> {
+        let place = path.display().to_string();
+        let dataset = self.load_files(&[path], keys).unwrap_or_else(|e| panic!("{place}: {e}"));
+        self.shown(&dataset)
+    }
+
+    /// The error of loading `bytes` as the file `name`, without the file's name.
+    pub(crate) fn refusal_of(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        let path = self.file(name, bytes);
+        let error = self.load_files(&[path.clone()], "").expect_err(name).to_string();
+        let rest = error.strip_prefix(&path.display().to_string());
+        rest.unwrap_or_else(|| panic!("no file name: {error}")).to_owned()
+    }
+
     /// What each row teaches, in `[brackets]`.
     pub(crate) fn preview(&self, bytes: &str, keys: &str) -> Vec<String> {
         let dataset = self.load(bytes, keys).unwrap_or_else(|e| panic!("{bytes}: {e}"));
+        self.shown(&dataset)
+    }
+
+    fn shown(&self, dataset: &Dataset) -> Vec<String> {
         let row = |row| {
             let segments = preview(row, &self.tokenizer).unwrap().into_iter();
             segments.map(|s| if s.supervised { format!("[{}]", s.text) } else { s.text }).collect()
         };
-        rows(&dataset).iter().map(row).collect()
+        rows(dataset).iter().map(row).collect()
     }
 
     /// The error of loading `bytes`, which must begin with the file's name.

@@ -4,6 +4,8 @@ mod bad_models;
 mod bad_rows;
 mod bad_templates;
 mod bench;
+mod files;
 mod layouts;
 mod masks;
+mod sets;
 mod smollm2;

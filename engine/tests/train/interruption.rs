@@ -158,7 +158,8 @@ fn another_run_is_not_resumed() {
     nothing.order.resume_from = Some(nothing.order.out.clone());
     nothing.steps();
 
-    story.order.data.push(story.order.data[0].clone());
+    let file = story.order.data.sets[0][0].clone();
+    story.order.data.sets[0].push(file);
     story.order.resume_from = Some(story.order.out.clone());
     let refused = story.refusal();
     assert!(refused.contains("the data was"), "{refused}");

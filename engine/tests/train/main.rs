@@ -71,7 +71,7 @@ impl Story {
         let order = TrainOrder {
             recipe: Recipe::read(&keys.to_string()).unwrap(),
             model: model.into(),
-            data: vec![rows.into()],
+            data: rows.to_path_buf().into(),
             init_adapter: None,
             out: out.path().join("out"),
             resume_from: None,

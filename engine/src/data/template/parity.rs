@@ -164,7 +164,7 @@ fn a_template_that_rewrites_history_is_found_out() {
         several.spans.iter().map(|span| &several.guarded.text[span.clone()]).collect();
     assert_eq!(learned.len(), 1);
     assert!(learned[0].starts_with("<think>\n\n</think>\n\nYou're welcome."), "{learned:?}");
-    assert_eq!(several.lost, [2, 4, 6]);
+    assert_eq!(several.lost, [2, 4]);
 }
 
 /// Our templates write what those of their families write, turn for turn.
@@ -177,7 +177,7 @@ fn built_in_templates_render_as_their_families_do() {
         ("llama-3", "llama3", "llama3_training"),
         ("gemma", "gemma3", "gemma3_training"),
         ("phi-3", "phi3", "phi3_training"),
-        ("qwen", "qwen2_5", "qwen2_5_training"),
+        ("qwen", "qwen2_5", "qwen2_5"),
     ] {
         let tokenizer = bench.tokenizer(theirs);
         let source = super::named(ours).unwrap();

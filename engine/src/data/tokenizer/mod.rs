@@ -10,8 +10,8 @@ mod save;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use fleetune_shared::ModelSpec;
 use fleetune_shared::recipe::{DataFormat, DataSettings};
+use fleetune_shared::{BlobHash, ModelSpec};
 use tokenizers::{Model as _, OffsetType, PreTokenizer as _};
 
 use super::file;
@@ -168,6 +168,22 @@ impl Tokenizer {
     #[must_use]
     pub fn chat_template(&self) -> Option<(&str, &Path)> {
         self.chat_template.as_ref().map(|(source, path)| (source.as_str(), path.as_path()))
+    }
+
+    /// Tells this tokenizer, its special tokens and its template from others.
+    pub(crate) fn fingerprint(&self) -> Result<BlobHash> {
+        let text = self.inner.to_string(false).map_err(|e| fault(&self.path, e))?;
+        let rest = format!(
+            "{:?} {:?} {:?} {:?} {:?}",
+            self.eos,
+            self.stop_ids,
+            self.prefix_ids,
+            self.template_names,
+            self.chat_template.as_ref().map(|(source, _)| source)
+        );
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(text.as_bytes()).update(rest.as_bytes());
+        Ok(BlobHash(*hasher.finalize().as_bytes()))
     }
 
     /// Special tokens as the chat template knows them, such as `bos_token`.

@@ -1,83 +1,18 @@
-//! JSON and JSONL files, row by row: no file is ever held in memory whole, and every complaint names file and line.
-//!
-//! What a file is shows in its first character: `[` begins an array of objects, `{` the first of many lines.
+//! JSON and JSONL: an array of objects, or one object per line.
 
 use std::cell::Cell;
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::Path;
-use std::rc::Rc;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::conversation::brief;
-use super::file;
+use super::{FileRow, Next, ROW_BYTES_MAX, metered, unreadable};
+use crate::data::conversation::brief;
 use crate::{EngineError, Result};
 
-/// Longest line, or element of an array, that is read.
-const ROW_BYTES_MAX: u64 = 64 << 20;
-
-/// One row and where it stands, such as `rows.jsonl: line 3`.
-pub(super) struct FileRow {
-    pub(super) place: String,
-    pub(super) columns: Map<String, Value>,
-}
-
-/// Whether the caller wants another row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Row,
-    Enough,
-}
-
-/// Hands every row of a file to `take`, until that has had enough.
-pub(super) fn each(path: &Path, mut take: impl FnMut(FileRow) -> Result<Next>) -> Result<Next> {
-    let refuse = |why: &str| Err(EngineError::input(format!("{}: {why}", path.display())));
-    let (file, _) = file::open(path)?;
-    let mut reader = BufReader::with_capacity(1 << 16, file);
-    let head = reader.fill_buf().map_err(|e| EngineError::io(path, e))?;
-    match head {
-        [] => return refuse("the file is empty, expected rows of JSON"),
-        [0x1F, 0x8B, ..]
-        | [b'P', b'K', 3, 4, ..]
-        | [0x28, 0xB5, 0x2F, 0xFD, ..]
-        | [b'B', b'Z', b'h', ..] => {
-            return refuse("the file is compressed; unpack it first");
-        }
-        [b'P', b'A', b'R', b'1', ..] => {
-            return refuse("Parquet is not read; save the data as JSONL");
-        }
-        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => {
-            return refuse("the file is UTF-16; save it as UTF-8");
-        }
-        [0xEF, 0xBB, 0xBF, ..] => reader.consume(3),
-        _ => {}
-    }
-    // Blank lines before the first row are counted, so that later lines keep their numbers.
-    let mut line = 1;
-    let first = loop {
-        let head = reader.fill_buf().map_err(|e| EngineError::io(path, e))?;
-        match head.first().copied() {
-            Some(c) if c.is_ascii_whitespace() => {
-                line += u64::from(c == b'\n');
-                reader.consume(1);
-            }
-            other => break other,
-        }
-    };
-    match first {
-        None => refuse("the file holds only blanks, expected rows of JSON"),
-        Some(b'[') => array(path, reader, &mut take),
-        Some(b'{') => lines(path, reader, line, &mut take),
-        Some(_) => Err(EngineError::input(format!(
-            "{}: line {line} begins with no `{{` or `[`; expected one JSON object per line, or an array of objects",
-            path.display()
-        ))),
-    }
-}
-
-fn lines(
+pub(super) fn lines(
     path: &Path,
     mut reader: impl BufRead,
     first_line: u64,
@@ -87,7 +22,7 @@ fn lines(
     for number in first_line.. {
         bytes.clear();
         let mut bounded = reader.by_ref().take(ROW_BYTES_MAX + 1);
-        bounded.read_until(b'\n', &mut bytes).map_err(|e| EngineError::io(path, e))?;
+        bounded.read_until(b'\n', &mut bytes).map_err(|e| unreadable(path, e))?;
         if bytes.is_empty() {
             break;
         }
@@ -137,30 +72,12 @@ fn reason(error: &serde_json::Error) -> String {
     text.rfind(" at line ").map_or(text.clone(), |at| text[..at].to_owned())
 }
 
-/// Counts down the bytes an element may take; refilled at each element.
-struct Metered<R> {
-    inner: R,
-    left: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Metered<R> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(into)?;
-        match self.left.get().checked_sub(count as u64) {
-            Some(left) => self.left.set(left),
-            None => return Err(std::io::ErrorKind::FileTooLarge.into()),
-        }
-        Ok(count)
-    }
-}
-
-fn array(
+pub(super) fn array(
     path: &Path,
     reader: impl BufRead,
     take: &mut impl FnMut(FileRow) -> Result<Next>,
 ) -> Result<Next> {
-    let left = Rc::new(Cell::new(ROW_BYTES_MAX));
-    let metered = BufReader::with_capacity(1 << 16, Metered { inner: reader, left: left.clone() });
+    let (metered, left) = metered(reader);
     let mut json = serde_json::Deserializer::from_reader(metered);
     let mut outcome = Outcome { rows: 0, stopped: None };
     let elements = Elements { path, take, left: &left, outcome: &mut outcome };
