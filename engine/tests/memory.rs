@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::{Device as CpuDevice, Tensor};
 use fleetune_engine::merge::merge;
 use fleetune_engine::model::{Model, save};
+use fleetune_engine::ops::{AttentionShape, Backend, Portable, Span};
 use fleetune_engine::train::{Observer, train};
 use fleetune_engine::{EngineError, Result, memory};
 use fleetune_shared::recipe::{self, FourBitType, Quantization};
@@ -35,7 +37,7 @@ fn run(
     more: &Value,
 ) -> Result<TrainSummary> {
     let data = folder.join("rows.jsonl");
-    let ids: Vec<usize> = (0..tokens).map(|i| 3 + i * 7 % 500).collect();
+    let ids: Vec<usize> = (0..tokens).map(|i| 3 + i * 7 % 61).collect();
     let row = json!({"input_ids": ids, "labels": ids}).to_string() + "\n";
     std::fs::write(&data, row.repeat(rows)).unwrap();
     let mut recipe = json!({
@@ -91,6 +93,8 @@ fn a_run_stays_within_its_estimate_and_its_limit() {
     // The bound went with the run.
     memory::check().unwrap();
 
+    attention_grows_with_the_sequence();
+    every_block_stays_within_its_estimate(folder.path());
     a_weight_of_four_bits_is_never_whole_in_f32();
     smollm2();
 }
@@ -137,6 +141,51 @@ fn a_weight_of_four_bits_is_never_whole_in_f32() {
     let (found, expected) = (held as f64, estimate.weights.0 as f64);
     assert!((found / expected - 1.0).abs() < 0.02, "{held} held, {}", estimate.weights);
     assert!(summary.memory_bytes_peak.0 < held + LARGEST + (4 << 20));
+}
+
+/// Bytes at the peak of a forward and a backward pass of attention over one sequence, its own tensors included.
+fn attention_peak(tokens: usize, window: Option<usize>) -> u64 {
+    // One key head is one task, so that how two threads meet does not decide.
+    let (heads, kv_heads, head_dim) = (2, 1, 16);
+    let random = |width| Tensor::randn(0.0_f32, 1.0, (tokens, width), &CpuDevice::Cpu).unwrap();
+    memory::reset_peak();
+    let before = memory::current().0;
+    let (q, k, v) =
+        (random(heads * head_dim), random(kv_heads * head_dim), random(kv_heads * head_dim));
+    let spans = [Span { q: 0..tokens, k: 0..tokens }];
+    let shape = AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        spans: &spans,
+        window,
+        scale: 0.25,
+        soft_cap: Some(30.0),
+    };
+    let (out, lse) = Portable.attention(&q, &k, &v, &shape).unwrap();
+    Portable.attention_backward(&out, &q, &k, &v, &out, &lse, &shape).unwrap();
+    memory::peak().0 - before
+}
+
+fn attention_grows_with_the_sequence() {
+    for window in [None, Some(256)] {
+        attention_peak(1000, window);
+        let (one, two) = (attention_peak(4000, window), attention_peak(8000, window));
+        let growth = two as f64 / one as f64;
+        eprintln!("attention, window {window:?}: {one} bytes at 4,000 tokens, {two} at 8,000");
+        assert!(growth < 2.2, "twice the tokens took {growth:.2} times the memory");
+    }
+}
+
+/// Runs long enough that activations outweigh what a process holds anyway.
+fn every_block_stays_within_its_estimate(folder: &Path) {
+    let models = ["tiny-qwen3", "tiny-gemma2", "tiny-gemma3", "tiny-phi3", "tiny-mistral"];
+    for name in models {
+        let summary =
+            run(folder, &fixture(&format!("models/{name}")), (250, 60), None, &json!({})).unwrap();
+        show(name, &summary);
+        assert!(summary.memory_bytes_peak < summary.estimate.unwrap().total(), "{name}");
+    }
 }
 
 /// A real model, where it is at hand (`scripts/fetch-smollm2`).
