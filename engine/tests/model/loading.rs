@@ -137,6 +137,27 @@ fn damaged_weights_are_named() {
         (Folder::new().config("num_hidden_layers", json!(3)), vec!["model.layers.2", "needs"]),
         (Folder::new().config("num_hidden_layers", json!(1)), vec!["model.layers.1", "no place"]),
         (Folder::new().config("num_key_value_heads", json!(3)), vec!["does not divide"]),
+        (
+            Folder::new().config("head_dim", Value::Null).config("hidden_size", json!(66)),
+            vec!["num_attention_heads 4 does not divide hidden_size 66"],
+        ),
+        (Folder::new().config("head_dim", json!(0)), vec!["`head_dim` is 0", "positive"]),
+        (Folder::new().config("num_attention_heads", json!(0)), vec!["`num_attention_heads` is 0"]),
+        (Folder::new().config("vocab_size", json!(1_u64 << 60)), vec!["beyond any known model"]),
+        (Folder::new().config("num_hidden_layers", json!(1_u64 << 60)), vec!["beyond any known"]),
+        (
+            Folder::new().config("rope_parameters", json!({"rope_type": "yarn"})),
+            vec!["`rope_parameters.rope_type` is \"yarn\"", "longrope"],
+        ),
+        (
+            // Another architecture's weights.
+            Folder::new().config("model_type", json!("phi3")),
+            vec!["no tensor `model.layers.0.self_attn.qkv_proj.weight` [128, 64]"],
+        ),
+        (
+            Folder::new().config("model_type", json!("qwen3")),
+            vec!["no tensor `model.layers.0.self_attn.q_norm.weight` [16]"],
+        ),
         (Folder::new().config("model_type", json!("mamba")), vec!["`mamba` is not supported"]),
         (Folder::new().write("config.json", "{"), vec!["config.json is not a JSON object"]),
         (Folder::new().remove("config.json"), vec!["no config.json"]),
@@ -171,6 +192,19 @@ fn only_regular_files_are_read() {
     let folder = Folder::new().remove("model.safetensors");
     std::os::unix::fs::symlink(folder.file("gone"), folder.file("model.safetensors")).unwrap();
     assert!(folder.refusal().contains("link to nothing"));
+    let folder = Folder::new().remove("model.safetensors");
+    std::os::unix::fs::symlink("/dev/zero", folder.file("model.safetensors")).unwrap();
+    assert!(folder.refusal().contains("not a regular file"), "{}", folder.refusal());
+    for name in ["model.safetensors", "config.json", "model.safetensors.index.json"] {
+        let mut folder = Folder::new().remove("model.safetensors");
+        if name == "config.json" {
+            folder = folder.remove(name);
+        }
+        // Opening it to read would wait for a writer for ever.
+        let made = std::process::Command::new("mkfifo").arg(folder.file(name)).status().unwrap();
+        assert!(made.success());
+        assert!(folder.refusal().contains("not a regular file"), "{name}: {}", folder.refusal());
+    }
     let text = folder.file("notes.txt");
     fs::write(&text, "hello").unwrap();
     assert!(Model::load(&text).unwrap_err().to_string().contains(".gguf"));
