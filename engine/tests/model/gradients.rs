@@ -44,11 +44,13 @@ pub(crate) fn examples() -> MicroBatch {
     examples_of(512)
 }
 
+/// Beside those layers; beside all of them where none is named.
 fn lora(targets: &[&str]) -> Lora {
+    let names = || Targets::Names(targets.iter().map(|t| (*t).to_owned()).collect());
     Lora {
         r: 3,
         lora_alpha: 5.0,
-        target_modules: Targets::Names(targets.iter().map(|t| (*t).to_owned()).collect()),
+        target_modules: if targets.is_empty() { Targets::AllLinear } else { names() },
         ..Lora::default()
     }
 }
@@ -66,17 +68,19 @@ pub(crate) fn adapted(name: &str, targets: &[&str]) -> (Model, Vec<(String, Tens
         }
         pairs.push((trainable.name.clone(), trainable.value.clone()));
     }
+    assert!(!pairs.is_empty());
     (model, pairs, scaling)
 }
 
 /// Models whose rotary frequencies the oracle knows.
-const PLAIN_ROPE: [&str; 10] = [
+const PLAIN_ROPE: [&str; 11] = [
     "tiny-llama",
     "tiny-llama-tied",
     "tiny-mistral",
     "tiny-qwen2",
     "tiny-qwen2-windowed",
     "tiny-qwen3",
+    "tiny-qwen3-biased",
     "tiny-gemma",
     "tiny-gemma2",
     "tiny-gemma3",

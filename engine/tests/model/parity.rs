@@ -6,7 +6,7 @@ use fleetune_engine::model::{KvCache, Model};
 use crate::{batch, fixture, max_abs, relative, rows, tensors};
 
 /// One for every choice by which an architecture's block differs from another's.
-pub(crate) const MODELS: [&str; 14] = [
+pub(crate) const MODELS: [&str; 15] = [
     "tiny-llama",
     "tiny-llama-tied",
     "tiny-llama3rope",
@@ -14,6 +14,7 @@ pub(crate) const MODELS: [&str; 14] = [
     "tiny-qwen2",
     "tiny-qwen2-windowed",
     "tiny-qwen3",
+    "tiny-qwen3-biased",
     "tiny-gemma",
     "tiny-gemma2",
     "tiny-gemma3",
