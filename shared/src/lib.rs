@@ -16,6 +16,7 @@ mod gguf;
 mod held;
 mod id;
 mod job;
+mod model_merge;
 mod model_spec;
 mod order;
 mod peft;
@@ -30,6 +31,9 @@ pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerE
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
 pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};
 pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
+pub use model_merge::{
+    MergeDtype, MergedModel, ModelMerge, ModelMergeError, ModelMergeMethod, Setting,
+};
 pub use model_spec::{
     Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling, StoredWeights,
 };

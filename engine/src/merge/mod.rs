@@ -7,8 +7,15 @@
 //!
 //! The merged weights go straight to disk, and the two models are held one after the other, never together.
 
+mod base;
+mod models;
+mod origin;
+mod task_vectors;
 mod verify;
 mod write;
+
+pub use models::{LogitDifference, ModelMergeOrder, ModelMergeSummary, merge_models};
+pub use task_vectors::MajoritySign;
 
 use std::time::Instant;
 
@@ -38,7 +45,7 @@ pub fn merge(order: &MergeOrder, observer: &mut dyn Observer) -> Result<TrainSum
     let mut log = |message| observer.event(TrainerEvent::Log { message });
     log(format!("merging {} adapted layers", adapter.modules().count()));
     let summary = publish(&order.out, |folder| {
-        write::write(folder, &base, &adapter, &order.model)?;
+        base::write(folder, &base, &adapter, &order.model)?;
         log("comparing logits of base + adapter with those of the merged model".into());
         let difference = verify::difference(folder, &base, &order.model, adapter)?;
         log(format!("largest difference of a logit: {difference:.2e}"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::Tensor;
-use fleetune_shared::MERGE_PROMPT_TOKENS;
+use fleetune_shared::{MERGE_PROMPT_TOKENS, ModelSpec};
 use safetensors::tensor::Dtype;
 
 use crate::adapter::Adapter;
@@ -21,11 +21,7 @@ pub(super) fn difference(
     base_path: &Path,
     adapter: Adapter,
 ) -> Result<f64> {
-    let vocab = base.spec().vocab_size as u32;
-    // Spread over the vocabulary, since the lowest ids are often control tokens.
-    let prompt: Vec<u32> = (1..=MERGE_PROMPT_TOKENS as u32)
-        .map(|i| (u64::from(i) * 7919 % u64::from(vocab)) as u32)
-        .collect();
+    let prompt = prompt(base.spec());
     let expected = {
         let mut model = Model::load(base_path)?;
         model.attach(adapter)?;
@@ -42,6 +38,28 @@ pub(super) fn difference(
         "merged model: a logit differs from base + adapter by {difference:.3e}, expected at most {bound:.0e}; the \
          merge was thrown away, try it again and report it if it fails again"
     )))
+}
+
+/// How far the answer of the model in `merged` is from that of each of `others`: the largest difference of a logit. One
+/// model is held at a time.
+pub(super) fn moved(merged: &Path, others: &[&Path]) -> Result<Vec<f64>> {
+    let logits = |path: &Path| {
+        let model = Model::load(path)?;
+        model.logits(&prompt(model.spec()))
+    };
+    let found = logits(merged)?;
+    if slices::view(&found)?.iter().any(|x| !x.is_finite()) {
+        return Err(EngineError::input(
+            "merged model: its logits are not finite; the weights of the merge are too large",
+        ));
+    }
+    others.iter().map(|other| Ok(furthest(&found, &logits(other)?)?.0)).collect()
+}
+
+/// The tokens every model is asked: spread over the vocabulary, since the lowest ids are often control tokens.
+fn prompt(spec: &ModelSpec) -> Vec<u32> {
+    let vocabulary = spec.vocab_size as u64;
+    (1..=MERGE_PROMPT_TOKENS as u64).map(|i| (i * 7919 % vocabulary) as u32).collect()
 }
 
 /// Largest absolute difference, NaN if any is, and the largest absolute value of `expected`.

@@ -1,4 +1,4 @@
-//! The merged weights, one tensor at a time.
+//! The merged weights on their way to disk, one tensor at a time.
 
 use std::path::Path;
 
@@ -7,51 +7,50 @@ use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
 use crate::Result;
-use crate::adapter::Adapter;
-use crate::memory;
-use crate::model::{WeightFiles, save_surroundings};
+use crate::model::WeightFiles;
 use crate::ops::slices;
 use crate::tensor_file::{TensorEntry, TensorFile};
 
-/// Writes `model.safetensors` and what belongs beside it into `folder`. Holds one tensor of the base, the adapter's
-/// product of the same size, and their bytes.
-pub(super) fn write(
-    folder: &Path,
-    base: &WeightFiles,
-    adapter: &Adapter,
-    base_path: &Path,
-) -> Result<()> {
-    let entries: Vec<TensorEntry> = base
-        .tensors()
-        .into_iter()
-        .map(|(name, shape)| TensorEntry { dtype: base.dtype(&name), name, shape })
-        .collect();
-    let mut file = TensorFile::create(&folder.join("model.safetensors"), &entries)?;
-    for entry in &entries {
-        memory::check()?;
-        let weight = base.read(&entry.name)?;
-        if let Some((a, b)) = entry.name.strip_suffix(".weight").and_then(|m| adapter.pair(m)) {
-            add_product(&weight, a, b, adapter.scaling())?;
-        }
-        let numbers = slices::view(&weight)?;
-        match entry.dtype {
-            Dtype::F16 => file.write_numbers(&numbers, |x| f16::from_f32(x).to_le_bytes())?,
-            Dtype::BF16 => file.write_numbers(&numbers, |x| bf16::from_f32(x).to_le_bytes())?,
-            _ => file.write_f32(&numbers)?,
-        }
-    }
-    file.finish()?;
-    let dtype = entries.first().map_or(Dtype::F32, |entry| entry.dtype);
-    save_surroundings(folder, base.spec(), base_path, dtype)
+/// `model.safetensors` of a merged model, being written.
+pub(super) struct MergedFile {
+    file: TensorFile,
+    /// Those that are still to come, the next one last.
+    left: Vec<TensorEntry>,
+    dtype: Dtype,
 }
 
-/// `weight += scaling · b · a`, in f32.
-fn add_product(weight: &Tensor, a: &Tensor, b: &Tensor, scaling: f64) -> Result<()> {
-    let product = b.matmul(a)?;
-    let product = slices::view(&product)?;
-    slices::edit(weight, |weight| {
-        for (weight, product) in weight.iter_mut().zip(product.iter()) {
-            *weight += product * scaling as f32;
+impl MergedFile {
+    /// Begins the file in `folder`, with the tensors of `model`, each of the type `dtype_of` gives by its name.
+    pub(super) fn create(
+        folder: &Path,
+        model: &WeightFiles,
+        dtype_of: impl Fn(&str) -> Dtype,
+    ) -> Result<Self> {
+        let entry = |(name, shape): (String, Vec<usize>)| TensorEntry {
+            dtype: dtype_of(&name),
+            name,
+            shape,
+        };
+        let mut entries: Vec<TensorEntry> = model.tensors().into_iter().map(entry).collect();
+        let file = TensorFile::create(&folder.join("model.safetensors"), &entries)?;
+        let dtype = entries.first().map_or(Dtype::F32, |entry| entry.dtype);
+        entries.reverse();
+        Ok(Self { file, left: entries, dtype })
+    }
+
+    /// Writes the next tensor, f32.
+    pub(super) fn put(&mut self, tensor: &Tensor) -> Result<()> {
+        let numbers = slices::view(tensor)?;
+        match self.left.pop().map_or(Dtype::F32, |entry| entry.dtype) {
+            Dtype::F16 => self.file.write_numbers(&numbers, |x| f16::from_f32(x).to_le_bytes()),
+            Dtype::BF16 => self.file.write_numbers(&numbers, |x| bf16::from_f32(x).to_le_bytes()),
+            _ => self.file.write_f32(&numbers),
         }
-    })
+    }
+
+    /// Ends the file; the type is that of its first tensor.
+    pub(super) fn finish(self) -> Result<Dtype> {
+        self.file.finish()?;
+        Ok(self.dtype)
+    }
 }

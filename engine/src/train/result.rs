@@ -3,7 +3,8 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use fleetune_shared::{AdapterConfig, TrainSummary};
+use fleetune_shared::AdapterConfig;
+use serde::Serialize;
 
 use crate::model::{self, Model};
 use crate::{EngineError, Result, adapter};
@@ -31,10 +32,10 @@ pub(super) fn save(
 
 /// Has `fill` write the result into a folder of its own, and moves it into `out` once it is on disk; the report
 /// comes last, so where it stands the result is complete.
-pub(crate) fn publish(
+pub(crate) fn publish<S: Serialize>(
     out: &Path,
-    fill: impl FnOnce(&Path) -> Result<TrainSummary>,
-) -> Result<TrainSummary> {
+    fill: impl FnOnce(&Path) -> Result<S>,
+) -> Result<S> {
     let unfinished = out.join(UNFINISHED);
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(|e| EngineError::io(&unfinished, e))?;
