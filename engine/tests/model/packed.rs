@@ -28,7 +28,11 @@ fn numbers(held: &dyn Packed) -> Vec<f32> {
 
 /// Tiny Llama in a folder of its own, each tensor as `change` gives it.
 fn tiny(change: impl Fn(&str, Tensor, &mut HashMap<String, Tensor>)) -> TempDir {
-    let base = fixture("models/tiny-llama");
+    changed("tiny-llama", change)
+}
+
+fn changed(name: &str, change: impl Fn(&str, Tensor, &mut HashMap<String, Tensor>)) -> TempDir {
+    let base = fixture(&format!("models/{name}"));
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(base.join("config.json"), folder.path().join("config.json")).unwrap();
     let tensors = candle_core::safetensors::load(base.join("model.safetensors"), &Device::Cpu);
@@ -48,9 +52,9 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Tiny Llama in f32 with what `how` loses already lost.
-fn twin(how: Quantization) -> TempDir {
-    tiny(|name, value, changed| {
+/// A model in f32 with what `how` loses already lost.
+fn twin(name: &str, how: Quantization) -> TempDir {
+    changed(name, |name, value, changed| {
         let lossy = |value: &Tensor| match how {
             Quantization::FourBit(four) => {
                 let nf4 = four.kind == FourBitType::Nf4;
@@ -61,7 +65,7 @@ fn twin(how: Quantization) -> TempDir {
             _ => numbers(&Bf16::encode(&values(value))),
         };
         // What bitsandbytes leaves alone.
-        let linear = name.contains("proj");
+        let linear = name.contains("proj") && value.rank() == 2;
         let everything = how == Quantization::Bfloat16 && value.rank() == 2;
         let value = if linear || everything {
             Tensor::from_vec(lossy(&value), value.shape(), &Device::Cpu).unwrap()
@@ -85,6 +89,24 @@ fn adapted(mut model: Model) -> Model {
     model
 }
 
+fn assert_as_its_twin(name: &str, how: Quantization) {
+    let twin = twin(name, how);
+    let base = fixture(&format!("models/{name}"));
+    let mut packed = adapted(Model::load_as(&base, how).unwrap());
+    let mut plain = adapted(Model::load(twin.path()).unwrap());
+    assert!(packed.weights().count() < plain.weights().count(), "{name}: nothing is packed");
+    let batch = examples();
+    let expected = plain.forward_backward(&batch, 0.25).unwrap();
+    let found = packed.forward_backward(&batch, 0.25).unwrap();
+    assert!((found / expected - 1.0).abs() < 1e-6, "{name} {how:?}: {found}, not {expected}");
+    for (packed, plain) in packed.trainables_mut().zip(plain.trainables_mut()) {
+        let (found, expected) = (packed.grad.as_ref().unwrap(), plain.grad.as_ref().unwrap());
+        assert!(norm(expected) > 0.0);
+        let error = relative(found, expected);
+        assert!(error < 1e-6, "{name} {how:?}: gradient of {} is off by {error:e}", packed.name);
+    }
+}
+
 #[test]
 fn losses_and_gradients_are_those_of_a_base_that_holds_the_same_numbers_in_f32() {
     for how in [
@@ -94,20 +116,16 @@ fn losses_and_gradients_are_those_of_a_base_that_holds_the_same_numbers_in_f32()
         Quantization::EightBit,
         Quantization::Bfloat16,
     ] {
-        let twin = twin(how);
-        let mut packed = adapted(Model::load_as(&fixture("models/tiny-llama"), how).unwrap());
-        let mut plain = adapted(Model::load(twin.path()).unwrap());
-        assert!(packed.weights().count() < plain.weights().count(), "nothing is packed");
-        let batch = examples();
-        let expected = plain.forward_backward(&batch, 0.25).unwrap();
-        let found = packed.forward_backward(&batch, 0.25).unwrap();
-        assert!((found / expected - 1.0).abs() < 1e-6, "{how:?}: {found}, expected {expected}");
-        for (packed, plain) in packed.trainables_mut().zip(plain.trainables_mut()) {
-            let (found, expected) = (packed.grad.as_ref().unwrap(), plain.grad.as_ref().unwrap());
-            assert!(norm(expected) > 0.0);
-            let error = relative(found, expected);
-            assert!(error < 1e-6, "{how:?}: gradient of {} is off by {error:e}", packed.name);
-        }
+        assert_as_its_twin("tiny-llama", how);
+    }
+}
+
+#[test]
+fn every_architecture_stands_on_four_bits() {
+    for name in
+        ["tiny-llama-tied", "tiny-mistral", "tiny-qwen2", "tiny-qwen3", "tiny-gemma3", "tiny-phi3"]
+    {
+        assert_as_its_twin(name, NF4_DOUBLE);
     }
 }
 
@@ -166,6 +184,13 @@ fn a_gguf_model_kept_in_its_blocks_is_the_one_brought_to_f32() {
         let expected = Model::load(&gguf.path()).unwrap().logits(&ids).unwrap();
         let error = max_abs(&kept.logits(&ids).unwrap(), &expected);
         assert!(error < 1e-5, "{dtype:?}: off by {error:e}");
+    }
+    for name in ["gemma2", "gemma3-scaled", "phi3-long", "qwen2-windowed", "qwen3-biased"] {
+        let path = fixture(&format!("models/tiny-{name}.gguf"));
+        let expected = Model::load(&path).unwrap().logits(&[1, 2, 3]).unwrap();
+        let kept = Model::load_as(&path, Quantization::AsStored).unwrap();
+        let error = max_abs(&kept.logits(&[1, 2, 3]).unwrap(), &expected);
+        assert!(error < 1e-5, "{name}: off by {error:e}");
     }
     let plain = gguf::gguf(GgmlDType::F32, &[], "llama");
     let kept = Model::load_as(&plain.path(), Quantization::AsStored).unwrap();
