@@ -9,8 +9,8 @@ use fleetune_engine::adapter::Adapter;
 use fleetune_engine::data::{MicroBatch, Row};
 use fleetune_engine::memory;
 use fleetune_engine::model::Model;
-use fleetune_shared::recipe::{Lora, RecipeFile};
-use fleetune_shared::{ByteSize, Device, Estimate, Recipe};
+use fleetune_shared::recipe::{RecipeFile, TargetModules};
+use fleetune_shared::{AdapterConfig, ByteSize, Device, Estimate, Recipe};
 
 #[global_allocator]
 static METER: memory::Meter = memory::Meter;
@@ -45,8 +45,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if full {
         model.train_full();
     } else {
-        let lora = Lora { lora_alpha: 16.0, ..Lora::default() };
-        let adapter = Adapter::fresh(model.spec(), &lora, path, 0)?;
+        let config = AdapterConfig {
+            target_modules: TargetModules::Word("all-linear".into()),
+            lora_alpha: 16.0,
+            ..AdapterConfig::default()
+        };
+        let adapter = Adapter::fresh(model.spec(), config, 0)?;
         model.attach(adapter)?;
     }
     let vocab = model.spec().vocab_size as u64;

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::{CheckpointingLevel, Lora, Method};
-use crate::{ByteSize, Device, ModelSpec, NormPlacement, Recipe, held};
+use crate::recipe::{CheckpointingLevel, Freeze, Method};
+use crate::{AdapterConfig, ByteSize, Device, ModelSpec, NormPlacement, Recipe, held};
 
 /// One piece of an estimate: its name and its bytes.
 pub type EstimatePart = (&'static str, ByteSize);
@@ -71,33 +71,29 @@ impl Estimate {
     pub fn of_training(model: &ModelSpec, recipe: &Recipe, device: Device) -> Self {
         let tokens = (recipe.batching.micro_batch * recipe.data.max_length) as u64;
         let weights = held::weights(model, recipe.quantization);
-        let (adapter, trained) = match &recipe.method {
-            Method::Full | Method::Freeze(_) => (0, model.parameters() * F32),
-            Method::Ia3(_) => (0, 0),
-            Method::Lora(lora) => {
-                let bytes = lora_parameters(model, lora) * F32;
-                (bytes, bytes)
-            }
+        // A recipe that fits its model has a layout.
+        let layout = AdapterConfig::of(&recipe.method, model, &recipe.model);
+        let layout = layout.and_then(|config| config.layout(model).ok());
+        let adapter = layout.as_ref().map_or(0, |layout| layout.parameters * F32);
+        let beside = layout.as_ref().map_or(0, |layout| layout.saved_per_token);
+        let trained = match &recipe.method {
+            Method::Full => model.parameters() * F32,
+            Method::Freeze(freeze) => freeze_parameters(model, freeze) * F32,
+            Method::Lora(_) | Method::Ia3(_) => adapter,
         };
         let (h, f) = (model.hidden_size as u64, model.intermediate_size as u64);
         let (q, kv) = (model.query_width() as u64, model.key_value_width() as u64);
         let heads = model.num_attention_heads as u64;
         let layers = model.num_hidden_layers as u64;
-        let lowered: usize = match &recipe.method {
-            Method::Full | Method::Freeze(_) | Method::Ia3(_) => 0,
-            Method::Lora(lora) => {
-                lora.r * model.linears().iter().filter(|(name, ..)| lora.targets(name)).count()
-            }
-        };
         // Residual in, residual between, q, k, v, attention out, gate, up; per head a log-sum-exp, per norm a rstd,
-        // and what each adapter's A makes of its input. A norm after a half keeps what it norms, one of heads only
+        // and what adapters keep. A norm after a half keeps what it norms, one of heads only
         // their rstd.
         let out_norms = match model.norm_placement {
             NormPlacement::Pre => 0,
             NormPlacement::Sandwich => 2 * (h + 1),
         };
         let head_norms = if model.qk_norm { heads + model.num_key_value_heads as u64 } else { 0 };
-        let saved_per_token = 2 * h + 2 * q + 2 * kv + 2 * f + heads + 2 + lowered as u64;
+        let saved_per_token = 2 * h + 2 * q + 2 * kv + 2 * f + heads + 2 + beside.div_ceil(layers);
         let saved_per_block = tokens * (saved_per_token + out_norms + head_norms) * F32;
         let boundary = tokens * h * F32;
         let activations = if recipe.gradient_checkpointing == CheckpointingLevel::Block {
@@ -152,15 +148,16 @@ impl Estimate {
     }
 }
 
-/// Trainable parameters of a LoRA adapter on `model`.
-fn lora_parameters(model: &ModelSpec, lora: &Lora) -> u64 {
-    let per_block: usize = model
-        .linears()
-        .iter()
-        .filter(|(name, ..)| lora.targets(name))
-        .map(|(_, out, inp)| lora.r * (out + inp))
-        .sum();
-    (model.num_hidden_layers * per_block) as u64
+/// What learns of a model that is mostly frozen; all of it where names decide, which is never too little.
+fn freeze_parameters(model: &ModelSpec, freeze: &Freeze) -> u64 {
+    if !freeze.patterns.is_empty() {
+        return model.parameters();
+    }
+    let tables =
+        if model.tie_word_embeddings { 1 } else { 2 } * model.vocab_size * model.hidden_size;
+    let blocks = model.parameters() - (tables + model.hidden_size) as u64;
+    let layers = model.num_hidden_layers as u64;
+    blocks / layers * freeze.layers.unsigned_abs().min(layers)
 }
 
 fn runtime(device: Device) -> ByteSize {

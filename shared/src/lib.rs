@@ -19,7 +19,7 @@ mod job;
 mod model_merge;
 mod model_spec;
 mod order;
-mod peft;
+pub mod peft;
 pub mod recipe;
 pub mod view;
 

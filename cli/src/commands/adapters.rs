@@ -77,9 +77,7 @@ impl Adapters {
 }
 
 fn parse(place: &str, text: &str) -> Result<AdapterConfig, Failure> {
-    serde_json::from_str(text).map_err(|error| {
-        Failure::new("input", format!("{place}: is no adapter_config.json: {error}"))
-    })
+    AdapterConfig::read(text).map_err(|why| Failure::new("input", format!("{place}: {why}")))
 }
 
 fn from_disk(folder: &Path) -> Result<AdapterCard, Failure> {

@@ -1,5 +1,6 @@
 //! Adapters: those the fleet keeps, and one of them in full.
 
+use fleetune_shared::recipe::{PeftType, TargetModules};
 use fleetune_shared::view::JobView;
 use fleetune_shared::{AdapterConfig, ArtifactKind, ByteSize, Lineage};
 use serde_json::{Value, json};
@@ -64,6 +65,20 @@ impl Show for AdapterList<'_> {
     }
 }
 
+fn kind_of(config: &AdapterConfig) -> String {
+    let AdapterConfig { r, lora_alpha, .. } = config;
+    if config.peft_type == PeftType::Ia3 {
+        return "IA³".into();
+    }
+    let divisor = if config.use_rslora { (*r as f64).sqrt() } else { *r as f64 };
+    let kind = match (config.use_dora, config.use_rslora) {
+        (true, _) => "DoRA",
+        (false, true) => "rsLoRA",
+        (false, false) => "LoRA",
+    };
+    format!("{kind}, rank {r}, alpha {lora_alpha}, scaling {:.3}", lora_alpha / divisor)
+}
+
 /// One adapter in full.
 pub(crate) struct AdapterCard {
     pub(crate) title: String,
@@ -75,23 +90,15 @@ pub(crate) struct AdapterCard {
 impl Show for AdapterCard {
     fn table(&self, style: Style) -> String {
         let config = &self.config;
-        let scaling = config.lora_alpha
-            / if config.use_rslora { (config.r as f64).sqrt() } else { config.r as f64 };
         let modules = match &config.target_modules {
-            Value::Array(names) => {
-                names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-            }
-            other => other.to_string(),
+            TargetModules::Names(names) => names.join(", "),
+            TargetModules::Word(word) => word.clone(),
         };
         let mut lines = vec![style.paint(Colour::Strong, &plain_line(&self.title))];
         let mut line = |name: &str, text: String| {
             lines.push(format!("  {} {text}", style.paint(Colour::Quiet, &format!("{name:<12}"))));
         };
-        let kind = if config.use_rslora { "rsLoRA" } else { "LoRA" };
-        line(
-            "kind",
-            format!("{kind}, rank {}, alpha {}, scaling {scaling:.3}", config.r, config.lora_alpha),
-        );
+        line("kind", kind_of(config));
         line("modules", plain_line(&modules));
         line("base", plain_line(config.base_model_name_or_path.as_deref().unwrap_or("not named")));
         line("size", self.bytes.to_string());
@@ -112,7 +119,7 @@ impl Show for AdapterCard {
     }
 
     fn json(&self) -> Value {
-        json!({"config": self.config, "bytes": self.bytes, "lineage": self.lineage})
+        json!({"config": self.config.to_json(), "bytes": self.bytes, "lineage": self.lineage})
     }
 
     fn quiet(&self) -> String {

@@ -5,14 +5,15 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use fleetune_shared::AdapterConfig;
+use fleetune_shared::peft::{AdapterShape, AdapterTargets, ModuleKind};
 
-use super::{Adapter, config};
+use super::keys::{Half, Meaning, meaning};
+use super::{Adapter, Layer, LoraLayer, ScaleLayer};
 use crate::model::{Model, read_all, write_tensors};
 use crate::{EngineError, Result};
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
-const PREFIX: &str = "base_model.model.";
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// Writes the model's adapter into `dir`, which exists.
@@ -24,12 +25,16 @@ pub fn save(dir: &Path, model: &Model, config: &AdapterConfig) -> Result<()> {
         return Err(EngineError::input("the model carries no adapter to save"));
     }
     write_tensors(&dir.join(TENSORS), model.adapter_tensors())?;
+    write_config(dir, config)
+}
+
+fn write_config(dir: &Path, config: &AdapterConfig) -> Result<()> {
     let path = dir.join(CONFIG);
-    let text = format!("{:#}\n", config::to_json(config));
+    let text = format!("{:#}\n", config.to_json());
     std::fs::write(&path, text).map_err(|e| EngineError::io(&path, e))
 }
 
-/// Reads the adapter in `dir`.
+/// Reads the adapter in `dir`, which PEFT or this engine wrote.
 ///
 /// # Errors
 /// [`EngineError::Input`] naming file, key or tensor when the folder is incomplete, damaged, of a kind that is not
@@ -45,45 +50,137 @@ pub fn load(dir: &Path) -> Result<Adapter> {
         };
         return Err(wrong(dir, why));
     }
-    let mut halves: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
+    let targets =
+        AdapterTargets::of(&config).map_err(|e| wrong(&dir.join(CONFIG), &e.to_string()))?;
+    let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
+    let mut whole = BTreeMap::new();
     for (key, tensor) in read_all(&path)? {
         let fail = |why: &str| Err(wrong(&path, &format!("tensor `{}` {why}", key.escape_debug())));
-        let Some(rest) = key.strip_prefix(PREFIX) else {
-            return fail("does not begin with `base_model.model.`, is this PEFT's format?");
-        };
-        let (module, is_a) =
-            match (rest.strip_suffix(".lora_A.weight"), rest.strip_suffix(".lora_B.weight")) {
-                (Some(module), _) => (module, true),
-                (_, Some(module)) => (module, false),
-                _ => {
-                    return fail(
-                        "is neither lora_A.weight nor lora_B.weight, which is not supported",
-                    );
+        match meaning(&key, &config) {
+            Meaning::Of(module, half) => {
+                let kind = match half {
+                    Half::EmbeddingA | Half::EmbeddingB => ModuleKind::Embedding,
+                    _ if module.ends_with("lm_head") => ModuleKind::Head,
+                    _ => ModuleKind::Linear,
+                };
+                let Some(shape) = targets.shape(module, kind) else {
+                    return fail("is of a module that target_modules does not name");
+                };
+                if let Err(why) = check(half, &tensor, shape) {
+                    return fail(&why);
                 }
-            };
-        if config::targets(&config, module) == Some(false) {
-            return fail("is of a module that target_modules does not name");
+                let parts = parts.entry(module.to_owned()).or_insert_with(|| Parts::of(shape));
+                parts.tensors.push((half, tensor));
+            }
+            Meaning::Whole(name) => drop(whole.insert(name, tensor)),
+            // Nothing was trained in it.
+            Meaning::Copy => {}
+            Meaning::Foreign => {
+                return fail("does not begin with `base_model.model.`, is this PEFT's format?");
+            }
+            Meaning::Unknown => return fail("is of a kind that is not supported"),
         }
-        let rank = tensor.dims().get(usize::from(!is_a)).copied();
-        if tensor.rank() != 2 || rank != Some(config.r) {
-            let (dims, r) = (tensor.dims(), config.r);
-            return fail(&format!("is {dims:?}, which is not of rank {r} as {CONFIG} says"));
-        }
-        let pair = halves.entry(module.to_owned()).or_default();
-        *(if is_a { &mut pair.0 } else { &mut pair.1 }) = Some(tensor);
     }
-    if halves.is_empty() {
+    if parts.is_empty() && whole.is_empty() {
         return Err(wrong(&path, "holds no tensors"));
     }
-    let mut pairs = BTreeMap::new();
-    for (module, pair) in halves {
-        let (Some(a), Some(b)) = pair else {
-            let why = format!("`{}` has only one of lora_A and lora_B", module.escape_debug());
-            return Err(wrong(&path, &why));
-        };
-        pairs.insert(module, (a, b));
+    let mut layers = BTreeMap::new();
+    for (module, parts) in parts {
+        let layer = parts.layer(&config);
+        let layer =
+            layer.map_err(|why| wrong(&path, &format!("`{}` {why}", module.escape_debug())))?;
+        layers.insert(module, layer);
     }
-    Ok(Adapter::of(config, pairs))
+    Ok(Adapter::of(config, layers, Some(whole)))
+}
+
+/// The tensors found for one module.
+struct Parts {
+    shape: AdapterShape,
+    tensors: Vec<(Half, Tensor)>,
+}
+
+impl Parts {
+    fn of(shape: AdapterShape) -> Self {
+        Self { shape, tensors: Vec::new() }
+    }
+
+    fn take(&mut self, half: Half) -> Option<Tensor> {
+        let at = self.tensors.iter().position(|(other, _)| *other == half)?;
+        Some(self.tensors.swap_remove(at).1)
+    }
+
+    fn layer(mut self, config: &AdapterConfig) -> Result<Layer, String> {
+        let layer = match self.shape {
+            AdapterShape::Scale { feedforward } => {
+                let scale = self.take(Half::Scale).ok_or("has no ia3_l")?;
+                Layer::Scale(ScaleLayer { scale, feedforward })
+            }
+            AdapterShape::Lora { scaling, .. } => {
+                let embedding = self.tensors.iter().any(|(half, _)| *half == Half::EmbeddingA);
+                let (a, b) = if embedding {
+                    (self.take(Half::EmbeddingA), self.take(Half::EmbeddingB))
+                } else {
+                    (self.take(Half::A), self.take(Half::B))
+                };
+                let (Some(a), Some(b)) = (a, b) else {
+                    return Err("has only one of lora_A and lora_B".into());
+                };
+                let bias = self.take(Half::BBias);
+                let magnitude = self.take(Half::Magnitude);
+                for (key, asked, tensor, name) in [
+                    ("use_dora", config.use_dora, &magnitude, "lora_magnitude_vector"),
+                    ("lora_bias", config.lora_bias, &bias, "lora_B.bias"),
+                ] {
+                    if asked && tensor.is_none() {
+                        return Err(format!("has no {name}, but `{key}` is true in {CONFIG}"));
+                    }
+                    if let Some(tensor) = tensor {
+                        if !asked {
+                            return Err(format!("has a {name}, but `{key}` is false in {CONFIG}"));
+                        }
+                        let (found, expected) = (tensor.dims(), [b.dims()[0]]);
+                        if found != expected {
+                            return Err(format!(
+                                "has a {name} of {found:?}, expected {expected:?}"
+                            ));
+                        }
+                    }
+                }
+                Layer::Lora(LoraLayer { a, b, bias, magnitude, scaling, embedding })
+            }
+        };
+        match self.tensors.first() {
+            None => Ok(layer),
+            Some((half, _)) => Err(format!("has a tensor ({half:?}) that does not belong there")),
+        }
+    }
+}
+
+/// Checks a tensor's own shape.
+fn check(half: Half, tensor: &Tensor, shape: AdapterShape) -> Result<(), String> {
+    let dims = tensor.dims();
+    match (half, shape) {
+        (Half::Scale, AdapterShape::Scale { feedforward }) => {
+            let one = dims.get(usize::from(!feedforward));
+            let side = if feedforward { "[1, in]" } else { "[out, 1]" };
+            if dims.len() == 2 && one == Some(&1) {
+                Ok(())
+            } else {
+                Err(format!("is {dims:?}, expected {side}"))
+            }
+        }
+        (Half::BBias | Half::Magnitude, AdapterShape::Lora { .. }) => Ok(()),
+        (_, AdapterShape::Lora { r, .. }) if half != Half::Scale => {
+            let is_a = matches!(half, Half::A | Half::EmbeddingA);
+            if dims.len() == 2 && dims[usize::from(!is_a)] == r {
+                Ok(())
+            } else {
+                Err(format!("is {dims:?}, which is not of rank {r} as {CONFIG} says"))
+            }
+        }
+        _ => Err(format!("does not belong to the `peft_type` of {CONFIG}")),
+    }
 }
 
 fn read_config(path: &Path) -> Result<AdapterConfig> {
@@ -93,12 +190,7 @@ fn read_config(path: &Path) -> Result<AdapterConfig> {
         return Err(wrong(path, &format!("has {bytes} bytes, expected at most 1 MiB")));
     }
     let text = std::fs::read_to_string(path).map_err(io)?;
-    let config: AdapterConfig =
-        serde_json::from_str(&text).map_err(|e| wrong(path, &e.to_string()))?;
-    match config::unsupported(&config) {
-        None => Ok(config),
-        Some(why) => Err(wrong(path, &why)),
-    }
+    AdapterConfig::read(&text).map_err(|why| wrong(path, &why))
 }
 
 fn wrong(path: &Path, why: &str) -> EngineError {

@@ -1,11 +1,18 @@
 //! Adapters: what is laid beside a frozen base, and how it lies on disk, which is exactly as PEFT writes it.
 //!
-//! `model` holds the pairs while they learn; this module makes fresh ones, reads them and writes them.
+//! ```text
+//!   AdapterConfig ─fresh─▶ Adapter ─Model::attach─▶ tensors that learn ─save─▶ PEFT's folder ─load─▶ Adapter
+//! ```
+//!
+//! `model` holds the tensors while they learn; this module makes fresh ones, reads them and writes them. Which modules
+//! a configuration names, and in what sizes, is said by `shared`.
 
-mod config;
+#[expect(clippy::module_inception, reason = "the file is named for the type it holds")]
+mod adapter;
 mod disk;
-mod lora;
+mod fresh;
+mod keys;
 
-pub use config::config_of;
+pub use adapter::{Adapter, Layer, LoraLayer, ScaleLayer};
 pub use disk::{load, save};
-pub use lora::Adapter;
+pub(crate) use keys::{Half, key, whole_key};

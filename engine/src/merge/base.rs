@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::write::MergedFile;
 use crate::Result;
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Layer, LoraLayer};
 use crate::memory;
 use crate::model::{WeightFiles, save_surroundings};
 use crate::ops::slices;
@@ -23,8 +23,10 @@ pub(super) fn write(
     for (name, _) in base.tensors() {
         memory::check()?;
         let weight = base.read(&name)?;
-        if let Some((a, b)) = name.strip_suffix(".weight").and_then(|m| adapter.pair(m)) {
-            add_product(&weight, a, b, adapter.scaling())?;
+        if let Some(Layer::Lora(LoraLayer { a, b, scaling, .. })) =
+            name.strip_suffix(".weight").and_then(|m| adapter.layer(m))
+        {
+            add_product(&weight, a, b, *scaling)?;
         }
         file.put(&weight)?;
     }

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use fleetune_shared::{Device, Estimate, MergeOrder, TrainSummary, TrainerEvent};
 
-use crate::adapter;
+use crate::adapter::{self, Adapter, Layer};
 use crate::memory;
 use crate::model::WeightFiles;
 use crate::train::{Observer, publish};
@@ -43,7 +43,10 @@ pub fn merge(order: &MergeOrder, observer: &mut dyn Observer) -> Result<TrainSum
     adapter.fits(base.spec())?;
     let estimate = Estimate::of_merge(base.spec(), Device::Cpu);
     let mut log = |message| observer.event(TrainerEvent::Log { message });
-    log(format!("merging {} adapted layers", adapter.modules().count()));
+    if let Some(why) = unmergeable(&adapter) {
+        return Err(EngineError::input(format!("{}: {why}", order.adapter.display())));
+    }
+    log(format!("merging {} adapted layers", adapter.layers().count()));
     let summary = publish(&order.out, |folder| {
         base::write(folder, &base, &adapter, &order.model)?;
         log("comparing logits of base + adapter with those of the merged model".into());
@@ -59,4 +62,17 @@ pub fn merge(order: &MergeOrder, observer: &mut dyn Observer) -> Result<TrainSum
     })?;
     observer.event(TrainerEvent::Finished { summary: summary.clone() });
     Ok(summary)
+}
+
+/// What of the adapter has no place in the base's own tensors yet.
+fn unmergeable(adapter: &Adapter) -> Option<String> {
+    if adapter.whole().next().is_some() {
+        return Some("modules trained whole are not merged yet".into());
+    }
+    let plain = |layer: &Layer| match layer {
+        Layer::Lora(lora) => lora.magnitude.is_none() && lora.bias.is_none() && !lora.embedding,
+        Layer::Scale(_) => false,
+    };
+    let (module, _) = adapter.layers().find(|(_, layer)| !plain(layer))?;
+    Some(format!("`{module}` has more beside it than a plain LoRA pair, which is not merged yet"))
 }

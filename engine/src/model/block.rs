@@ -8,6 +8,7 @@ use super::attention::{Attention, AttentionSaved};
 use super::cache::KvCache;
 use super::linear::Linear;
 use super::mlp::{Mlp, MlpSaved};
+use super::noise::Noise;
 use super::norm::Norm;
 use super::trainable::{Parameter, Trainable};
 use crate::Result;
@@ -25,6 +26,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) spec: &'a ModelSpec,
     /// Off, the base answers as if nothing were laid beside it: the reference of preference tuning.
     pub(crate) adapters: bool,
+    /// What dropout is drawn from; nothing drops without it.
+    pub(crate) noise: Option<Noise>,
     pub(crate) rotary: Rotary,
     /// Of blocks with a sliding window, where they turn otherwise.
     pub(crate) local_rotary: Option<Rotary>,
@@ -131,6 +134,12 @@ impl Block {
     }
 
     /// What learns here, in a fixed order.
+    pub(crate) fn trainables(&self) -> impl Iterator<Item = &Trainable> {
+        let norms = self.norms().filter_map(|norm| norm.weight.trainable());
+        norms.chain(self.linears().flat_map(Linear::trainables))
+    }
+
+    /// As [`Self::trainables`].
     pub(crate) fn trainables_mut(&mut self) -> impl Iterator<Item = &mut Trainable> {
         let (norms, linears) = self.parts_mut();
         let norms = norms.filter_map(|norm| norm.weight.trained_mut());

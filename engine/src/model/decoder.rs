@@ -9,11 +9,12 @@ use fleetune_shared::recipe::Quantization;
 
 use super::block::{Block, Pass, Saved};
 use super::cache::KvCache;
+use super::embedding::Embedding;
 use super::head::Labelled;
-use super::linear::LoraPair;
+use super::linear::Linear;
+use super::noise::Noise;
 use super::norm::Norm;
 use super::trainable::{Parameter, Trainable};
-use crate::adapter::Adapter;
 use crate::data::MicroBatch;
 use crate::ops::{Backend, Frequencies, Portable, Rotary, Span};
 use crate::{EngineError, Result};
@@ -23,16 +24,20 @@ use crate::{EngineError, Result};
 pub struct Model {
     pub(super) spec: ModelSpec,
     pub(super) ops: Arc<dyn Backend>,
-    /// `[V, H]`.
-    pub(super) embed: Parameter,
+    pub(super) embed: Embedding,
     pub(super) blocks: Vec<Block>,
     /// `[H]`.
     pub(super) norm: Norm,
     /// `[V, H]`; `None` when it is the embedding.
-    pub(super) head: Option<Parameter>,
+    pub(super) head: Option<Linear>,
     pub(super) frequencies: Frequencies,
     /// Of blocks with a sliding window, where they turn otherwise.
     pub(super) local_frequencies: Option<Frequencies>,
+    /// Whether what is laid beside the base has a say, see [`Model::set_adapters`].
+    pub(super) adapters: bool,
+    /// Where the run stands: what a backward pass drops is drawn from it. Nothing is dropped without it, nor by a pass
+    /// that only asks.
+    pub noise: Option<Noise>,
     /// Keep only each block's input in the forward pass and run the block again in the backward pass
     /// (arXiv 1604.06174). Changes memory and time, never numbers.
     pub gradient_checkpointing: bool,
@@ -83,38 +88,19 @@ impl Model {
         self.parameters_mut().for_each(Parameter::thaw);
     }
 
-    /// Lays an adapter beside the linear layers it names; only its pairs learn.
-    ///
-    /// # Errors
-    /// When the model has no such layer, a shape does not fit, or an adapter is attached already.
-    pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
-        let scaling = adapter.scaling();
-        if self.blocks.iter().flat_map(Block::linears).any(|l| l.lora.is_some()) {
-            return Err(EngineError::input("the model already carries an adapter"));
-        }
-        adapter.fits(&self.spec)?;
-        let mut pairs = adapter.into_pairs();
-        for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
-            let module = linear.weight.name().trim_end_matches(".weight").to_owned();
-            if let Some((a, b)) = pairs.remove(&module) {
-                let key = |which| format!("base_model.model.{module}.{which}.weight");
-                linear.lora = Some(LoraPair {
-                    a: Trainable::new(key("lora_A"), a),
-                    b: Trainable::new(key("lora_B"), b),
-                    scaling,
-                });
-            }
-        }
-        Ok(())
+    /// What learns, in an order that is the same every time.
+    pub fn trainables(&self) -> impl Iterator<Item = &Trainable> {
+        let blocks = self.blocks.iter().flat_map(Block::trainables);
+        let head = self.head.iter().flat_map(Linear::trainables);
+        self.embed.trainables().chain(blocks).chain(self.norm.weight.trainable()).chain(head)
     }
 
-    /// What learns, in an order that is the same every time.
+    /// As [`Self::trainables`].
     pub fn trainables_mut(&mut self) -> impl Iterator<Item = &mut Trainable> {
         let blocks = self.blocks.iter_mut().flat_map(Block::trainables_mut);
-        let embed = self.embed.trained_mut().into_iter();
-        let end = [Some(&mut self.norm.weight), self.head.as_mut()];
-        let end = end.into_iter().flatten().filter_map(Parameter::trained_mut);
-        embed.chain(blocks).chain(end)
+        let head = self.head.iter_mut().flat_map(Linear::trainables_mut);
+        let norm = self.norm.weight.trained_mut();
+        self.embed.trainables_mut().chain(blocks).chain(norm).chain(head)
     }
 
     /// Frees all gradient buffers.
@@ -126,23 +112,17 @@ impl Model {
     /// the model was loaded in fewer bits.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         let blocks = self.blocks.iter().flat_map(Block::parameters);
-        let all =
-            std::iter::once(&self.embed).chain(blocks).chain([&self.norm.weight]).chain(&self.head);
+        let head = self.head.iter().map(|head| &head.weight);
+        let all = std::iter::once(&self.embed.table).chain(blocks).chain([&self.norm.weight]);
+        let all = all.chain(head);
         all.filter_map(|parameter| Some((parameter.name(), parameter.plain()?)))
     }
 
-    fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
+    pub(super) fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
         let blocks = self.blocks.iter_mut().flat_map(Block::parameters_mut);
-        std::iter::once(&mut self.embed)
-            .chain(blocks)
-            .chain([&mut self.norm.weight])
-            .chain(&mut self.head)
-    }
-
-    /// Pairs of the attached adapter as `(key, value)`, PEFT's keys.
-    pub(crate) fn adapter_tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        let pairs = self.blocks.iter().flat_map(Block::linears).filter_map(|l| l.lora.as_ref());
-        pairs.flat_map(|pair| [&pair.a, &pair.b]).map(|t| (t.name.as_str(), &t.value))
+        let head = self.head.iter_mut().map(|head| &mut head.weight);
+        let embed = std::iter::once(&mut self.embed.table);
+        embed.chain(blocks).chain([&mut self.norm.weight]).chain(head)
     }
 
     /// Adds `grad_scale` · d(summed loss)/dθ to the gradient of everything that learns, and gives the summed negative
@@ -157,10 +137,10 @@ impl Model {
             self.check(batch)?;
             return Ok(0.0);
         }
-        self.walk(batch, |model, x| {
-            let (ops, mut loss) = (model.ops.clone(), 0.0);
-            let dx = model.head_backward(x, &labelled, |logits, targets, _| {
-                loss += ops.cross_entropy_backward(logits, targets, grad_scale)?;
+        self.walk(batch, |model, pass, x| {
+            let mut loss = 0.0;
+            let dx = model.head_backward(pass, x, &labelled, |logits, targets, _| {
+                loss += pass.ops.cross_entropy_backward(logits, targets, grad_scale)?;
                 Ok(())
             })?;
             Ok((loss, dx))
@@ -172,15 +152,16 @@ impl Model {
     pub(super) fn walk<T>(
         &mut self,
         batch: &MicroBatch,
-        head: impl FnOnce(&mut Self, &Tensor) -> Result<(T, Tensor)>,
+        head: impl FnOnce(&mut Self, &Pass<'_>, &Tensor) -> Result<(T, Tensor)>,
     ) -> Result<T> {
         self.check(batch)?;
         let ops = self.ops.clone();
         let spec = self.spec.clone();
         let pass = self.pass(ops.as_ref(), &spec, &batch.cu_seqlens, 0);
+        let pass = Pass { noise: self.noise, ..pass };
         let lowest = self.lowest_trained();
 
-        let mut x = self.embedded(&batch.input_ids)?;
+        let mut x = self.embedded(&pass, &batch.input_ids)?;
         let mut kept = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
             crate::memory::check()?;
@@ -196,7 +177,7 @@ impl Model {
             }
         }
 
-        let (loss, mut dx) = head(self, &x)?;
+        let (loss, mut dx) = head(self, &pass, &x)?;
         drop(x);
         let embed_learns = self.embed.trained();
         for (index, block) in self.blocks.iter_mut().enumerate().skip(lowest).rev() {
@@ -212,14 +193,14 @@ impl Model {
                 None => return Ok(loss),
             }
         }
-        if let Some(embed) = self.embed.trained_mut() {
+        if embed_learns {
             // See `ModelSpec::pad_token_id`.
             let ids = batch.input_ids.iter().copied().zip(0..);
             let (ids, rows): (Vec<u32>, Vec<u32>) =
                 ids.filter(|(id, _)| Some(*id) != spec.pad_token_id).unzip();
             let dx = if ids.len() < batch.tokens() { ops.gather(&dx, &rows)? } else { dx };
             let dx = scaled(dx, spec.embedding_scale())?;
-            ops.scatter_add(&embed.gradient()?, &ids, &dx)?;
+            self.embed.backward(ops.as_ref(), &ids, &dx)?;
         }
         Ok(loss)
     }
@@ -230,7 +211,7 @@ impl Model {
     /// As [`Self::forward_backward`].
     pub fn loss(&self, batch: &MicroBatch) -> Result<f64> {
         self.check(batch)?;
-        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens, true)?;
+        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens)?;
         self.head_loss(&x, &Labelled::of(batch))
     }
 
@@ -248,7 +229,7 @@ impl Model {
     /// As [`Self::logits`].
     pub fn packed_logits(&self, input_ids: &[u32], cu_seqlens: &[usize]) -> Result<Tensor> {
         self.check_ids(input_ids)?;
-        self.head_logits(&self.hidden(input_ids, cu_seqlens, true)?)
+        self.head_logits(&self.hidden(input_ids, cu_seqlens)?)
     }
 
     /// Reads `tokens` after what `cache` remembers, and gives the logits that follow the last of them, `[V]`.
@@ -258,7 +239,7 @@ impl Model {
     pub fn step(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         self.check_ids(tokens)?;
         let pass = self.pass(self.ops.as_ref(), &self.spec, &[0, tokens.len()], cache.len());
-        let mut x = self.embedded(tokens)?;
+        let mut x = self.embedded(&pass, tokens)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&pass, x, Some((index, cache)))?.0;
         }
@@ -268,20 +249,14 @@ impl Model {
     }
 
     /// The beginning of the residual stream, `[ids, H]`.
-    fn embedded(&self, ids: &[u32]) -> Result<Tensor> {
-        scaled(self.embed.gather(self.ops.as_ref(), ids)?, self.spec.embedding_scale())
+    fn embedded(&self, pass: &Pass<'_>, ids: &[u32]) -> Result<Tensor> {
+        scaled(self.embed.forward(pass, ids)?, self.spec.embedding_scale())
     }
 
-    /// The residual stream before the final norm, `[tokens, H]`; without `adapters` that of the base alone.
-    pub(super) fn hidden(
-        &self,
-        input_ids: &[u32],
-        cu_seqlens: &[usize],
-        adapters: bool,
-    ) -> Result<Tensor> {
+    /// The residual stream before the final norm, `[tokens, H]`.
+    pub(super) fn hidden(&self, input_ids: &[u32], cu_seqlens: &[usize]) -> Result<Tensor> {
         let pass = self.pass(self.ops.as_ref(), &self.spec, cu_seqlens, 0);
-        let pass = Pass { adapters, ..pass };
-        let mut x = self.embedded(input_ids)?;
+        let mut x = self.embedded(&pass, input_ids)?;
         for block in &self.blocks {
             crate::memory::check()?;
             x = block.forward(&pass, x, None)?.0;
@@ -290,7 +265,7 @@ impl Model {
     }
 
     /// Examples laid end to end, each after `past` tokens of its own that only a cache knows.
-    fn pass<'a>(
+    pub(super) fn pass<'a>(
         &self,
         ops: &'a dyn Backend,
         spec: &'a ModelSpec,
@@ -303,7 +278,8 @@ impl Model {
         Pass {
             ops,
             spec,
-            adapters: true,
+            adapters: self.adapters,
+            noise: None,
             rotary: Rotary::new(&self.frequencies, positions.clone()),
             local_rotary: local.map(|frequencies| Rotary::new(frequencies, positions)),
             spans: examples.map(|q| Span { k: q.start..q.end + past, q }).collect(),

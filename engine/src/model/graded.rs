@@ -29,15 +29,22 @@ impl Model {
     /// # Errors
     /// As [`Model::forward_backward`].
     pub fn token_logps(
-        &self,
+        &mut self,
         batch: &MicroBatch,
         policy: Policy,
         collisions: bool,
     ) -> Result<TokenLogps> {
         self.check(batch)?;
-        let adapters = policy == Policy::Learning;
-        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens, adapters)?;
-        let (logps, collisions) = self.head_logps(&x, &Labelled::of(batch), collisions)?;
+        self.set_adapters(policy == Policy::Learning);
+        let logps = self.logps(batch, collisions);
+        self.set_adapters(true);
+        logps
+    }
+
+    fn logps(&self, batch: &MicroBatch, collisions: bool) -> Result<TokenLogps> {
+        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens)?;
+        let pass = self.pass(self.ops.as_ref(), &self.spec, &[], 0);
+        let (logps, collisions) = self.head_logps(&pass, &x, &Labelled::of(batch), collisions)?;
         Ok(TokenLogps { logps, collisions })
     }
 
@@ -55,12 +62,11 @@ impl Model {
         objective: impl FnOnce(TokenLogps) -> Result<(T, Vec<f64>)>,
     ) -> Result<T> {
         let labelled = Labelled::of(batch);
-        self.walk(batch, |model, x| {
-            let ops = model.ops.clone();
-            let (logps, collisions) = model.head_logps(x, &labelled, collisions)?;
+        self.walk(batch, |model, pass, x| {
+            let (logps, collisions) = model.head_logps(pass, x, &labelled, collisions)?;
             let (answer, dlogps) = objective(TokenLogps { logps, collisions })?;
-            let dx = model.head_backward(x, &labelled, |logits, targets, at| {
-                ops.log_probs_backward(logits, targets, &dlogps[at])
+            let dx = model.head_backward(pass, x, &labelled, |logits, targets, at| {
+                pass.ops.log_probs_backward(logits, targets, &dlogps[at])
             })?;
             Ok((answer, dx))
         })

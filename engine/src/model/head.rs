@@ -9,7 +9,8 @@ use candle_core::Tensor;
 use fleetune_shared::HEAD_CHUNK_ROWS;
 
 use super::Model;
-use super::trainable::Parameter;
+use super::block::Pass;
+use super::linear::LinearSaved;
 use crate::Result;
 use crate::data::{IGNORED, MicroBatch};
 
@@ -44,10 +45,14 @@ impl Model {
 
     /// Logits of rows of the residual stream: `[rows, H]` to `[rows, V]`.
     pub(super) fn head_logits(&self, x: &Tensor) -> Result<Tensor> {
-        let (normed, _) = self.norm.forward(self.ops.as_ref(), x)?;
-        let logits = self.head_weight().project(self.ops.as_ref(), &normed)?;
+        self.head_logits_in(&self.pass(self.ops.as_ref(), &self.spec, &[], 0), x)
+    }
+
+    fn head_logits_in(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor> {
+        let (normed, _) = self.norm.forward(pass.ops, x)?;
+        let (logits, _) = self.head_project(pass, &normed)?;
         if let Some(cap) = self.spec.final_logit_softcapping {
-            self.ops.soft_cap(&logits, cap)?;
+            pass.ops.soft_cap(&logits, cap)?;
         }
         Ok(logits)
     }
@@ -58,13 +63,14 @@ impl Model {
     /// [`Backend::log_collisions`]: crate::ops::Backend::log_collisions
     pub(super) fn head_logps(
         &self,
+        pass: &Pass<'_>,
         x: &Tensor,
         labelled: &Labelled,
         collisions: bool,
     ) -> Result<(Vec<f64>, Vec<f64>)> {
         let (mut logps, mut agree) = (Vec::with_capacity(labelled.rows.len()), Vec::new());
         for (rows, targets) in labelled.chunks() {
-            let logits = self.head_logits(&self.ops.gather(x, rows)?)?;
+            let logits = self.head_logits_in(pass, &self.ops.gather(x, rows)?)?;
             logps.extend(self.ops.log_probs(&logits, targets)?);
             if collisions {
                 agree.extend(self.ops.log_collisions(&logits)?);
@@ -78,20 +84,19 @@ impl Model {
     /// labelled positions they are.
     pub(super) fn head_backward(
         &mut self,
+        pass: &Pass<'_>,
         x: &Tensor,
         labelled: &Labelled,
         mut grade: impl FnMut(&Tensor, &[u32], Range<usize>) -> Result<()>,
     ) -> Result<Tensor> {
-        let ops = self.ops.clone();
-        let ops = ops.as_ref();
+        let ops = pass.ops;
         let dx = x.zeros_like()?;
         let mut done = 0;
         for (rows, targets) in labelled.chunks() {
             let x = ops.gather(x, rows)?;
             let (normed, rstd) = self.norm.forward(ops, &x)?;
             let cap = self.spec.final_logit_softcapping;
-            let weight = self.head_weight_mut();
-            let logits = weight.project(ops, &normed)?;
+            let (logits, saved) = self.head_project(pass, &normed)?;
             if let Some(cap) = cap {
                 ops.soft_cap(&logits, cap)?;
             }
@@ -101,10 +106,7 @@ impl Model {
             if let (Some(cap), Some(capped)) = (cap, capped) {
                 ops.soft_cap_backward(&logits, &capped, cap)?;
             }
-            let dnormed = weight.project_dx(ops, &logits)?;
-            if let Some(weight) = weight.trained_mut() {
-                weight.accumulate_product(ops, &logits, &normed)?;
-            }
+            let dnormed = self.head_project_backward(pass, &logits, &normed, &saved)?;
             drop(logits);
             let dx_rows = x.zeros_like()?;
             self.norm.backward(ops, Some(&dnormed), &x, &rstd, &dx_rows)?;
@@ -113,12 +115,31 @@ impl Model {
         Ok(dx)
     }
 
-    /// The embedding itself when tied.
-    fn head_weight(&self) -> &Parameter {
-        self.head.as_ref().unwrap_or(&self.embed)
+    /// The last product, `[rows, H]` to `[rows, V]`: the head's own, or the embedding's when tied.
+    fn head_project(&self, pass: &Pass<'_>, normed: &Tensor) -> Result<(Tensor, LinearSaved)> {
+        match &self.head {
+            Some(head) => head.forward(pass, normed),
+            None => Ok((self.embed.table.project(pass.ops, normed)?, LinearSaved::default())),
+        }
     }
 
-    fn head_weight_mut(&mut self) -> &mut Parameter {
-        self.head.as_mut().unwrap_or(&mut self.embed)
+    /// Gradient of [`Self::head_project`] for its input; adds to those of what learns in it.
+    fn head_project_backward(
+        &mut self,
+        pass: &Pass<'_>,
+        dlogits: &Tensor,
+        normed: &Tensor,
+        saved: &LinearSaved,
+    ) -> Result<Tensor> {
+        if let Some(head) = &mut self.head {
+            let dnormed = head.backward(pass, dlogits, normed, saved, true)?;
+            return Ok(dnormed.expect("a gradient that was wanted"));
+        }
+        let table = &mut self.embed.table;
+        let dnormed = table.project_dx(pass.ops, dlogits)?;
+        if let Some(table) = table.trained_mut() {
+            table.accumulate_product(pass.ops, dlogits, normed)?;
+        }
+        Ok(dnormed)
     }
 }

@@ -1,65 +1,75 @@
-//! A linear layer, its bias, and the low-rank pair beside it.
+//! A linear layer and what an adapter lays beside it.
 
 use candle_core::Tensor;
 
 use super::block::Pass;
+use super::lora::Lora;
+use super::scale::Scale;
 use super::trainable::{Parameter, Trainable};
 use crate::Result;
+use crate::ops::Backend;
 
-/// `y = x · Wᵀ + b + s · (x · Aᵀ) · Bᵀ` (LoRA, arXiv 2106.09685).
+/// `y = x · Wᵀ + b`, changed by its adapter while adapters are on.
 #[derive(Debug)]
 pub(crate) struct Linear {
     /// `[out, in]`.
     pub(crate) weight: Parameter,
     /// `[out]`.
     pub(crate) bias: Option<Parameter>,
-    pub(crate) lora: Option<LoraPair>,
+    pub(crate) adapter: Option<Beside>,
 }
 
-/// The trained pair of a linear layer.
+/// What lies beside a linear layer.
 #[derive(Debug)]
-pub(crate) struct LoraPair {
-    /// `[r, in]`.
-    pub(crate) a: Trainable,
-    /// `[out, r]`.
-    pub(crate) b: Trainable,
-    /// `s`.
-    pub(crate) scaling: f64,
+pub(crate) enum Beside {
+    Lora(Box<Lora>),
+    Scale(Scale),
 }
 
 /// What a linear layer keeps from its forward to its backward pass, besides its input.
 #[derive(Debug, Default)]
 pub(crate) struct LinearSaved {
-    /// `x · Aᵀ`, `[T, r]`, beside an adapter.
-    low: Option<Tensor>,
+    /// `x · Aᵀ`, `[T, r]`, beside a LoRA pair.
+    pub(super) low: Option<Tensor>,
+    /// The output before it is scaled, `[T, out]`, where it is.
+    pub(super) unscaled: Option<Tensor>,
 }
 
 impl Linear {
+    /// A layer nothing lies beside.
+    pub(crate) fn new(weight: Parameter, bias: Option<Parameter>) -> Self {
+        Self { weight, bias, adapter: None }
+    }
+
+    /// Its name in the model, such as `model.layers.0.self_attn.q_proj`.
+    pub(crate) fn module(&self) -> &str {
+        self.weight.name().trim_end_matches(".weight")
+    }
+
     /// `[T, in]` to `[T, out]`, and what the backward pass wants again.
     pub(crate) fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<(Tensor, LinearSaved)> {
-        let ops = pass.ops;
+        match self.adapter.as_ref().filter(|_| pass.adapters) {
+            None => Ok((self.base(pass.ops, x)?, LinearSaved::default())),
+            Some(Beside::Lora(lora)) => lora.forward(pass, self, x),
+            Some(Beside::Scale(scale)) => scale.forward(pass.ops, self, x),
+        }
+    }
+
+    /// `x · Wᵀ + b`.
+    pub(super) fn base(&self, ops: &dyn Backend, x: &Tensor) -> Result<Tensor> {
         let y = self.weight.project(ops, x)?;
         if let Some(bias) = &self.bias {
             ops.add_bias(&y, bias.value())?;
         }
-        let Some(LoraPair { a, b, scaling }) = self.lora.as_ref().filter(|_| pass.adapters) else {
-            return Ok((y, LinearSaved::default()));
-        };
-        let low = ops.project(x, &a.value)?;
-        let b = (b.value.t()?.contiguous()? * *scaling)?;
-        ops.add_low_rank(&y, &low, &b)?;
-        Ok((y, LinearSaved { low: Some(low) }))
+        Ok(y)
     }
 
     /// Whether anything here learns.
     pub(crate) fn trained(&self) -> bool {
-        self.lora.is_some()
-            || self.weight.trained()
-            || self.bias.as_ref().is_some_and(Parameter::trained)
+        self.trainables().next().is_some()
     }
 
-    /// Adds to the gradients of whatever learns: `dA = s·(dy·B)ᵀ·x`, `dB = s·dyᵀ·(x·Aᵀ)`, `dW = dyᵀ·x`; gives
-    /// `dx = dy·W + s·(dy·B)·A` when it is wanted.
+    /// Adds to the gradients of whatever learns, and gives the input's when it is wanted.
     pub(crate) fn backward(
         &mut self,
         pass: &Pass<'_>,
@@ -69,28 +79,54 @@ impl Linear {
         want_dx: bool,
     ) -> Result<Option<Tensor>> {
         let ops = pass.ops;
-        if let Some(bias) = self.bias.as_mut().and_then(Parameter::trained_mut) {
-            bias.accumulate(ops, ops.sum_rows(dy)?)?;
-        }
-        if let Some(weight) = self.weight.trained_mut() {
-            weight.accumulate_product(ops, dy, x)?;
-        }
-        let dx = want_dx.then(|| self.weight.project_dx(ops, dy)).transpose()?;
-        if let (Some(LoraPair { a, b, scaling }), Some(low)) = (&mut self.lora, &saved.low) {
-            let dlow = (ops.project_dx(dy, &b.value)? * *scaling)?;
-            if let Some(dx) = &dx {
-                ops.add_low_rank(dx, &dlow, &a.value)?;
+        let Self { weight, bias, adapter } = self;
+        match adapter.as_mut().filter(|_| pass.adapters) {
+            None => {
+                if let Some(bias) = bias.as_mut().and_then(Parameter::trained_mut) {
+                    bias.accumulate(ops, ops.sum_rows(dy)?)?;
+                }
+                if let Some(weight) = weight.trained_mut() {
+                    weight.accumulate_product(ops, dy, x)?;
+                }
+                want_dx.then(|| weight.project_dx(ops, dy)).transpose()
             }
-            a.accumulate(ops, ops.project_dw(&dlow, x)?)?;
-            b.accumulate(ops, ops.project_dw(dy, &(low * *scaling)?)?)?;
+            Some(Beside::Lora(lora)) => {
+                if let Some(bias) = bias.as_mut().and_then(Parameter::trained_mut) {
+                    bias.accumulate(ops, ops.sum_rows(dy)?)?;
+                }
+                lora.backward(pass, weight, dy, x, saved, want_dx)
+            }
+            Some(Beside::Scale(scale)) => scale.backward(ops, weight, dy, x, saved, want_dx),
         }
-        Ok(dx)
     }
 
     /// What learns here, in a fixed order.
+    pub(crate) fn trainables(&self) -> impl Iterator<Item = &Trainable> {
+        let base = [Some(&self.weight), self.bias.as_ref()];
+        let base = base.into_iter().flatten().filter_map(Parameter::trainable);
+        base.chain(self.adapter.iter().flat_map(Beside::trainables))
+    }
+
+    /// As [`Self::trainables`].
     pub(crate) fn trainables_mut(&mut self) -> impl Iterator<Item = &mut Trainable> {
         let base = [Some(&mut self.weight), self.bias.as_mut()];
         let base = base.into_iter().flatten().filter_map(Parameter::trained_mut);
-        base.chain(self.lora.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]))
+        base.chain(self.adapter.iter_mut().flat_map(Beside::trainables_mut))
+    }
+}
+
+impl Beside {
+    fn trainables(&self) -> Vec<&Trainable> {
+        match self {
+            Self::Lora(lora) => lora.trainables(),
+            Self::Scale(scale) => vec![&scale.scale],
+        }
+    }
+
+    fn trainables_mut(&mut self) -> Vec<&mut Trainable> {
+        match self {
+            Self::Lora(lora) => lora.trainables_mut(),
+            Self::Scale(scale) => vec![&mut scale.scale],
+        }
     }
 }

@@ -9,12 +9,13 @@ use fleetune_shared::{ModelSpec, NormPlacement};
 use super::attention::Attention;
 use super::block::Block;
 use super::decoder::Model;
+use super::embedding::Embedding;
 use super::hold;
 use super::linear::Linear;
 use super::mlp::Mlp;
 use super::norm::{Norm, OutNorm};
 use super::projections::Projections;
-use super::source::{self, WeightFiles, module};
+use super::source::{self, WeightFiles};
 use super::trainable::Parameter;
 use super::weight::Weight;
 use crate::Result;
@@ -37,9 +38,9 @@ pub(super) fn assemble(
         Ok(Parameter::Frozen(name, weight))
     };
     let linear = |block: usize, name: &str| -> Result<Linear> {
-        let module = module(block, name);
+        let module = ModelSpec::module(block, name);
         let bias = spec.has_bias(name).then(|| read(format!("{module}.bias"))).transpose()?;
-        Ok(Linear { weight: read(format!("{module}.weight"))?, bias, lora: None })
+        Ok(Linear::new(read(format!("{module}.weight"))?, bias))
     };
     let linears = |block: usize, names: &[&str]| -> Result<Vec<Linear>> {
         names.iter().map(|name| linear(block, name)).collect()
@@ -85,13 +86,16 @@ pub(super) fn assemble(
         };
         Ok(Block { attention, mlp })
     };
+    let head = || -> Result<Linear> { Ok(Linear::new(read("lm_head.weight".into())?, None)) };
     Ok(Model {
-        embed: read("model.embed_tokens.weight".into())?,
+        embed: Embedding::new(read("model.embed_tokens.weight".into())?),
         blocks: (0..spec.num_hidden_layers).map(block).collect::<Result<_>>()?,
         norm: Norm::new(read("model.norm.weight".into())?, &spec),
-        head: (!spec.tie_word_embeddings).then(|| read("lm_head.weight".into())).transpose()?,
+        head: (!spec.tie_word_embeddings).then(head).transpose()?,
         frequencies: Frequencies::of(&spec),
         local_frequencies: Frequencies::local(&spec),
+        adapters: true,
+        noise: None,
         gradient_checkpointing: false,
         ops,
         spec,

@@ -9,11 +9,13 @@
 //!
 //! Neighbours: `ops` has the arithmetic, `adapter` what is laid beside the linear layers, `data` the micro-batches.
 
+mod attach;
 mod attention;
 mod bitsandbytes;
 mod block;
 mod cache;
 mod decoder;
+mod embedding;
 mod files;
 mod gguf;
 mod gguf_names;
@@ -22,25 +24,29 @@ mod head;
 mod hold;
 mod linear;
 mod load;
+mod lora;
 mod mlp;
+mod noise;
 mod norm;
 mod projections;
 mod random;
 mod save;
+mod scale;
 mod shards;
 mod source;
 mod trainable;
 mod weight;
 
+pub use attach::Attached;
 pub use cache::KvCache;
 pub use decoder::Model;
 pub use files::{files_of, has_weights};
 pub(crate) use gguf::header as gguf_header;
 pub use graded::{Policy, TokenLogps};
+pub use noise::Noise;
 pub(crate) use save::write_tensors;
 pub use save::{save, save_surroundings};
 pub(crate) use shards::{Shards, read_all};
-pub(crate) use source::module;
 pub use source::{WeightFiles, spec_of};
-pub use trainable::Trainable;
+pub use trainable::{Role, Trainable};
 pub use weight::{PackedMatrix, Weight};

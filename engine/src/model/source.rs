@@ -180,7 +180,7 @@ pub(super) fn expected(spec: &ModelSpec) -> Vec<(String, Vec<usize>)> {
             all.push((format!("{}.weight", norm(block, name)), vec![width]));
         }
         for (name, out, inp) in spec.linears() {
-            let module = module(block, name);
+            let module = ModelSpec::module(block, name);
             all.push((format!("{module}.weight"), vec![out, inp]));
             if spec.has_bias(name) {
                 all.push((format!("{module}.bias"), vec![out]));
@@ -192,16 +192,6 @@ pub(super) fn expected(spec: &ModelSpec) -> Vec<(String, Vec<usize>)> {
         all.push(("lm_head.weight".to_owned(), vec![v, h]));
     }
     all
-}
-
-/// `q_proj` of block 3 is `model.layers.3.self_attn.q_proj`.
-pub(crate) fn module(block: usize, linear: &str) -> String {
-    let part = if in_attention(linear) { "self_attn" } else { "mlp" };
-    format!("model.layers.{block}.{part}.{linear}")
-}
-
-fn in_attention(linear: &str) -> bool {
-    matches!(linear, "q_proj" | "k_proj" | "v_proj" | "qkv_proj" | "o_proj")
 }
 
 /// `input_layernorm` of block 3 is `model.layers.3.input_layernorm`.

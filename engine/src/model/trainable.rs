@@ -1,10 +1,11 @@
 //! A tensor that learns, and one that may.
 
 use candle_core::Tensor;
+use fleetune_shared::TILE_NUMBERS;
 
 use super::Weight;
 use crate::Result;
-use crate::ops::Backend;
+use crate::ops::{Backend, slices};
 
 /// One trained tensor: what the optimizer steps, what a checkpoint stores.
 #[derive(Debug)]
@@ -18,6 +19,26 @@ pub struct Trainable {
     pub grad: Option<Tensor>,
     /// Whether weight decay applies: tensors of two dimensions, as is usual for transformers.
     pub decay: bool,
+    /// What it is to the model.
+    pub role: Role,
+}
+
+/// What a trained tensor is, for whoever treats some of them differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A tensor of the model itself.
+    #[default]
+    Base,
+    /// The half of a LoRA pair that meets the input.
+    LoraA,
+    /// The half that makes the output, or its bias (LoRA+ steps it faster, arXiv 2402.12354).
+    LoraB,
+    /// Either half beside an embedding.
+    LoraEmbedding,
+    /// DoRA's magnitudes.
+    Magnitude,
+    /// IA³'s scales.
+    Scale,
 }
 
 /// Rows of a gradient made at a time: a product cannot add to its result, so a slab is made and then added.
@@ -28,7 +49,13 @@ impl Trainable {
     #[must_use]
     pub fn new(name: impl Into<String>, value: Tensor) -> Self {
         let decay = value.rank() == 2;
-        Self { name: name.into(), value, grad: None, decay }
+        Self { name: name.into(), value, grad: None, decay, role: Role::Base }
+    }
+
+    /// Begins without a gradient, as one of an adapter's tensors.
+    #[must_use]
+    pub(crate) fn of(role: Role, name: String, value: Tensor) -> Self {
+        Self { role, ..Self::new(name, value) }
     }
 
     /// Frees the gradient buffer.
@@ -74,13 +101,30 @@ impl Trainable {
     }
 }
 
-/// A base model's tensor: frozen, or trained under full fine-tuning. Only the latter has room for a gradient.
+/// A base model's tensor: frozen, trained under full fine-tuning, or standing behind a copy that an adapter trains.
+/// Only what learns has room for a gradient.
 #[derive(Debug)]
 pub(crate) enum Parameter {
     /// Hugging Face's key and the weight.
     Frozen(String, Weight),
     /// As above, learning.
     Trained(Trainable),
+    /// Frozen, and the copy that takes its place while adapters are on.
+    Copied(Box<Copied>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Copied {
+    name: String,
+    base: Weight,
+    copy: Trainable,
+    on: bool,
+}
+
+/// What of a parameter is asked.
+enum Numbers<'a> {
+    Held(&'a Weight),
+    Plain(&'a Tensor),
 }
 
 impl Parameter {
@@ -88,46 +132,56 @@ impl Parameter {
         match self {
             Self::Frozen(name, _) => name,
             Self::Trained(trainable) => &trainable.name,
+            Self::Copied(copied) => &copied.name,
+        }
+    }
+
+    fn numbers(&self) -> Numbers<'_> {
+        match self {
+            Self::Frozen(_, weight) => Numbers::Held(weight),
+            Self::Trained(trainable) => Numbers::Plain(&trainable.value),
+            Self::Copied(copied) if copied.on => Numbers::Plain(&copied.copy.value),
+            Self::Copied(copied) => Numbers::Held(&copied.base),
         }
     }
 
     /// `x · Wᵀ`, see [`Backend::project`].
     pub(crate) fn project(&self, ops: &dyn Backend, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Frozen(_, weight) => weight.project(ops, x),
-            Self::Trained(trainable) => ops.project(x, &trainable.value),
+        match self.numbers() {
+            Numbers::Held(weight) => weight.project(ops, x),
+            Numbers::Plain(value) => ops.project(x, value),
         }
     }
 
     /// `dy · W`, see [`Backend::project_dx`].
     pub(crate) fn project_dx(&self, ops: &dyn Backend, dy: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Frozen(_, weight) => weight.project_dx(ops, dy),
-            Self::Trained(trainable) => ops.project_dx(dy, &trainable.value),
+        match self.numbers() {
+            Numbers::Held(weight) => weight.project_dx(ops, dy),
+            Numbers::Plain(value) => ops.project_dx(dy, value),
         }
     }
 
     /// Rows `ids`, see [`Backend::gather`].
     pub(crate) fn gather(&self, ops: &dyn Backend, ids: &[u32]) -> Result<Tensor> {
-        match self {
-            Self::Frozen(_, weight) => weight.gather(ops, ids),
-            Self::Trained(trainable) => ops.gather(&trainable.value, ids),
+        match self.numbers() {
+            Numbers::Held(weight) => weight.gather(ops, ids),
+            Numbers::Plain(value) => ops.gather(value, ids),
         }
     }
 
     /// The shape.
     pub(crate) fn dims(&self) -> &[usize] {
-        match self {
-            Self::Frozen(_, weight) => weight.dims(),
-            Self::Trained(trainable) => trainable.value.dims(),
+        match self.numbers() {
+            Numbers::Held(weight) => weight.dims(),
+            Numbers::Plain(value) => value.dims(),
         }
     }
 
     /// The numbers, where they are held as f32.
     pub(crate) fn plain(&self) -> Option<&Tensor> {
-        match self {
-            Self::Frozen(_, weight) => weight.plain(),
-            Self::Trained(trainable) => Some(&trainable.value),
+        match self.numbers() {
+            Numbers::Held(weight) => weight.plain(),
+            Numbers::Plain(value) => Some(value),
         }
     }
 
@@ -137,13 +191,22 @@ impl Parameter {
     }
 
     pub(crate) fn trained(&self) -> bool {
-        matches!(self, Self::Trained(_))
+        !matches!(self, Self::Frozen(..))
+    }
+
+    pub(crate) fn trainable(&self) -> Option<&Trainable> {
+        match self {
+            Self::Frozen(..) => None,
+            Self::Trained(trainable) => Some(trainable),
+            Self::Copied(copied) => Some(&copied.copy),
+        }
     }
 
     pub(crate) fn trained_mut(&mut self) -> Option<&mut Trainable> {
         match self {
             Self::Frozen(..) => None,
             Self::Trained(trainable) => Some(trainable),
+            Self::Copied(copied) => Some(&mut copied.copy),
         }
     }
 
@@ -152,6 +215,55 @@ impl Parameter {
         if let Self::Frozen(name, Weight::F32(value)) = self {
             *self = Self::Trained(Trainable::new(std::mem::take(name), value.clone()));
         }
+    }
+
+    /// The base's weight under another name, frozen: how an untied head begins.
+    pub(crate) fn twin(&self, name: &str) -> Self {
+        let weight = match self {
+            Self::Frozen(_, weight) => weight.clone(),
+            Self::Trained(trainable) => Weight::F32(trainable.value.clone()),
+            Self::Copied(copied) => copied.base.clone(),
+        };
+        Self::Frozen(name.to_owned(), weight)
+    }
+
+    /// Puts a copy in the place of what is frozen: `value`, or else its own numbers. It learns, and is stored as `key`.
+    pub(crate) fn copy(&mut self, key: String, value: Option<Tensor>) -> Result<()> {
+        let Self::Frozen(name, base) = self else { return Ok(()) };
+        let value = match (value, &*base) {
+            (Some(value), _) => value,
+            (None, Weight::F32(value)) => value.copy()?,
+            (None, Weight::Packed(_)) => base.to_f32()?,
+        };
+        *self = Self::Copied(Box::new(Copied {
+            name: std::mem::take(name),
+            base: base.clone(),
+            copy: Trainable::new(key, value),
+            on: true,
+        }));
+        Ok(())
+    }
+
+    /// Whether the copy answers, if there is one, or what it was copied from.
+    pub(crate) fn switch(&mut self, on: bool) {
+        if let Self::Copied(copied) = self {
+            copied.on = on;
+        }
+    }
+
+    /// Squared lengths of a matrix' rows, `[out]`; it is unpacked a few rows at a time.
+    pub(crate) fn row_squares(&self, ops: &dyn Backend) -> Result<Vec<f64>> {
+        let &[rows, width] = self.dims() else { return Ok(Vec::new()) };
+        let in_tile = (TILE_NUMBERS / width.max(1)).max(1) as u32;
+        let mut squares = Vec::with_capacity(rows);
+        for from in (0..rows as u32).step_by(in_tile as usize) {
+            let ids: Vec<u32> = (from..(from + in_tile).min(rows as u32)).collect();
+            let tile = self.gather(ops, &ids)?;
+            let square =
+                |row: &[f32]| row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
+            squares.extend(slices::view(&tile)?.chunks_exact(width).map(square));
+        }
+        Ok(squares)
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use fleetune_shared::Activation;
 
-use super::{Rotary, Turn};
+use super::{DropoutMask, Rotary, Turn};
 use crate::Result;
 
 /// Queries of one example and the keys they may look at.
@@ -77,6 +77,16 @@ pub trait Backend: Debug + Send + Sync {
 
     /// Gradient of [`Self::add_bias`] for the bias: the sum of all rows, `[n]`.
     fn sum_rows(&self, dy: &Tensor) -> Result<Tensor>;
+
+    /// `y[t, :] *= factor` in place; `factor` holds `n` numbers. It is its own gradient for `y`.
+    fn scale(&self, y: &Tensor, factor: &Tensor) -> Result<()>;
+
+    /// Gradient of [`Self::scale`] for the factor: `Σ_t dy[t, :] · y[t, :]`, `[n]`.
+    fn dot_rows(&self, dy: &Tensor, y: &Tensor) -> Result<Tensor>;
+
+    /// `x` with what the mask drops at 0 and the rest scaled up, so that its mean stays: `[T, n]`. It is its own
+    /// gradient.
+    fn dropout(&self, x: &Tensor, mask: &DropoutMask) -> Result<Tensor>;
 
     /// Rows `ids` of `table` (`[V, H]`): `[ids, H]`.
     fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor>;

@@ -5,10 +5,12 @@
 //! All tensors are f32, contiguous and two-dimensional, one row per token, unless a method says otherwise.
 
 mod backend;
+mod dropout;
 mod portable;
 mod rotary;
 pub(crate) mod slices;
 
 pub use backend::{AttentionShape, Backend, Span};
+pub use dropout::DropoutMask;
 pub use portable::Portable;
 pub use rotary::{Frequencies, Rotary, Turn};

@@ -64,7 +64,7 @@ impl<'a> Evaluator<'a> {
     ///
     /// The loss is summed over all rows and divided once, by their supervised tokens or answers, as in training;
     /// transformers averages the means of micro-batches.
-    pub(super) fn ask(&mut self, model: &Model) -> Result<BTreeMap<String, f64>> {
+    pub(super) fn ask(&mut self, model: &mut Model) -> Result<BTreeMap<String, f64>> {
         let (mut loss, mut units, mut tally) = (0.0, 0, Tally::default());
         for _ in 0..self.rows.steps_per_epoch() {
             for batch in self.rows.next_step()? {

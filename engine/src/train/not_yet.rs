@@ -1,9 +1,7 @@
 //! What a recipe may ask for and this engine does not do yet, key by key, so that nothing is silently left out.
 
 use fleetune_shared::Recipe;
-use fleetune_shared::recipe::{
-    CheckpointingLevel, LoraBias, LoraInit, Method, Objective, Quantization, Targets,
-};
+use fleetune_shared::recipe::{CheckpointingLevel, LoraInit, Method, Objective, Quantization};
 
 use crate::{EngineError, Result};
 
@@ -14,8 +12,6 @@ pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
     let mut keys = vec![
         ("task", matches!(recipe.objective, Objective::Reward(_))),
         ("label_smoothing_factor", smoothed),
-        ("freeze_trainable_layers", matches!(recipe.method, Method::Freeze(_))),
-        ("peft_type", matches!(recipe.method, Method::Ia3(_))),
         ("dtype", recipe.quantization == Quantization::Bfloat16 && !recipe.method.makes_adapter()),
         ("optimizer_in_backward", recipe.optim.in_backward),
         ("gradient_checkpointing", {
@@ -25,19 +21,8 @@ pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
         ("neftune_noise_alpha", recipe.neftune_noise_alpha.is_some()),
     ];
     if let Method::Lora(lora) = &recipe.method {
-        keys.extend([
-            ("lora_dropout", lora.dropout > 0.0),
-            ("use_dora", lora.use_dora),
-            ("init_lora_weights", lora.init != LoraInit::Default),
-            ("target_modules", matches!(lora.target_modules, Targets::Regex(_))),
-            ("exclude_modules", lora.exclude_modules.is_some()),
-            ("layers_to_transform", lora.layers_to_transform.is_some()),
-            ("rank_pattern", !lora.rank_pattern.is_empty()),
-            ("alpha_pattern", !lora.alpha_pattern.is_empty()),
-            ("modules_to_save", !lora.modules_to_save.is_empty()),
-            ("bias", lora.bias != LoraBias::None),
-            ("lora_bias", lora.lora_bias),
-        ]);
+        let changed = lora.init.changes_base() || lora.init == LoraInit::Loftq;
+        keys.push(("init_lora_weights", changed));
     }
     match keys.into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),

@@ -18,7 +18,7 @@ use super::{best, result};
 use crate::checkpoint::{self, State};
 use crate::data::Loader;
 use crate::memory::{self, Bound};
-use crate::model::Model;
+use crate::model::{Model, Noise};
 use crate::objective::Tally;
 use crate::optim::{Optimizer, Schedule, clip_factor, grad_norm};
 use crate::{EngineError, Result};
@@ -188,7 +188,7 @@ impl Run<'_> {
         memory::check()?;
         self.model.clear_gradients();
         if let Some(evaluator) = &self.evaluator {
-            evaluator.learner.assess(&self.model, &evaluator.longest()?)?;
+            evaluator.learner.assess(&mut self.model, &evaluator.longest()?)?;
             memory::check()?;
         }
         let (rows, tokens) = (longest.cu_seqlens.len() - 1, longest.tokens());
@@ -207,7 +207,7 @@ impl Run<'_> {
             && self.recipe.evaluation.on_start
             && self.state.step == 0
         {
-            let found = evaluator.ask(&self.model)?;
+            let found = evaluator.ask(&mut self.model)?;
             let said: Vec<_> =
                 found.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
             let message = format!("before the first step: {}", said.join(", "));
@@ -257,6 +257,8 @@ impl Run<'_> {
                 self.model.clear_gradients();
                 return Ok(None);
             }
+            let (seed, micro_batch) = (self.recipe.seed, index as u64);
+            self.model.noise = Some(Noise { seed, step, micro_batch });
             let Learned { loss, tally: more } =
                 self.learner.learn(&mut self.model, batch, scale)?;
             sum += loss;
@@ -306,7 +308,7 @@ impl Run<'_> {
         if !evaluator.due(step, self.state.cursor.position == 0, step == steps_total) {
             return Ok(false);
         }
-        let found = evaluator.ask(&self.model)?;
+        let found = evaluator.ask(&mut self.model)?;
         if let Some(value) = found.values().find(|value| !value.is_finite()) {
             return Err(EngineError::Diverged { step, what: EVAL_LOSS, value: *value });
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use fleetune_shared::recipe::{CheckpointingLevel, Lora, Method, Objective};
+use fleetune_shared::recipe::{CheckpointingLevel, Method, Objective, PeftType, RecipeFile};
 use fleetune_shared::{AdapterConfig, BlobHash, ModelSpec, Recipe, TrainOrder, TrainerEvent};
 
 use super::{Observer, not_yet};
@@ -68,17 +68,26 @@ impl Setup {
         let mut model = base(order, &recipe, observer)?;
         model.gradient_checkpointing = recipe.gradient_checkpointing == CheckpointingLevel::Block;
         let adapter = match &recipe.method {
-            Method::Full | Method::Freeze(_) | Method::Ia3(_) => {
+            Method::Full => {
                 model.train_full();
                 None
             }
-            Method::Lora(lora) => {
-                let adapter = adapter(order, &recipe, lora, &spec)?;
+            Method::Freeze(freeze) => {
+                model.train_some(freeze)?;
+                None
+            }
+            Method::Lora(_) | Method::Ia3(_) => {
+                let adapter = adapter(order, &recipe, &spec)?;
                 let config = AdapterConfig {
                     base_model_name_or_path: Some(recipe.model.clone()),
                     ..adapter.config().clone()
                 };
-                model.attach(adapter)?;
+                if model.attach(adapter)?.unties_head {
+                    observer.event(TrainerEvent::Log {
+                        message: "the head was tied to the embedding; with this adapter each has numbers of its own"
+                            .into(),
+                    });
+                }
                 Some(config)
             }
         };
@@ -108,40 +117,81 @@ fn base(order: &TrainOrder, recipe: &Recipe, observer: &mut dyn Observer) -> Res
     Model::random(&order.model, recipe.seed)
 }
 
-fn adapter(order: &TrainOrder, recipe: &Recipe, lora: &Lora, spec: &ModelSpec) -> Result<Adapter> {
+fn adapter(order: &TrainOrder, recipe: &Recipe, spec: &ModelSpec) -> Result<Adapter> {
+    let asked = AdapterConfig::of(&recipe.method, spec, &recipe.model)
+        .ok_or_else(|| EngineError::input("the recipe asks for no adapter"))?;
     let Some(folder) = &order.init_adapter else {
-        return Adapter::fresh(spec, lora, &recipe.model, recipe.seed);
+        return Adapter::fresh(spec, asked, recipe.seed);
     };
     let adapter = adapter::load(folder)?;
-    let (file, config) = (recipe.file(), adapter.config());
-    let differs = |key: &str, recipe: String, adapter: String| {
-        Err(EngineError::input(format!(
-            "init_adapter {}: its `{key}` is {adapter}, the recipe's is {recipe}; leave the key out of the recipe \
-             to take the adapter's",
+    let file = recipe.file();
+    if let Some((key, asked, found)) = difference(file, &asked, adapter.config(), spec)? {
+        return Err(EngineError::input(format!(
+            "init_adapter {}: its `{key}` is {found}, the recipe's is {asked}; leave the key out of the recipe to \
+             take the adapter's",
             folder.display()
-        )))
+        )));
+    }
+    // Nothing that was learned depends on it.
+    let dropout = file.lora_dropout.unwrap_or(adapter.config().lora_dropout);
+    Ok(adapter.with_dropout(dropout))
+}
+
+/// The first key that the recipe sets and the adapter contradicts: the key, what is asked for and what is there.
+fn difference(
+    file: &RecipeFile,
+    asked: &AdapterConfig,
+    found: &AdapterConfig,
+    spec: &ModelSpec,
+) -> Result<Option<(&'static str, String, String)>> {
+    let kind = |config: &AdapterConfig| match config.peft_type {
+        PeftType::Lora => "LORA",
+        PeftType::Ia3 => "IA3",
     };
-    if file.r.is_some() && lora.r != config.r {
-        return differs("r", lora.r.to_string(), config.r.to_string());
+    let text = |config: &AdapterConfig, key: &str| config.to_json()[key].to_string();
+    let set = [
+        ("r", file.r.is_some()),
+        ("lora_alpha", file.lora_alpha.is_some()),
+        ("use_rslora", file.use_rslora.is_some()),
+        ("use_dora", file.use_dora.is_some()),
+        ("rank_pattern", file.rank_pattern.is_some()),
+        ("alpha_pattern", file.alpha_pattern.is_some()),
+        ("modules_to_save", file.modules_to_save.is_some()),
+        ("bias", file.bias.is_some()),
+        ("lora_bias", file.lora_bias.is_some()),
+    ];
+    let set = set.into_iter().filter(|(_, set)| *set).map(|(key, _)| key);
+    let lora = set.clone().next().is_some();
+    if kind(asked) != kind(found) && (lora || file.peft_type.is_some()) {
+        return Ok(Some(("peft_type", kind(asked).into(), kind(found).into())));
     }
-    if file.lora_alpha.is_some_and(|alpha| alpha != config.lora_alpha) {
-        return differs("lora_alpha", lora.lora_alpha.to_string(), config.lora_alpha.to_string());
+    for key in set {
+        let (asked, found) = (text(asked, key), text(found, key));
+        if asked != found {
+            return Ok(Some((key, asked, found)));
+        }
     }
-    if file.use_rslora.is_some_and(|rslora| rslora != config.use_rslora) {
-        return differs("use_rslora", lora.use_rslora.to_string(), config.use_rslora.to_string());
+    let chosen = [&file.target_modules, &file.exclude_modules].into_iter().any(Option::is_some);
+    if !chosen && file.layers_to_transform.is_none() {
+        return Ok(None);
     }
-    let names: BTreeSet<&str> = adapter.modules().filter_map(|m| m.rsplit('.').next()).collect();
-    let asked: BTreeSet<&str> = spec
-        .linears()
-        .into_iter()
-        .map(|(name, ..)| name)
-        .filter(|name| lora.targets(name))
-        .collect();
-    if file.target_modules.is_some() && names != asked {
-        let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
-        return differs("target_modules", list(asked), list(names));
-    }
-    Ok(adapter)
+    let names = |config: &AdapterConfig| -> Result<BTreeSet<String>> {
+        let layout = config.layout(spec).map_err(|e| EngineError::input(e.to_string()))?;
+        Ok(layout.modules.into_iter().map(|module| module.name).collect())
+    };
+    let (asked, found) = (names(asked)?, names(found)?);
+    // As few words as tell the two apart.
+    let list = |names: &BTreeSet<String>, others: &BTreeSet<String>| {
+        let names: Vec<&str> = names.difference(others).map(String::as_str).collect();
+        let last: BTreeSet<&str> =
+            names.iter().filter_map(|name| name.rsplit('.').next()).collect();
+        if last.is_empty() {
+            "without them".to_owned()
+        } else {
+            format!("for {}", last.into_iter().collect::<Vec<_>>().join(", "))
+        }
+    };
+    Ok((asked != found).then(|| ("target_modules", list(&asked, &found), list(&found, &asked))))
 }
 
 /// Of the model's shape and the sizes of its files: enough to tell a mistake, without reading gigabytes. Names are

@@ -5,21 +5,30 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use fleetune_engine::adapter::{self, Adapter};
+use fleetune_engine::adapter::{self, Adapter, Layer, LoraLayer};
 use fleetune_engine::model::Model;
-use fleetune_shared::recipe::{Lora, Targets};
+use fleetune_shared::AdapterConfig;
+use fleetune_shared::recipe::{LoraInit, TargetModules};
 use serde_json::{Value, json};
 
 use crate::{fixture, max_abs, tensors};
 
 const PEFT: &str = "gradients/tiny-llama-lora";
 
-fn lora() -> Lora {
-    Lora {
+fn lora() -> AdapterConfig {
+    AdapterConfig {
         r: 4,
         lora_alpha: 8.0,
-        target_modules: Targets::Names(vec!["q_proj".into(), "down_proj".into()]),
-        ..Lora::default()
+        target_modules: TargetModules::Names(vec!["q_proj".into(), "down_proj".into()]),
+        ..AdapterConfig::default()
+    }
+}
+
+/// The pair beside `q_proj` of the first block, and its scaling.
+fn first(adapter: &Adapter) -> (Tensor, Tensor, f64) {
+    match adapter.layer("model.layers.0.self_attn.q_proj") {
+        Some(Layer::Lora(LoraLayer { a, b, scaling, .. })) => (a.clone(), b.clone(), *scaling),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -36,7 +45,7 @@ fn a_fresh_adapter_changes_nothing_and_begins_as_pefts() {
     let ids = [1, 2, 3];
     let mut model = tiny();
     let before = model.logits(&ids).unwrap();
-    model.attach(Adapter::fresh(model.spec(), &lora(), "tiny", 1).unwrap()).unwrap();
+    model.attach(Adapter::fresh(model.spec(), lora(), 1).unwrap()).unwrap();
     assert_eq!(max_abs(&before, &model.logits(&ids).unwrap()), 0.0);
     for trainable in model.trainables_mut().filter(|t| t.name.contains("lora_A")) {
         let bound = 1.0 / (trainable.value.dim(1).unwrap() as f32).sqrt();
@@ -49,19 +58,19 @@ fn a_fresh_adapter_changes_nothing_and_begins_as_pefts() {
 #[test]
 fn the_seed_decides_how_an_adapter_begins() {
     let spec = tiny().spec().clone();
-    let first = |seed| {
-        let adapter = Adapter::fresh(&spec, &lora(), "tiny", seed).unwrap();
-        adapter.pair("model.layers.0.self_attn.q_proj").unwrap().0.to_vec2::<f32>().unwrap()
+    let drawn = |seed| {
+        let (a, ..) = first(&Adapter::fresh(&spec, lora(), seed).unwrap());
+        a.to_vec2::<f32>().unwrap()
     };
-    assert_eq!(first(3), first(3));
-    assert_ne!(first(3), first(4));
+    assert_eq!(drawn(3), drawn(3));
+    assert_ne!(drawn(3), drawn(4));
 }
 
 #[test]
 fn what_peft_wrote_comes_back_as_it_was() {
     let adapter = adapter::load(&fixture(PEFT)).unwrap();
     let config = adapter.config().clone();
-    assert_eq!((adapter.scaling(), adapter.modules().count()), (2.0, 14));
+    assert_eq!((first(&adapter).2, adapter.layers().count()), (2.0, 14));
     let mut model = tiny();
     model.attach(adapter).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -89,7 +98,7 @@ fn what_peft_wrote_comes_back_as_it_was() {
 #[test]
 fn a_saved_adapter_gives_the_same_logits() {
     let mut model = tiny();
-    let adapter = Adapter::fresh(model.spec(), &lora(), "tiny", 1).unwrap();
+    let adapter = Adapter::fresh(model.spec(), lora(), 1).unwrap();
     let config = adapter.config().clone();
     model.attach(adapter).unwrap();
     for t in model.trainables_mut() {
@@ -107,9 +116,11 @@ fn a_saved_adapter_gives_the_same_logits() {
 #[test]
 fn rank_stabilised_scaling_divides_by_the_root() {
     let spec = tiny().spec().clone();
-    let stabilised = Lora { use_rslora: true, ..lora() };
-    assert_eq!(Adapter::fresh(&spec, &stabilised, "tiny", 0).unwrap().scaling(), 4.0);
-    assert_eq!(Adapter::fresh(&spec, &lora(), "tiny", 0).unwrap().scaling(), 2.0);
+    let scaling = |use_rslora| {
+        let config = AdapterConfig { use_rslora, ..lora() };
+        first(&Adapter::fresh(&spec, config, 0).unwrap()).2
+    };
+    assert_eq!((scaling(true), scaling(false)), (4.0, 2.0));
 }
 
 /// PEFT's folder with one key of its configuration changed.
@@ -126,18 +137,17 @@ fn with_config(key: &str, value: Value) -> tempfile::TempDir {
 #[test]
 fn configurations_we_cannot_serve_are_named() {
     let cases = [
-        ("peft_type", json!("IA3"), "`peft_type` is \"IA3\""),
-        ("use_dora", json!(true), "`use_dora` is true"),
-        ("bias", json!("all"), "`bias` is \"all\""),
-        ("lora_bias", json!(true), "`lora_bias`"),
+        ("peft_type", json!("LOHA"), "`peft_type` is \"LOHA\""),
+        ("peft_type", json!("IA3"), "does not belong to the `peft_type`"),
+        ("use_dora", json!(true), "has no lora_magnitude_vector, but `use_dora` is true"),
+        ("lora_bias", json!(true), "has no lora_B.bias, but `lora_bias` is true"),
         ("fan_in_fan_out", json!(true), "`fan_in_fan_out`"),
-        ("modules_to_save", json!(["lm_head"]), "`modules_to_save` is [\"lm_head\"]"),
-        ("rank_pattern", json!({"q_proj": 4}), "`rank_pattern`"),
-        ("alpha_pattern", json!({"q_proj": 4}), "`alpha_pattern`"),
-        ("init_lora_weights", json!("pissa"), "`init_lora_weights` is \"pissa\""),
+        ("rank_pattern", json!({"q_proj": 4}), "not of rank 4"),
+        ("init_lora_weights", json!("corda"), "`init_lora_weights` is \"corda\""),
         ("r", json!(0), "`r` is 0"),
         ("r", json!(16), "not of rank 16"),
         ("target_modules", json!(["q_proj"]), "target_modules does not name"),
+        ("target_modules", json!("(?<=q).*"), "look-around"),
     ];
     for (key, value, part) in cases {
         let message = adapter::load(with_config(key, value).path()).unwrap_err().to_string();
@@ -150,15 +160,12 @@ fn an_adapter_of_another_base_is_refused() {
     let mut model = tiny();
     let mut wider = model.spec().clone();
     wider.hidden_size = 128;
-    let message =
-        model.attach(Adapter::fresh(&wider, &lora(), "wider", 0).unwrap()).unwrap_err().to_string();
+    let message = model.attach(Adapter::fresh(&wider, lora(), 0).unwrap()).unwrap_err().to_string();
     assert!(message.contains("`model.layers.0.self_attn.q_proj` is 128 → 64"), "{message}");
     let mut deeper = model.spec().clone();
     deeper.num_hidden_layers = 3;
-    let message = model
-        .attach(Adapter::fresh(&deeper, &lora(), "deeper", 0).unwrap())
-        .unwrap_err()
-        .to_string();
+    let message =
+        model.attach(Adapter::fresh(&deeper, lora(), 0).unwrap()).unwrap_err().to_string();
     assert!(message.contains("no module `model.layers.2"), "{message}");
     let asked = with_config("target_modules", json!("all-linear"));
     let mut weights = tensors(&format!("{PEFT}/adapter_model.safetensors"));
@@ -201,7 +208,118 @@ fn damaged_adapters_are_refused() {
 #[test]
 fn unknown_targets_are_named() {
     let spec = tiny().spec().clone();
-    let wrong = Lora { target_modules: Targets::Names(vec!["c_attn".into()]), ..lora() };
-    let message = Adapter::fresh(&spec, &wrong, "tiny", 0).unwrap_err().to_string();
-    assert!(message.contains("`c_attn`") && message.contains("q_proj"), "{message}");
+    let target_modules = TargetModules::Names(vec!["c_attn".into()]);
+    let wrong = AdapterConfig { target_modules, ..lora() };
+    let message = Adapter::fresh(&spec, wrong, 0).unwrap_err().to_string();
+    assert!(message.contains("is c_attn") && message.contains("q_proj"), "{message}");
+}
+
+/// Adapters PEFT made, of every kind, and what it said with them.
+#[test]
+fn logits_with_an_adapter_are_those_of_peft() {
+    for name in ["rslora", "dora", "ia3", "lora_patterns"] {
+        let folder = fixture(&format!("adapters/{name}"));
+        let mut model = tiny();
+        model.attach(adapter::load(&folder).unwrap()).unwrap();
+        let reference = tensors(&format!("adapters/{name}/logits.safetensors"));
+        for row in 0..2 {
+            let ids = |key: &str| reference[key].get(row).unwrap().to_vec1::<i64>().unwrap();
+            let length = ids("attention_mask").into_iter().filter(|seen| *seen == 1).count();
+            let ids: Vec<u32> = ids("input_ids")[..length].iter().map(|id| *id as u32).collect();
+            let expected = reference["logits_adapter"].get(row).unwrap();
+            let expected = expected.narrow(0, 0, length).unwrap();
+            let error = max_abs(&model.logits(&ids).unwrap(), &expected);
+            assert!(error < 1e-4, "{name}, row {row}: logits are off by {error:e}");
+        }
+    }
+}
+
+#[test]
+fn every_kind_is_written_as_peft_wrote_it() {
+    for name in ["rslora", "dora", "ia3", "lora_patterns"] {
+        let folder = fixture(&format!("adapters/{name}"));
+        let adapter = adapter::load(&folder).unwrap();
+        let config = adapter.config().clone();
+        let mut model = tiny();
+        model.attach(adapter).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        adapter::save(out.path(), &model, &config).unwrap();
+        let saved = out.path().join("adapter_model.safetensors");
+        let found = candle_core::safetensors::load(saved, &Device::Cpu).unwrap();
+        let expected = tensors(&format!("adapters/{name}/adapter_model.safetensors"));
+        assert_eq!(found.len(), expected.len(), "{name}");
+        for (key, tensor) in expected {
+            assert_eq!(found[&key].dims(), tensor.dims(), "{key}");
+            assert_eq!(max_abs(&found[&key], &tensor), 0.0, "{name}: {key}");
+        }
+        let found = json_of(&out.path().join("adapter_config.json"));
+        let expected = json_of(&folder.join("adapter_config.json"));
+        for (key, value) in
+            found.as_object().unwrap().iter().filter(|(key, _)| *key != "peft_version")
+        {
+            assert_eq!(value, &expected[key], "{name}: {key}");
+        }
+    }
+}
+
+#[test]
+fn how_adapters_begin() {
+    let spec = tiny().spec().clone();
+    let begin = |init_lora_weights| {
+        let config = AdapterConfig { init_lora_weights, r: 8, ..lora() };
+        first(&Adapter::fresh(&spec, config, 3).unwrap())
+    };
+    let deviation = |x: &Tensor| {
+        let squares = x.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        f64::from(squares).sqrt()
+    };
+    let (a, b, _) = begin(LoraInit::Gaussian);
+    assert!((deviation(&a) * 8.0 - 1.0).abs() < 0.1 && deviation(&b) == 0.0);
+    let (a, b, _) = begin(LoraInit::NonZero);
+    assert!(deviation(&a) > 0.01 && deviation(&b) > 0.01);
+    let (a, b, _) = begin(LoraInit::Orthogonal);
+    assert!(deviation(&a) > 0.01 && deviation(&b) > 0.01);
+    assert!(deviation(&b.matmul(&a).unwrap()) < 1e-6, "B·A begins as zero");
+    let odd = AdapterConfig { init_lora_weights: LoraInit::Orthogonal, r: 3, ..lora() };
+    let message = Adapter::fresh(&spec, odd, 3).unwrap_err().to_string();
+    assert!(message.contains("`r` is 3, expected an even rank"), "{message}");
+}
+
+#[test]
+fn magnitudes_begin_as_the_lengths_of_rows() {
+    let ids = [1, 2, 3];
+    let mut model = tiny();
+    let before = model.logits(&ids).unwrap();
+    let config = AdapterConfig { use_dora: true, ..lora() };
+    model.attach(Adapter::fresh(model.spec(), config, 1).unwrap()).unwrap();
+    assert!(max_abs(&before, &model.logits(&ids).unwrap()) < 1e-5);
+    let weights = tensors("models/tiny-llama/model.safetensors");
+    let key = "base_model.model.model.layers.1.mlp.down_proj.lora_magnitude_vector";
+    let found = model.trainables().find(|t| t.name == key).unwrap();
+    let expected = weights["model.layers.1.mlp.down_proj.weight"].sqr().unwrap().sum(1).unwrap();
+    assert!(max_abs(&found.value, &expected.sqrt().unwrap()) < 1e-6);
+}
+
+#[test]
+fn modules_trained_whole_must_be_there() {
+    let folder = with_config("modules_to_save", json!(["lm_head"]));
+    let refused = tiny().attach(adapter::load(folder.path()).unwrap()).unwrap_err().to_string();
+    assert!(refused.contains("modules_to_save asks for `lm_head.weight`"), "{refused}");
+
+    let with_head = |head: Tensor| {
+        let mut weights = tensors(&format!("{PEFT}/adapter_model.safetensors"));
+        weights.insert("base_model.model.lm_head.weight".into(), head);
+        let path = folder.path().join("adapter_model.safetensors");
+        candle_core::safetensors::save(&weights, path).unwrap();
+        adapter::load(folder.path()).unwrap()
+    };
+    let small = Tensor::zeros((8, 64), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let refused = tiny().attach(with_head(small)).unwrap_err().to_string();
+    assert!(refused.contains("`lm_head.weight` is [8, 64], the model's is [512, 64]"), "{refused}");
+    let mut model = tiny();
+    model
+        .attach(with_head(Tensor::zeros((512, 64), candle_core::DType::F32, &Device::Cpu).unwrap()))
+        .unwrap();
+    let logits = model.logits(&[1, 2]).unwrap();
+    assert_eq!(max_abs(&logits, &logits.zeros_like().unwrap()), 0.0);
 }

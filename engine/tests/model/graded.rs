@@ -4,7 +4,7 @@ use candle_core::{DType, IndexOp, Tensor};
 use fleetune_engine::data::{IGNORED, MicroBatch};
 use fleetune_engine::model::{Model, Policy};
 
-use crate::gradients::{adapted, examples};
+use crate::gradients::{adapted, examples, lora};
 use crate::{fixture, norm, relative};
 
 /// The batch with every second label only, the first or the second of each two.
@@ -29,7 +29,7 @@ fn each_token_pulls_as_much_as_it_is_told_to() {
         model.train_full();
         model
     };
-    for mut model in [adapted("tiny-llama", &[]).0, full()] {
+    for mut model in [adapted("tiny-llama", &lora(&[])), full()] {
         let batch = examples();
         for (which, scale) in [(0, 0.5), (1, -0.25)] {
             model.forward_backward(&half(&batch, which), scale).unwrap();
@@ -52,7 +52,7 @@ fn each_token_pulls_as_much_as_it_is_told_to() {
 
 #[test]
 fn log_probabilities_and_collisions_are_those_of_the_logits() {
-    let (mut model, ..) = adapted("tiny-llama", &[]);
+    let mut model = adapted("tiny-llama", &lora(&[]));
     let batch = examples();
     let logits = model.packed_logits(&batch.input_ids, &batch.cu_seqlens).unwrap();
     let logits = logits.to_dtype(DType::F64).unwrap();
@@ -79,8 +79,8 @@ fn log_probabilities_and_collisions_are_those_of_the_logits() {
 
 #[test]
 fn the_base_answers_as_if_nothing_lay_beside_it() {
-    let (adapted, ..) = adapted("tiny-llama", &[]);
-    let plain = Model::load(&fixture("models/tiny-llama")).unwrap();
+    let mut adapted = adapted("tiny-llama", &lora(&[]));
+    let mut plain = Model::load(&fixture("models/tiny-llama")).unwrap();
     let batch = examples();
     let base = adapted.token_logps(&batch, Policy::Base, false).unwrap();
     assert_eq!(base, plain.token_logps(&batch, Policy::Learning, false).unwrap());

@@ -3,12 +3,13 @@
 use candle_core::{DType, Device, Tensor};
 use fleetune_engine::adapter::Adapter;
 use fleetune_engine::data::{IGNORED, MicroBatch, Row};
-use fleetune_engine::model::Model;
-use fleetune_shared::recipe::{Lora, Targets};
+use fleetune_engine::model::{self, Model, Noise};
+use fleetune_shared::AdapterConfig;
+use fleetune_shared::recipe::{LoraBias, OneOrManyLayers, PeftType, TargetModules};
 
 use crate::oracle::Oracle;
 use crate::parity::MODELS;
-use crate::{batch, fixture, norm, relative};
+use crate::{batch, fixture, max_abs, norm, relative};
 
 /// Numbers that look random and are the same everywhere.
 fn noise(seed: u64, len: usize) -> Vec<f64> {
@@ -22,7 +23,7 @@ fn noise(seed: u64, len: usize) -> Vec<f64> {
     (0..len).map(|_| next()).collect()
 }
 
-pub(crate) fn noise_like(seed: u64, like: &Tensor, size: f64) -> Tensor {
+fn noise_like(seed: u64, like: &Tensor, size: f64) -> Tensor {
     let numbers = noise(seed, like.elem_count()).into_iter().map(|x| (x * size) as f32).collect();
     Tensor::from_vec::<_, f32>(numbers, like.shape(), &Device::Cpu).unwrap()
 }
@@ -44,32 +45,55 @@ pub(crate) fn examples() -> MicroBatch {
     examples_of(512)
 }
 
+fn names(names: &[&str]) -> TargetModules {
+    TargetModules::Names(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
 /// Beside those layers; beside all of them where none is named.
-fn lora(targets: &[&str]) -> Lora {
-    let names = || Targets::Names(targets.iter().map(|t| (*t).to_owned()).collect());
-    Lora {
+pub(crate) fn lora(targets: &[&str]) -> AdapterConfig {
+    AdapterConfig {
         r: 3,
         lora_alpha: 5.0,
-        target_modules: if targets.is_empty() { Targets::AllLinear } else { names() },
-        ..Lora::default()
+        target_modules: if targets.is_empty() {
+            TargetModules::Word("all-linear".into())
+        } else {
+            names(targets)
+        },
+        ..AdapterConfig::default()
     }
 }
 
-/// A model with an adapter whose B is not zero, and the pairs.
-pub(crate) fn adapted(name: &str, targets: &[&str]) -> (Model, Vec<(String, Tensor)>, f64) {
-    let mut model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
-    let adapter = Adapter::fresh(model.spec(), &lora(targets), name, 7).unwrap();
-    let scaling = adapter.scaling();
+pub(crate) fn attach(model: &mut Model, config: &AdapterConfig) {
+    let adapter = Adapter::fresh(model.spec(), config.clone(), 7).unwrap();
     model.attach(adapter).unwrap();
-    let mut pairs = Vec::new();
     for (i, trainable) in model.trainables_mut().enumerate() {
-        if trainable.name.contains("lora_B") {
-            trainable.value = noise_like(i as u64 + 1, &trainable.value, 0.2);
-        }
-        pairs.push((trainable.name.clone(), trainable.value.clone()));
+        let noise = noise_like(i as u64 + 1, &trainable.value, 0.2);
+        trainable.value = (&trainable.value + noise).unwrap();
     }
-    assert!(!pairs.is_empty());
-    (model, pairs, scaling)
+    assert!(model.trainables().next().is_some());
+}
+
+/// A model with an adapter, everything of which has left its beginning.
+pub(crate) fn adapted(name: &str, config: &AdapterConfig) -> Model {
+    let mut model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
+    attach(&mut model, config);
+    model
+}
+
+/// A model of tiny Llama's shape with biases, all learning, and the folder its configuration is in.
+fn biased() -> (Model, tempfile::TempDir) {
+    let config = std::fs::read_to_string(fixture("models/tiny-llama/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["attention_bias"] = true.into();
+    config["mlp_bias"] = true.into();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let mut model = Model::random(folder.path(), 5).unwrap();
+    model.train_full();
+    for (i, t) in model.trainables_mut().enumerate().filter(|(_, t)| t.name.ends_with(".bias")) {
+        t.value = noise_like(i as u64 + 1, &t.value, 0.2);
+    }
+    (model, folder)
 }
 
 /// Models whose rotary frequencies the oracle knows.
@@ -108,7 +132,7 @@ fn full_gradients_are_those_of_autograd() {
     for name in PLAIN_ROPE {
         let mut model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
         model.train_full();
-        let oracle = Oracle::of(&model, &[], 0.0);
+        let oracle = Oracle::of(&model, None);
         assert_gradients(&mut model, &oracle);
         assert_eq!(model.trainables_mut().count(), oracle.values.len());
     }
@@ -117,8 +141,9 @@ fn full_gradients_are_those_of_autograd() {
 #[test]
 fn adapter_gradients_of_every_block_are_those_of_autograd() {
     for name in PLAIN_ROPE {
-        let (mut model, pairs, scaling) = adapted(name, &[]);
-        let oracle = Oracle::of(&model, &pairs, scaling);
+        let config = lora(&[]);
+        let mut model = adapted(name, &config);
+        let oracle = Oracle::of(&model, Some(&config));
         assert_gradients(&mut model, &oracle);
     }
 }
@@ -126,8 +151,9 @@ fn adapter_gradients_of_every_block_are_those_of_autograd() {
 #[test]
 fn a_fused_layer_learns_alone() {
     for target in ["qkv_proj", "gate_up_proj"] {
-        let (mut model, pairs, scaling) = adapted("tiny-phi3", &[target]);
-        let oracle = Oracle::of(&model, &pairs, scaling);
+        let config = lora(&[target]);
+        let mut model = adapted("tiny-phi3", &config);
+        let oracle = Oracle::of(&model, Some(&config));
         assert_gradients(&mut model, &oracle);
         assert_eq!(model.trainables_mut().count(), 4);
     }
@@ -135,18 +161,8 @@ fn a_fused_layer_learns_alone() {
 
 #[test]
 fn biases_learn_too() {
-    let config = std::fs::read_to_string(fixture("models/tiny-llama/config.json")).unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
-    config["attention_bias"] = true.into();
-    config["mlp_bias"] = true.into();
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let mut model = Model::random(folder.path(), 5).unwrap();
-    model.train_full();
-    for (i, t) in model.trainables_mut().enumerate().filter(|(_, t)| t.name.ends_with(".bias")) {
-        t.value = noise_like(i as u64 + 1, &t.value, 0.2);
-    }
-    let oracle = Oracle::of(&model, &[], 0.0);
+    let (mut model, _) = biased();
+    let oracle = Oracle::of(&model, None);
     assert_eq!(oracle.values.keys().filter(|name| name.ends_with(".bias")).count(), 14);
     assert_gradients(&mut model, &oracle);
 }
@@ -162,16 +178,113 @@ fn adapter_gradients_are_those_of_autograd_whatever_is_adapted() {
         &["k_proj", "gate_proj"],
     ];
     for targets in targets {
-        let (mut model, pairs, scaling) = adapted("tiny-llama", targets);
-        let oracle = Oracle::of(&model, &pairs, scaling);
+        let config = lora(targets);
+        let mut model = adapted("tiny-llama", &config);
+        let oracle = Oracle::of(&model, Some(&config));
+        assert_gradients(&mut model, &oracle);
+    }
+}
+
+/// Every kind of adapter, by name.
+fn kinds() -> Vec<(&'static str, AdapterConfig)> {
+    let all = || lora(&[]);
+    let dora = || AdapterConfig { use_dora: true, ..all() };
+    let ia3 = AdapterConfig {
+        peft_type: PeftType::Ia3,
+        feedforward_modules: Some(names(&["down_proj", "gate_proj"])),
+        ..all()
+    };
+    let whole = |modules: &[&str]| Some(modules.iter().map(|m| (*m).to_owned()).collect());
+    vec![
+        ("dora", dora()),
+        ("dora of some", AdapterConfig { use_dora: true, ..lora(&["k_proj", "down_proj"]) }),
+        ("ia3", ia3),
+        ("rslora", AdapterConfig { use_rslora: true, ..all() }),
+        ("lora_bias", AdapterConfig { lora_bias: true, ..all() }),
+        ("bias all", AdapterConfig { bias: LoraBias::All, ..lora(&["q_proj"]) }),
+        ("bias lora_only, dora", AdapterConfig { bias: LoraBias::LoraOnly, ..dora() }),
+        ("embedding", lora(&["embed_tokens", "o_proj"])),
+        ("head", lora(&["lm_head", "v_proj"])),
+        ("dora head", AdapterConfig { use_dora: true, ..lora(&["lm_head"]) }),
+        (
+            "modules_to_save",
+            AdapterConfig {
+                modules_to_save: whole(&["embed_tokens", "lm_head", "norm", "k_proj"]),
+                ..lora(&["q_proj"])
+            },
+        ),
+        (
+            "patterns",
+            AdapterConfig {
+                rank_pattern: [("down_proj".to_owned(), 5)].into(),
+                alpha_pattern: [(r"layers\.1\..*".to_owned(), 2.0)].into(),
+                ..all()
+            },
+        ),
+        (
+            "some blocks",
+            AdapterConfig {
+                layers_to_transform: Some(OneOrManyLayers::One(1)),
+                ..lora(&["q_proj", "up_proj"])
+            },
+        ),
+    ]
+}
+
+#[test]
+fn gradients_of_every_kind_of_adapter_are_those_of_autograd() {
+    let base = tempfile::tempdir().unwrap();
+    model::save(base.path(), &biased().0, biased().1.path()).unwrap();
+    for (kind, config) in kinds() {
+        eprintln!("{kind}");
+        let mut model = Model::load(base.path()).unwrap();
+        attach(&mut model, &config);
+        let oracle = Oracle::of(&model, Some(&config));
+        assert_gradients(&mut model, &oracle);
+        assert!(model.trainables().all(|t| t.name.starts_with("base_model.model.")));
+    }
+}
+
+#[test]
+fn gradients_beside_a_tied_head_are_those_of_autograd() {
+    let whole = |modules: &[&str]| AdapterConfig {
+        modules_to_save: Some(modules.iter().map(|m| (*m).to_owned()).collect()),
+        ..lora(&["q_proj"])
+    };
+    let configs = [
+        lora(&["embed_tokens", "q_proj"]),
+        lora(&["lm_head", "q_proj"]),
+        whole(&["embed_tokens"]),
+        whole(&["embed_tokens", "lm_head"]),
+        lora(&["q_proj"]),
+    ];
+    for config in configs {
+        let mut model = adapted("tiny-llama-tied", &config);
+        let oracle = Oracle::of(&model, Some(&config));
         assert_gradients(&mut model, &oracle);
     }
 }
 
 #[test]
+fn the_base_answers_when_adapters_are_off() {
+    let ids = [5, 6, 7, 8];
+    for (kind, config) in kinds() {
+        let before = Model::load(&fixture("models/tiny-llama")).unwrap().logits(&ids).unwrap();
+        let mut model = adapted("tiny-llama", &config);
+        let with = model.logits(&ids).unwrap();
+        model.set_adapters(false);
+        assert_eq!(max_abs(&model.logits(&ids).unwrap(), &before), 0.0, "{kind}");
+        model.set_adapters(true);
+        assert_eq!(max_abs(&model.logits(&ids).unwrap(), &with), 0.0, "{kind}");
+        assert!(max_abs(&with, &before) > 1e-3, "{kind}");
+    }
+}
+
+#[test]
 fn autograd_itself_agrees_with_finite_differences() {
-    let (model, pairs, scaling) = adapted("tiny-llama", &[]);
-    let oracle = Oracle::of(&model, &pairs, scaling);
+    let config = lora(&[]);
+    let model = adapted("tiny-llama", &config);
+    let oracle = Oracle::of(&model, Some(&config));
     let batch = examples();
     let (_, gradients) = oracle.gradients(&batch);
     let scalar = |x: Tensor| x.to_scalar::<f64>().unwrap();
@@ -240,8 +353,14 @@ fn agrees_with_finite_differences(name: &str) {
 
 #[test]
 fn checkpointing_changes_no_bit() {
-    for name in MODELS {
-        let (mut model, ..) = adapted(name, &[]);
+    let dropping = AdapterConfig { lora_dropout: 0.3, ..lora(&[]) };
+    let dora = AdapterConfig { use_dora: true, ..dropping.clone() };
+    let kinds = kinds().into_iter().chain([("dropout", dropping), ("dora, dropout", dora)]);
+    let kinds = kinds.map(|(kind, config)| (kind, "tiny-llama", config));
+    let models = MODELS.into_iter().map(|name| (name, name, lora(&[])));
+    for (kind, name, config) in kinds.chain(models) {
+        let mut model = adapted(name, &config);
+        model.noise = Some(Noise { seed: 1, step: 2, micro_batch: 3 });
         let batch = examples_of(model.spec().vocab_size);
         let gradients = |model: &mut Model| -> Vec<Vec<f32>> {
             model.clear_gradients();
@@ -251,7 +370,7 @@ fn checkpointing_changes_no_bit() {
         };
         let kept = gradients(&mut model);
         model.gradient_checkpointing = true;
-        assert_eq!(kept, gradients(&mut model), "{name}");
+        assert!(kept == gradients(&mut model), "{kind}");
     }
 }
 
@@ -259,7 +378,7 @@ fn checkpointing_changes_no_bit() {
 fn gradients_add_up_over_micro_batches() {
     let mut full = Model::load(&fixture("models/tiny-llama-tied")).unwrap();
     full.train_full();
-    let (lora, ..) = adapted("tiny-llama", &[]);
+    let lora = adapted("tiny-llama", &lora(&[]));
     let batch = examples();
     for mut model in [full, lora] {
         model.forward_backward(&batch, 0.5).unwrap();
@@ -275,10 +394,9 @@ fn gradients_add_up_over_micro_batches() {
 
 #[test]
 fn only_the_adapter_has_gradients() {
-    let (mut model, pairs, _) = adapted("tiny-llama", &["q_proj"]);
+    let mut model = adapted("tiny-llama", &lora(&["q_proj"]));
     model.forward_backward(&examples(), 1.0).unwrap();
     let names: Vec<String> = model.trainables_mut().map(|t| t.name.clone()).collect();
-    assert_eq!(names, pairs.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
     assert_eq!(names.len(), 2 * model.spec().num_hidden_layers);
     assert!(names.iter().all(|name| name.contains("q_proj.lora_")));
     model.clear_gradients();
@@ -287,7 +405,7 @@ fn only_the_adapter_has_gradients() {
 
 #[test]
 fn a_batch_without_labels_teaches_nothing() {
-    let (mut model, ..) = adapted("tiny-llama", &[]);
+    let mut model = adapted("tiny-llama", &lora(&[]));
     let row = Row { input_ids: vec![1, 2, 3], labels: vec![IGNORED; 3] };
     assert_eq!(model.forward_backward(&batch(&[row]), 1.0).unwrap(), 0.0);
     assert!(model.trainables_mut().all(|t| t.grad.is_none()));

@@ -6,24 +6,42 @@ use std::collections::BTreeMap;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use fleetune_engine::data::{IGNORED, MicroBatch};
 use fleetune_engine::model::Model;
-use fleetune_shared::{Activation, LayerType, ModelSpec, NormPlacement};
+use fleetune_shared::peft::AdapterShape;
+use fleetune_shared::{Activation, AdapterConfig, LayerType, ModelSpec, NormPlacement};
 
 pub(crate) struct Oracle {
     spec: ModelSpec,
     /// By the engine's names.
     pub(crate) values: BTreeMap<String, Var>,
-    scaling: f64,
+    /// What lies beside which module.
+    shapes: BTreeMap<String, AdapterShape>,
 }
 
 impl Oracle {
-    /// Takes weights from `model` and an adapter's pairs, if it carries them, from `pairs`.
-    pub(crate) fn of(model: &Model, pairs: &[(String, Tensor)], scaling: f64) -> Self {
+    /// Takes weights and what learns from `model`, and from `config` what its adapter's tensors stand for.
+    pub(crate) fn of(model: &Model, config: Option<&AdapterConfig>) -> Self {
         let var = |(name, value): (&str, &Tensor)| {
             (name.to_owned(), Var::from_tensor(&value.to_dtype(DType::F64).unwrap()).unwrap())
         };
-        let pairs = pairs.iter().map(|(name, value)| (name.as_str(), value));
-        let values = model.weights().chain(pairs).map(var).collect();
-        Self { spec: model.spec().clone(), values, scaling }
+        let learns = model.trainables().map(|t| (t.name.as_str(), &t.value));
+        let values = model.weights().chain(learns).map(var).collect();
+        let layout = config.map(|config| config.layout(model.spec()).unwrap().modules);
+        let shapes = layout.into_iter().flatten().map(|m| (m.name, m.shape)).collect();
+        Self { spec: model.spec().clone(), values, shapes }
+    }
+
+    /// The copy an adapter trains, or else the base's own.
+    fn value(&self, name: &str) -> Option<&Tensor> {
+        let keys = [
+            format!("base_model.model.{name}"),
+            format!("base_model.model.{}", name.replace(".bias", ".base_layer.bias")),
+            name.to_owned(),
+        ];
+        keys.iter().find_map(|key| self.values.get(key)).map(Var::as_tensor)
+    }
+
+    fn beside(&self, module: &str, tensor: &str) -> Option<&Tensor> {
+        self.values.get(&format!("base_model.model.{module}.{tensor}")).map(Var::as_tensor)
     }
 
     /// Summed loss and its gradients by name.
@@ -55,8 +73,17 @@ impl Oracle {
 
     fn logits(&self, ids: &[u32]) -> Result<Tensor> {
         let spec = &self.spec;
-        let embed = self.values["model.embed_tokens.weight"].as_tensor();
-        let mut x = embed.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
+        let module = "model.embed_tokens";
+        let table = self.value("model.embed_tokens.weight").unwrap();
+        let ids = Tensor::new(ids, &Device::Cpu)?;
+        let mut x = table.index_select(&ids, 0)?;
+        if let (Some(a), Some(b), Some(AdapterShape::Lora { scaling, .. })) = (
+            self.beside(module, "lora_embedding_A"),
+            self.beside(module, "lora_embedding_B"),
+            self.shapes.get(module),
+        ) {
+            x = (x + (a.t()?.contiguous()?.index_select(&ids, 0)?.matmul(&b.t()?)? * *scaling)?)?;
+        }
         if spec.scaled_embedding {
             x = (x * (spec.hidden_size as f64).sqrt())?;
         }
@@ -94,15 +121,17 @@ impl Oracle {
             x = (x + out)?;
         }
         let x = self.norm(&x, "model.norm")?;
-        let logits =
-            x.matmul(&self.values.get("lm_head.weight").map_or(embed, Var::as_tensor).t()?)?;
+        let logits = match self.value("lm_head.weight") {
+            Some(_) => self.linear(&x, "lm_head")?,
+            None => x.matmul(&table.t()?)?,
+        };
         capped(logits, spec.final_logit_softcapping)
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
         let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
         let normed = x.broadcast_div(&(mean + self.spec.rms_norm_eps)?.sqrt()?)?;
-        let weight = self.values[&format!("{name}.weight")].as_tensor();
+        let weight = self.value(&format!("{name}.weight")).unwrap();
         let offset = if self.spec.norm_unit_offset { 1.0 } else { 0.0 };
         normed.broadcast_mul(&(weight + offset)?)
     }
@@ -131,16 +160,36 @@ impl Oracle {
     }
 
     fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let mut y = x.matmul(&self.values[&format!("{name}.weight")].t()?)?;
-        if let Some(bias) = self.values.get(&format!("{name}.bias")) {
+        let weight = self.value(&format!("{name}.weight")).unwrap();
+        let scale = self.beside(name, "ia3_l");
+        let feedforward =
+            matches!(self.shapes.get(name), Some(AdapterShape::Scale { feedforward: true }));
+        let mut y = match scale.filter(|_| feedforward) {
+            Some(scale) => x.broadcast_mul(scale)?.matmul(&weight.t()?)?,
+            None => x.matmul(&weight.t()?)?,
+        };
+        let (a, b) = (self.beside(name, "lora_A.weight"), self.beside(name, "lora_B.weight"));
+        if let (Some(a), Some(b), Some(AdapterShape::Lora { scaling, .. })) =
+            (a, b, self.shapes.get(name))
+        {
+            let mut made = x.matmul(&a.t()?)?.matmul(&b.t()?)?;
+            if let Some(bias) = self.beside(name, "lora_B.bias") {
+                made = made.broadcast_add(bias)?;
+            }
+            y = (y + (made * *scaling)?)?;
+            if let Some(magnitude) = self.beside(name, "lora_magnitude_vector") {
+                let moved = (weight + (b.matmul(a)? * *scaling)?)?;
+                let lengths = moved.sqr()?.sum(D::Minus1)?.sqrt()?.detach();
+                y = y.broadcast_mul(&(magnitude / lengths)?)?;
+            }
+        }
+        if let Some(bias) = self.value(&format!("{name}.bias")) {
             y = y.broadcast_add(bias)?;
         }
-        let pair =
-            |which: &str| self.values.get(&format!("base_model.model.{name}.{which}.weight"));
-        if let (Some(a), Some(b)) = (pair("lora_A"), pair("lora_B")) {
-            y = (y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * self.scaling)?)?;
+        match scale.filter(|_| !feedforward) {
+            Some(scale) => y.broadcast_mul(&scale.flatten_all()?),
+            None => Ok(y),
         }
-        Ok(y)
     }
 
     fn attention(&self, x: &Tensor, block: usize) -> Result<Tensor> {

@@ -5,13 +5,12 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
-use fleetune_engine::adapter::Adapter;
 use fleetune_engine::model::Model;
 use fleetune_engine::quant::{Absmax, Bf16, FourBit, FourBitKind, Int8, Packed, dynamic8};
-use fleetune_shared::recipe::{self, FourBitType, Lora, Quantization};
+use fleetune_shared::recipe::{self, FourBitType, Quantization};
 use tempfile::TempDir;
 
-use crate::gradients::{examples, noise_like};
+use crate::gradients::{attach, examples, lora};
 use crate::{fixture, gguf, max_abs, norm, relative};
 
 const NF4_DOUBLE: Quantization = four_bit(FourBitType::Nf4, true, false);
@@ -76,16 +75,9 @@ fn twin(name: &str, how: Quantization) -> TempDir {
     })
 }
 
-/// With an adapter beside every linear layer whose B is not zero.
+/// With an adapter beside every linear layer, which has left its beginning.
 fn adapted(mut model: Model) -> Model {
-    let lora = Lora { r: 4, lora_alpha: 8.0, ..Lora::default() };
-    let adapter = Adapter::fresh(model.spec(), &lora, "base", 3).unwrap();
-    model.attach(adapter).unwrap();
-    for (i, trainable) in model.trainables_mut().enumerate() {
-        if trainable.name.contains("lora_B") {
-            trainable.value = noise_like(i as u64 + 1, &trainable.value, 0.2);
-        }
-    }
+    attach(&mut model, &lora(&[]));
     model
 }
 

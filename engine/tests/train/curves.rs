@@ -115,3 +115,37 @@ fn packed_rows_teach_what_they_teach_alone() {
 fn accumulation_follows_trl() {
     follows("sft_trl_ga2_clip_cosine");
 }
+
+#[test]
+fn dora_follows_peft() {
+    follows("dora");
+    begins_as("dora");
+}
+
+#[test]
+fn ia3_follows_peft() {
+    follows("ia3");
+    begins_as("ia3");
+}
+
+#[test]
+fn modules_trained_whole_follow_peft() {
+    follows("embed_lora");
+    begins_as("embed_lora");
+}
+
+/// Every tensor after one step of the run `name`.
+fn begins_as(name: &str) {
+    let (mut story, _) = reference(&fixture("models/tiny-llama"), "tiny-llama", name);
+    story.shorten(1);
+    story.steps();
+    let load = |path| candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+    let found = load(story.order.out.join("adapter_model.safetensors"));
+    let expected = load(fixture("train/tiny-llama").join(format!("{name}.step1.safetensors")));
+    assert_eq!(found.len(), expected.len());
+    for (key, expected) in expected {
+        let apart = (&found[&key] - &expected).unwrap().abs().unwrap().flatten_all().unwrap();
+        let apart = apart.max(0).unwrap().to_scalar::<f32>().unwrap();
+        assert!(apart < 1e-5, "{name}: {key} is off by {apart:e} after a step");
+    }
+}

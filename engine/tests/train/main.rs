@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use fleetune_engine::train::{Observer, train};
 use fleetune_engine::{EngineError, Result};
+use fleetune_shared::recipe::RecipeFile;
 use fleetune_shared::{Device, Recipe, StepMetrics, TrainOrder, TrainSummary, TrainerEvent};
 use serde_json::{Value, json};
 
@@ -85,6 +86,12 @@ impl Story {
     fn tiny(recipe: Value) -> Self {
         let rows = fixture("train/tiny-llama/rows.jsonl");
         Self::new(&fixture("models/tiny-llama"), &rows, recipe)
+    }
+
+    /// Ends the run earlier; its recipe must not decay over it.
+    fn shorten(&mut self, max_steps: i64) {
+        let file = RecipeFile { max_steps: Some(max_steps), ..self.order.recipe.file().clone() };
+        self.order.recipe = file.try_into().unwrap();
     }
 
     fn run(&self) -> (Result<TrainSummary>, Watch) {

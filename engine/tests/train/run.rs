@@ -1,8 +1,9 @@
 //! What a run does and leaves behind.
 
 use candle_core::{Device, Tensor};
+use fleetune_engine::EngineError;
+use fleetune_engine::adapter::{self, Layer, LoraLayer};
 use fleetune_engine::model::Model;
-use fleetune_engine::{EngineError, adapter};
 use fleetune_shared::{StepMetrics, TrainSummary, TrainerEvent};
 use serde_json::json;
 
@@ -65,7 +66,10 @@ fn an_adapter_run_leaves_an_adapter_metrics_and_a_report() {
     assert_eq!(lines.len(), 3);
     let adapter = adapter::load(&story.order.out).unwrap();
     assert_eq!(adapter.config().base_model_name_or_path.as_deref(), Some("base"));
-    let (_, b) = adapter.pair("model.layers.1.mlp.down_proj").unwrap();
+    let Some(Layer::Lora(LoraLayer { b, .. })) = adapter.layer("model.layers.1.mlp.down_proj")
+    else {
+        panic!("no pair beside down_proj");
+    };
     let moved = b.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(moved > 0.0, "lora_B begins as zeros");
 }

@@ -168,6 +168,15 @@ impl ModelSpec {
         ]
     }
 
+    /// The module that the linear layer `name` of block `block` is: `q_proj` of block 3 is
+    /// `model.layers.3.self_attn.q_proj`.
+    #[must_use]
+    pub fn module(block: usize, name: &str) -> String {
+        let attention = matches!(name, "q_proj" | "k_proj" | "v_proj" | "qkv_proj" | "o_proj");
+        let part = if attention { "self_attn" } else { "mlp" };
+        format!("model.layers.{block}.{part}.{name}")
+    }
+
     /// Whether the linear layer `name` of [`Self::linears`] carries a bias.
     #[must_use]
     pub fn has_bias(&self, name: &str) -> bool {

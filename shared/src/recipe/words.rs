@@ -168,6 +168,17 @@ pub enum OneOrManyLayers {
     Many(Vec<usize>),
 }
 
+impl OneOrManyLayers {
+    /// As a list.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<usize> {
+        match self {
+            Self::One(one) => vec![*one],
+            Self::Many(many) => many.clone(),
+        }
+    }
+}
+
 /// A switch, or one of PEFT's names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]

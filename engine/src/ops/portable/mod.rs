@@ -17,7 +17,7 @@ mod tanh;
 use candle_core::Tensor;
 use fleetune_shared::Activation;
 
-use super::{AttentionShape, Backend, Rotary, Turn};
+use super::{AttentionShape, Backend, DropoutMask, Rotary, Turn};
 use crate::Result;
 
 /// The backend in plain Rust, on the CPU.
@@ -54,6 +54,18 @@ impl Backend for Portable {
 
     fn sum_rows(&self, dy: &Tensor) -> Result<Tensor> {
         rows::sum(dy)
+    }
+
+    fn scale(&self, y: &Tensor, factor: &Tensor) -> Result<()> {
+        rows::scale(y, factor)
+    }
+
+    fn dot_rows(&self, dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+        rows::dot_rows(dy, y)
+    }
+
+    fn dropout(&self, x: &Tensor, mask: &DropoutMask) -> Result<Tensor> {
+        rows::dropout(x, mask)
     }
 
     fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {

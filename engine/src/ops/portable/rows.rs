@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::parallel;
 use super::reduce::dot;
 use crate::Result;
+use crate::ops::DropoutMask;
 use crate::ops::slices::{edit, tensor, view};
 
 pub(super) fn add(sum: &Tensor, term: &Tensor) -> Result<()> {
@@ -43,6 +44,39 @@ pub(super) fn sum(dy: &Tensor) -> Result<Tensor> {
         }),
         &[width],
     )
+}
+
+pub(super) fn scale(y: &Tensor, factor: &Tensor) -> Result<()> {
+    let factor = view(factor)?;
+    let factor = &*factor;
+    edit(y, |y| {
+        parallel::rows(y, factor.len(), |_, row| {
+            for (y, factor) in row.iter_mut().zip(factor) {
+                *y *= factor;
+            }
+        });
+    })
+}
+
+pub(super) fn dot_rows(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let (_, width) = dy.dims2()?;
+    let (dy, y) = (view(dy)?, view(y)?);
+    let y = &*y;
+    let sum = sum_over_rows(&dy, width, |t, dy, sum| {
+        for ((sum, dy), y) in sum.iter_mut().zip(dy).zip(&y[t * width..]) {
+            *sum += dy * y;
+        }
+    });
+    tensor(sum, &[width])
+}
+
+pub(super) fn dropout(x: &Tensor, mask: &DropoutMask) -> Result<Tensor> {
+    let (tokens, width) = x.dims2()?;
+    let mut numbers = view(x)?.to_vec();
+    parallel::rows(&mut numbers, width, |t, row| {
+        mask.row(t, width, |column, factor| row[column] *= factor);
+    });
+    tensor(numbers, &[tokens, width])
 }
 
 /// Sums over rows into one of `width`: every task into its own, then the tasks' in order.

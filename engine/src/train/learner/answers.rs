@@ -55,7 +55,7 @@ impl<'a> Answers<'a> {
     /// See [`super::Learner::ask_reference`]; says how many rows there were, where there is anything to ask.
     pub(super) fn ask_reference(
         &mut self,
-        model: &Model,
+        model: &mut Model,
         micro_batch: usize,
         observer: &mut dyn Observer,
     ) -> Result<Option<usize>> {
@@ -101,7 +101,7 @@ impl<'a> Answers<'a> {
         Ok(Learned { loss, tally })
     }
 
-    pub(super) fn assess(&self, model: &Model, batch: &MicroBatch) -> Result<Learned> {
+    pub(super) fn assess(&self, model: &mut Model, batch: &MicroBatch) -> Result<Learned> {
         let question = self.question(model, batch)?;
         let tokens = model.token_logps(&question.batch, Policy::Learning, self.weighs())?;
         let Grades { loss, tally, .. } = self.grade(&question, &tokens);
@@ -112,7 +112,7 @@ impl<'a> Answers<'a> {
         matches!(&self.grading, Grading::Dpo(dpo) if dpo.use_weighting)
     }
 
-    fn question(&self, model: &Model, batch: &MicroBatch) -> Result<Question> {
+    fn question(&self, model: &mut Model, batch: &MicroBatch) -> Result<Question> {
         let mut question = Question {
             batch: batch.clone(),
             prompts: Vec::new(),
@@ -149,7 +149,12 @@ impl<'a> Answers<'a> {
     }
 
     /// The reference's log-probabilities of one of the two examples of each sequence.
-    fn half_references(&self, model: &Model, half: &MicroBatch, which: usize) -> Result<Vec<f64>> {
+    fn half_references(
+        &self,
+        model: &mut Model,
+        half: &MicroBatch,
+        which: usize,
+    ) -> Result<Vec<f64>> {
         match &self.reference {
             Reference::Base => {
                 let tokens = model.token_logps(half, Policy::Base, false)?;

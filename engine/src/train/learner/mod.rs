@@ -76,7 +76,7 @@ impl<'a> Learner<'a> {
     }
 
     /// The loss of `batch` as [`Self::learn`] has it, without learning.
-    pub(super) fn assess(&self, model: &Model, batch: &MicroBatch) -> Result<Learned> {
+    pub(super) fn assess(&self, model: &mut Model, batch: &MicroBatch) -> Result<Learned> {
         match self {
             Self::Text => Ok(Learned { loss: model.loss(batch)?, tally: Tally::default() }),
             Self::Answers(answers) => answers.assess(model, batch),
@@ -99,7 +99,7 @@ impl<'a> Learner<'a> {
     /// [`EngineError::Stopped`] when the observer asks for an end meanwhile.
     pub(super) fn ask_reference(
         &mut self,
-        model: &Model,
+        model: &mut Model,
         micro_batch: usize,
         observer: &mut dyn Observer,
     ) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::super::words::{FourBitType, LoraBias};
 
 /// What is trained.
@@ -125,8 +127,9 @@ pub enum Targets {
     Regex(String),
 }
 
-/// How A and B begin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How A and B begin; as PEFT spells it in its files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "serde_json::Value", into = "serde_json::Value")]
 pub enum LoraInit {
     /// A uniform in ±1/√in, B zero.
     #[default]
@@ -146,6 +149,16 @@ pub enum LoraInit {
     Olora,
     /// What quantisation lost (arXiv 2310.08659).
     Loftq,
+    /// Directions of the activations (arXiv 2410.07170). Adapters that began so are read; none begins so here.
+    Eva,
+}
+
+impl LoraInit {
+    /// Whether the base is changed too, so that the pair alone does not say what the adapter does.
+    #[must_use]
+    pub fn changes_base(self) -> bool {
+        matches!(self, Self::Pissa { .. } | Self::Olora)
+    }
 }
 
 /// An IA³ adapter's shape, arXiv 2205.05638.

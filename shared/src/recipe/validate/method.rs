@@ -102,10 +102,7 @@ fn lora(file: &RecipeFile) -> Result<Lora, RecipeError> {
         target_modules: targets("target_modules", file.target_modules.as_ref())?
             .unwrap_or_default(),
         exclude_modules: targets("exclude_modules", file.exclude_modules.as_ref())?,
-        layers_to_transform: file.layers_to_transform.as_ref().map(|layers| match layers {
-            OneOrManyLayers::One(layer) => vec![*layer],
-            OneOrManyLayers::Many(layers) => layers.clone(),
-        }),
+        layers_to_transform: file.layers_to_transform.as_ref().map(OneOrManyLayers::to_vec),
         rank_pattern,
         alpha_pattern,
         modules_to_save: names("modules_to_save", file.modules_to_save.as_ref())?,

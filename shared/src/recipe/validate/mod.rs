@@ -10,8 +10,9 @@ mod training;
 use range::{number, path, refuse};
 
 use super::words::{CheckpointingChoice, CheckpointingLevel};
-use super::{Method, Recipe, RecipeError, RecipeFile, Targets};
+use super::{Method, Recipe, RecipeError, RecipeFile};
 use crate::ModelSpec;
+use crate::peft::{AdapterConfig, TargetError};
 
 pub(super) fn validate(file: RecipeFile) -> Result<Recipe, RecipeError> {
     let model = path("model_name_or_path", file.model_name_or_path.as_ref())?.ok_or(
@@ -79,19 +80,16 @@ impl Recipe {
     /// [`RecipeError::Value`] for a rank above the model's width, an unknown target module, or a `max_length` the
     /// model was not made for.
     pub fn fit_model(mut self, model: &ModelSpec) -> Result<Self, RecipeError> {
-        if let Method::Lora(lora) = &self.method {
-            if lora.r > model.hidden_size {
-                return refuse(
-                    "r",
-                    lora.r,
-                    format!("at most the model's hidden_size, {}", model.hidden_size),
-                );
-            }
-            let names: Vec<_> = model.linears().into_iter().map(|(name, ..)| name).collect();
-            if let Targets::Names(targets) = &lora.target_modules
-                && let Some(unknown) = targets.iter().find(|t| !names.contains(&t.as_str()))
-            {
-                return refuse("target_modules", unknown, names.join(", "));
+        if let Method::Lora(lora) = &self.method
+            && lora.r > model.hidden_size
+        {
+            let expected = format!("at most the model's hidden_size, {}", model.hidden_size);
+            return refuse("r", lora.r, expected);
+        }
+        if let Some(config) = AdapterConfig::of(&self.method, model, &self.model) {
+            let fits = config.names_fit(model).and_then(|()| config.layout(model));
+            if let Err(TargetError { key, found, expected }) = fits {
+                return refuse(key, found, expected);
             }
         }
         let limit = model.max_position_embeddings;
@@ -239,7 +237,7 @@ mod tests {
         assert!(refused("max_length: 513").contains("max_position_embeddings, 512"));
         assert!(
             refused("target_modules: [q_proj, query]")
-                .contains("`target_modules` is query, expected q_proj")
+                .contains("`target_modules` is query, expected names of modules (q_proj")
         );
     }
 }

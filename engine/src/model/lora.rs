@@ -1,0 +1,260 @@
+//! LoRA beside a linear layer, and DoRA's magnitudes on top of it.
+//!
+//! ```text
+//!   x ─┬───────────── W ──(+)─▶ y          x ─┬─────── W ──(+)── m/‖W + s·B·A‖ ─▶ y
+//!      └─ dropout ─ A ─ s·B ─┘                └─ A ─ s·B ─┘
+//! ```
+
+use std::sync::OnceLock;
+
+use candle_core::Tensor;
+
+use super::block::Pass;
+use super::linear::{Linear, LinearSaved};
+use super::trainable::{Parameter, Role, Trainable};
+use crate::Result;
+use crate::adapter::{Half, LoraLayer, key};
+use crate::ops::{Backend, DropoutMask, slices};
+
+/// `y = x·Wᵀ + b + s·(x̃·Aᵀ)·Bᵀ` with `x̃` the input after dropout (LoRA, arXiv 2106.09685). With magnitudes, each
+/// column of `x̃·Wᵀ + s·(x̃·Aᵀ)·Bᵀ` is stretched by `m / ‖W + s·B·A‖`, and what dropout takes from the base's part is
+/// left to it unstretched, as in PEFT (DoRA, arXiv 2402.09353).
+#[derive(Debug)]
+pub(crate) struct Lora {
+    /// `[r, in]`.
+    a: Trainable,
+    /// `[out, r]`.
+    b: Trainable,
+    /// `[out]`, added to what B makes.
+    bias: Option<Trainable>,
+    magnitude: Option<Magnitude>,
+    scaling: f64,
+    dropout: f64,
+    /// The layer's number, which its dropout is drawn from.
+    stream: u64,
+}
+
+/// DoRA's magnitudes, and what the rows' lengths are computed from.
+#[derive(Debug)]
+struct Magnitude {
+    /// `[out]`.
+    value: Trainable,
+    /// Squared lengths of the base's rows.
+    squares: Vec<f64>,
+    /// Made by the first pass after A, B or the magnitudes may have changed.
+    stretch: OnceLock<Stretch>,
+}
+
+#[derive(Debug)]
+struct Stretch {
+    /// `m / ‖W + s·B·A‖`, `[out]`; the length counts as constant (arXiv 2402.09353, §4.3).
+    factor: Tensor,
+    /// `1 / ‖W + s·B·A‖`, `[out]`.
+    inverse: Tensor,
+}
+
+impl Lora {
+    /// Lays `layer` beside `weight`. Where magnitudes are asked for and not there, they begin as the rows' lengths.
+    pub(crate) fn new(
+        ops: &dyn Backend,
+        weight: &Parameter,
+        module: &str,
+        layer: LoraLayer,
+        dora: bool,
+        (stream, dropout): (u64, f64),
+    ) -> Result<Self> {
+        let LoraLayer { a, b, bias, magnitude, scaling, embedding: _ } = layer;
+        let of = |role, half, value| Trainable::of(role, key(module, half), value);
+        let mut lora = Self {
+            a: of(Role::LoraA, Half::A, a),
+            b: of(Role::LoraB, Half::B, b),
+            bias: bias.map(|bias| of(Role::LoraB, Half::BBias, bias)),
+            magnitude: None,
+            scaling,
+            dropout,
+            stream,
+        };
+        if dora {
+            let squares = weight.row_squares(ops)?;
+            let value = match magnitude {
+                Some(value) => value,
+                None => {
+                    let lengths = lora.lengths(ops, weight, &squares)?;
+                    slices::tensor(
+                        lengths.into_iter().map(|x| x as f32).collect(),
+                        &[squares.len()],
+                    )?
+                }
+            };
+            let value = of(Role::Magnitude, Half::Magnitude, value);
+            lora.magnitude = Some(Magnitude { value, squares, stretch: OnceLock::new() });
+        }
+        Ok(lora)
+    }
+
+    pub(super) fn forward(
+        &self,
+        pass: &Pass<'_>,
+        linear: &Linear,
+        x: &Tensor,
+    ) -> Result<(Tensor, LinearSaved)> {
+        let ops = pass.ops;
+        let dropped = self.dropped(pass, x)?;
+        let input = dropped.as_ref().unwrap_or(x);
+        let low = ops.project(input, &self.a.value)?;
+        let b = (self.b.value.t()?.contiguous()? * self.scaling)?;
+        let Some(magnitude) = &self.magnitude else {
+            let y = linear.base(ops, x)?;
+            ops.add_low_rank(&y, &low, &b)?;
+            if let Some(bias) = &self.bias {
+                ops.add_bias(&y, &(&bias.value * self.scaling)?)?;
+            }
+            return Ok((y, LinearSaved { low: Some(low), unscaled: None }));
+        };
+        let stretch = self.stretch(ops, &linear.weight, magnitude)?;
+        let unscaled = linear.weight.project(ops, input)?;
+        let rest = match &dropped {
+            None => None,
+            Some(_) => Some((linear.weight.project(ops, x)? - &unscaled)?),
+        };
+        ops.add_low_rank(&unscaled, &low, &b)?;
+        let y = unscaled.copy()?;
+        ops.scale(&y, &stretch.factor)?;
+        if let Some(rest) = rest {
+            ops.add(&y, &rest)?;
+        }
+        if let Some(bias) = &linear.bias {
+            ops.add_bias(&y, bias.value())?;
+        }
+        Ok((y, LinearSaved { low: Some(low), unscaled: Some(unscaled) }))
+    }
+
+    /// With `g = f ⊙ dy`, `f` DoRA's stretch or 1: `dA = s·(g·B)ᵀ·x̃`, `dB = s·gᵀ·(x̃·Aᵀ)`, `dm = Σ dy ⊙ y/m`, and
+    /// `dx = dy·W + mask ⊙ ((g − dy)·W + s·(g·B)·A)`.
+    pub(super) fn backward(
+        &mut self,
+        pass: &Pass<'_>,
+        weight: &Parameter,
+        dy: &Tensor,
+        x: &Tensor,
+        saved: &LinearSaved,
+        want_dx: bool,
+    ) -> Result<Option<Tensor>> {
+        let ops = pass.ops;
+        let Some(low) = &saved.low else {
+            return want_dx.then(|| weight.project_dx(ops, dy)).transpose();
+        };
+        let mask = self.mask(pass);
+        let dropped = mask.as_ref().map(|mask| ops.dropout(x, mask)).transpose()?;
+        let input = dropped.as_ref().unwrap_or(x);
+
+        let stretched = match (&self.magnitude, &saved.unscaled) {
+            (Some(magnitude), Some(unscaled)) => {
+                let stretch = self.stretch(ops, weight, magnitude)?;
+                let dmagnitude = (ops.dot_rows(dy, unscaled)? * &stretch.inverse)?;
+                let g = dy.copy()?;
+                ops.scale(&g, &stretch.factor)?;
+                Some((g, dmagnitude))
+            }
+            _ => None,
+        };
+        let g = stretched.as_ref().map_or(dy, |(g, _)| g);
+        let dlow = (ops.project_dx(g, &self.b.value)? * self.scaling)?;
+        let dx = match (&mask, want_dx) {
+            (_, false) => None,
+            (None, true) => {
+                let dx = weight.project_dx(ops, g)?;
+                ops.add_low_rank(&dx, &dlow, &self.a.value)?;
+                Some(dx)
+            }
+            (Some(mask), true) => {
+                let through = match &stretched {
+                    None => ops.project_dx(&dlow, &self.a.value)?,
+                    Some((g, _)) => {
+                        let through = weight.project_dx(ops, &(g - dy)?)?;
+                        ops.add_low_rank(&through, &dlow, &self.a.value)?;
+                        through
+                    }
+                };
+                let dx = weight.project_dx(ops, dy)?;
+                ops.add(&dx, &ops.dropout(&through, mask)?)?;
+                Some(dx)
+            }
+        };
+        self.a.accumulate(ops, ops.project_dw(&dlow, input)?)?;
+        self.b.accumulate(ops, ops.project_dw(g, &(low * self.scaling)?)?)?;
+        if let Some(bias) = &mut self.bias {
+            bias.accumulate(ops, (ops.sum_rows(g)? * self.scaling)?)?;
+        }
+        if let (Some(magnitude), Some((_, dmagnitude))) = (&mut self.magnitude, stretched) {
+            magnitude.value.accumulate(ops, dmagnitude)?;
+        }
+        Ok(dx)
+    }
+
+    pub(super) fn trainables(&self) -> Vec<&Trainable> {
+        let magnitude = self.magnitude.as_ref().map(|magnitude| &magnitude.value);
+        [Some(&self.a), Some(&self.b), self.bias.as_ref(), magnitude]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// As [`Self::trainables`]. Whoever asks may change them, so what follows from them is forgotten.
+    pub(super) fn trainables_mut(&mut self) -> Vec<&mut Trainable> {
+        let magnitude = self.magnitude.as_mut().map(|magnitude| {
+            magnitude.stretch = OnceLock::new();
+            &mut magnitude.value
+        });
+        let all = [Some(&mut self.a), Some(&mut self.b), self.bias.as_mut(), magnitude];
+        all.into_iter().flatten().collect()
+    }
+
+    fn mask(&self, pass: &Pass<'_>) -> Option<DropoutMask> {
+        let noise = pass.noise.filter(|_| self.dropout > 0.0)?;
+        Some(noise.dropout(self.stream, self.dropout))
+    }
+
+    fn dropped(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Option<Tensor>> {
+        self.mask(pass).map(|mask| pass.ops.dropout(x, &mask)).transpose()
+    }
+
+    fn stretch<'a>(
+        &self,
+        ops: &dyn Backend,
+        weight: &Parameter,
+        magnitude: &'a Magnitude,
+    ) -> Result<&'a Stretch> {
+        if let Some(stretch) = magnitude.stretch.get() {
+            return Ok(stretch);
+        }
+        let lengths = self.lengths(ops, weight, &magnitude.squares)?;
+        // A row of zeros has no direction to stretch.
+        let inverse: Vec<f32> =
+            lengths.iter().map(|x| if *x > 0.0 { (1.0 / x) as f32 } else { 0.0 }).collect();
+        let inverse = slices::tensor(inverse, &[lengths.len()])?;
+        let factor = (&magnitude.value.value * &inverse)?;
+        Ok(magnitude.stretch.get_or_init(|| Stretch { factor, inverse }))
+    }
+
+    /// `‖W + s·B·A‖` row by row, of which only `r` rows are ever multiplied by W:
+    /// `‖w‖² + 2s·b·(A·w) + s²·b·(A·Aᵀ)·b`.
+    fn lengths(&self, ops: &dyn Backend, weight: &Parameter, squares: &[f64]) -> Result<Vec<f64>> {
+        let (a, b) = (&self.a.value, &self.b.value);
+        let r = a.dim(0)?;
+        // `[out, r]` each.
+        let across = weight.project(ops, a)?.t()?.contiguous()?;
+        let within = ops.project(b, &ops.project(a, a)?)?;
+        let (across, within, b) =
+            (slices::view(&across)?, slices::view(&within)?, slices::view(b)?);
+        let rows = b.chunks_exact(r).zip(across.chunks_exact(r)).zip(within.chunks_exact(r));
+        let s = self.scaling;
+        let length = |(square, ((b, across), within)): (&f64, ((&[f32], &[f32]), &[f32]))| {
+            let dot = |c: &[f32]| -> f64 {
+                b.iter().zip(c).map(|(b, c)| f64::from(*b) * f64::from(*c)).sum()
+            };
+            (square + 2.0 * s * dot(across) + s * s * dot(within)).max(0.0).sqrt()
+        };
+        Ok(squares.iter().zip(rows).map(length).collect())
+    }
+}
