@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("expected a model, a folder and files".into());
     };
     let files = DataFiles { sets: vec![arguments.collect()], held_out: vec![], cache: Some(cache) };
-    let recipe = Recipe::read("{model_name_or_path: m, dataset_name: d, over_length: truncate}")?;
+    let recipe = Recipe::read("model_name_or_path: m\ndataset_name: d\nover_length: truncate")?;
     let spec = model::spec_of(&path)?;
     let tokenizer = Tokenizer::for_rows(&path, &recipe.data)?;
     let begun = Instant::now();

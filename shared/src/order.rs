@@ -90,3 +90,38 @@ pub struct MergeOrder {
     /// Where the merged model goes.
     pub out: PathBuf,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_find_their_sets_again_by_their_names() {
+        let mut files = DataFiles::default();
+        let names = [
+            DataFiles::name_of(Some(1), 0, "b.jsonl"),
+            DataFiles::name_of(Some(0), 0, "a.jsonl"),
+            DataFiles::name_of(Some(0), 1, "a.jsonl"),
+            DataFiles::name_of(None, 0, "held.jsonl"),
+        ];
+        for name in &names {
+            files.place(name, PathBuf::from(name));
+        }
+        let path = PathBuf::from;
+        assert_eq!(
+            files.sets,
+            [vec![path("0/0/a.jsonl"), path("0/1/a.jsonl")], vec![path("1/0/b.jsonl")]]
+        );
+        assert_eq!(files.held_out, [path("eval/0/held.jsonl")]);
+        assert_eq!(files.iter().count(), 4);
+    }
+
+    #[test]
+    fn a_name_without_a_set_is_in_the_only_one() {
+        for name in ["rows.jsonl", "7", "eval", "x/rows.jsonl", "99999999999999999999/rows.jsonl"] {
+            let mut files = DataFiles::default();
+            files.place(name, PathBuf::from(name));
+            assert_eq!(files.sets[0], [PathBuf::from(name)], "{name}");
+        }
+    }
+}

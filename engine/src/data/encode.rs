@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use fleetune_shared::ModelSpec;
-use fleetune_shared::recipe::DataSettings;
+use fleetune_shared::recipe::{DataSettings, OverLength, TruncationMode};
 
 use super::batch::{IGNORED, Row};
 use super::format::Sample;
@@ -11,6 +11,9 @@ use super::guard::{Guard, Guarded};
 use super::template::{ChatTemplate, Rendered};
 use super::tokenizer::{Encoded, Tokenizer};
 use crate::{EngineError, Result};
+
+/// A text of this size is always tokenised.
+const TEXT_BYTES_ALWAYS: usize = 1 << 20;
 
 /// Everything that turns words into tokens.
 pub(super) struct Encoder<'a> {
@@ -57,16 +60,40 @@ impl<'a> Encoder<'a> {
                 };
                 if !only_answers {
                     let rendered = template.text(&conversation, self.tokenizer)?;
-                    let encoded = self.tokenizer.encode_guarded(&rendered.guarded)?;
+                    let encoded = self.encode(rendered.guarded)?;
                     let all = vec![true; encoded.ids.len()];
                     return whole(labelled(encoded.ids, &all));
                 }
-                let rendered = template.spans(&conversation, self.tokenizer, from)?;
-                let encoded = self.tokenizer.encode_guarded(&rendered.guarded)?;
-                let mask = self.mask(&rendered, &encoded)?;
-                Ok((labelled(encoded.ids, &mask), rendered.lost))
+                let Rendered { guarded, spans, lost } =
+                    template.spans(&conversation, self.tokenizer, from)?;
+                let whole = guarded.text.len();
+                let encoded = self.encode(guarded)?;
+                let mask = self.mask(&spans, &encoded, whole)?;
+                Ok((labelled(encoded.ids, &mask), lost))
             }
         }
+    }
+
+    /// Tokens of a text. What stands so far behind that it cannot fit into `max_length` is refused, or left out where
+    /// the settings cut or drop: a word of many megabytes would take a tokenizer minutes and gigabytes.
+    fn encode(&self, mut guarded: Guarded) -> Result<Encoded> {
+        let DataSettings { max_length, over_length, truncation, packing, .. } = self.settings;
+        // Normalisation may shrink a text, but never to a quarter.
+        let most = max_length * self.tokenizer.token_bytes_max() * 4 + TEXT_BYTES_ALWAYS;
+        let bytes = guarded.text.len();
+        if bytes > most && !packing.splits() {
+            match (over_length, truncation) {
+                (OverLength::Error, _) => {
+                    return Err(EngineError::input(format!(
+                        "{bytes} bytes of text, far longer than `max_length` {max_length}; raise `max_length`, or \
+                         choose `over_length: truncate` or `drop`"
+                    )));
+                }
+                (OverLength::Truncate, TruncationMode::KeepEnd) => {}
+                _ => guarded.text.truncate(guarded.text.floor_char_boundary(most)),
+            }
+        }
+        self.tokenizer.encode_guarded(&guarded)
     }
 
     /// A text, its continuation, and EOS.
@@ -75,7 +102,7 @@ impl<'a> Encoder<'a> {
         // Stand-ins are longer than what they stand for, so the boundary is counted in characters.
         let boundary = guarded.text.char_indices().nth(prompt.chars().count());
         let boundary = boundary.map_or(guarded.text.len(), |(at, _)| at);
-        let encoded = self.tokenizer.encode_guarded(&guarded)?;
+        let encoded = self.encode(guarded)?;
         let mut ids = self.tokenizer.prefix_ids().to_vec();
         let mut mask = vec![!self.settings.completion_only_loss; ids.len()];
         let learned =
@@ -89,7 +116,7 @@ impl<'a> Encoder<'a> {
 
     /// A text as it is, between BOS and EOS where it does not have them itself.
     fn plain(&self, text: String) -> Result<Row> {
-        let encoded = self.tokenizer.encode_guarded(&Guarded { text, pairs: Vec::new() })?;
+        let encoded = self.encode(Guarded { text, pairs: Vec::new() })?;
         let prefix = self.tokenizer.prefix_ids();
         let mut ids = if encoded.ids.starts_with(prefix) { Vec::new() } else { prefix.to_vec() };
         ids.extend(encoded.ids);
@@ -102,11 +129,18 @@ impl<'a> Encoder<'a> {
     }
 
     /// Tokens of the assistant's spans; each span gets the special token that ends it, if it is not inside already.
-    fn mask(&self, rendered: &Rendered, encoded: &Encoded) -> Result<Vec<bool>> {
+    ///
+    /// `whole` is the length of the text, of which `encoded` may be the beginning only.
+    fn mask(&self, spans: &[Range<usize>], encoded: &Encoded, whole: usize) -> Result<Vec<bool>> {
         let mut mask = vec![false; encoded.ids.len()];
-        for (i, span) in rendered.spans.iter().enumerate() {
+        let read = encoded.ranges.last().map_or(0, |last| last.end);
+        for (i, span) in spans.iter().enumerate() {
             let tokens = tokens_of(encoded, span);
             mask[tokens.clone()].fill(true);
+            if tokens.end == mask.len() && span.end > read && read < whole {
+                // The rest of it is too far behind to be learned.
+                break;
+            }
             let ends =
                 |at: usize| encoded.ids.get(at).is_some_and(|id| self.tokenizer.is_special(*id));
             if tokens.clone().any(ends) {

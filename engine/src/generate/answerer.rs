@@ -35,9 +35,14 @@ impl Answerer {
     /// # Errors
     /// What is wrong with any of the files.
     pub fn load(model_path: &Path, adapter_path: Option<&Path>) -> Result<Self> {
-        let tokenizer = Tokenizer::load(model_path)?;
+        let mut tokenizer = Tokenizer::load(model_path)?;
         let mut model = Model::load(model_path)?;
         if let Some(path) = adapter_path {
+            // An adapter that learned another template than the model's brings it along.
+            let template = path.join("chat_template.jinja");
+            if template.exists() {
+                tokenizer.use_chat_template(&template)?;
+            }
             model.attach(adapter::load(path)?)?;
         }
         Self::new(model, tokenizer)

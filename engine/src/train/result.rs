@@ -10,6 +10,7 @@ use crate::model::{self, Model};
 use crate::{EngineError, Result, adapter};
 
 const REPORT: &str = "report.json";
+const TEMPLATE: &str = "chat_template.jinja";
 const UNFINISHED: &str = ".result.tmp";
 
 /// The file that holds what was trained.
@@ -28,6 +29,13 @@ pub(super) fn save(
         Some(config) => adapter::save(folder, model, config),
         None => model::save(folder, model, base),
     }
+}
+
+/// Writes the template that was learned beside what learned it, so that it is asked the same way.
+pub(super) fn save_template(folder: &Path, template: Option<&str>) -> Result<()> {
+    let Some(template) = template else { return Ok(()) };
+    let path = folder.join(TEMPLATE);
+    fs::write(&path, template).map_err(|e| EngineError::io(&path, e))
 }
 
 /// Has `fill` write the result into a folder of its own, and moves it into `out` once it is on disk; the report

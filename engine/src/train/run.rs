@@ -40,7 +40,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     std::fs::create_dir_all(&order.out).map_err(|e| EngineError::io(&order.out, e))?;
     let _bound = Bound::set(order.memory_bytes_limit);
     let resume = checkpoint_of(order, observer)?;
-    let Setup { recipe, dataset, held_out, mut model, adapter, model_hash, data_hash } =
+    let Setup { recipe, dataset, held_out, template, mut model, adapter, model_hash, data_hash } =
         Setup::of(order, observer)?;
     let estimate = Estimate::of_training(model.spec(), &recipe, order.device);
     let mut loader = Loader::new(&dataset, recipe.batching, recipe.data.sampling, recipe.seed);
@@ -155,6 +155,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     };
     let summary = result::publish(&order.out, |folder| {
         result::save(folder, &model, adapter.as_ref(), &order.model)?;
+        result::save_template(folder, template.as_deref())?;
         Ok(summary)
     })?;
     best::forget(&order.out)?;

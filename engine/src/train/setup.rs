@@ -21,6 +21,8 @@ pub(super) struct Setup {
     pub(super) model: Model,
     /// Of the adapter that learns; `None` when the whole model does.
     pub(super) adapter: Option<AdapterConfig>,
+    /// The chat template that the recipe put in place of the model's own, if it did.
+    pub(super) template: Option<String>,
     /// Tells this base from another.
     pub(super) model_hash: BlobHash,
     /// Tells these rows from others.
@@ -42,6 +44,9 @@ impl Setup {
             dataset = mismatched(dataset);
             held_out = held_out.map(mismatched);
         }
+        let named = recipe.data.chat_template.is_some() || recipe.data.chat_template_path.is_some();
+        let template = tokenizer.as_ref().filter(|_| named).and_then(Tokenizer::chat_template);
+        let template = template.map(|(source, _)| source.to_owned());
         let stats = dataset.stats;
         observer.event(TrainerEvent::Log {
             message: format!(
@@ -97,6 +102,7 @@ impl Setup {
             recipe,
             dataset,
             held_out,
+            template,
             model,
             adapter,
         })

@@ -149,10 +149,33 @@ fn rows_that_teach_nothing_right_are_refused_by_line() {
 #[test]
 fn a_line_beyond_all_measure_is_refused_unread() {
     let bench = Bench::new();
-    let monster = format!(r#"{{"instruction": "{}", "output": "b"}}"#, "a".repeat(65 << 20));
+    let monster = format!(r#"{{"instruction": "{}", "output": "b"}}"#, "a".repeat(17 << 20));
     let found = bench.refusal(&monster, "");
-    assert_eq!(found, ": line 1: longer than 64 MiB; is it one JSON object per line?");
-    assert_eq!(bench.refusal(format!("[{GOOD}, {monster}]"), ""), ": row 2: longer than 64 MiB");
+    assert_eq!(found, ": line 1: longer than 16 MiB; is it one JSON object per line?");
+    assert_eq!(bench.refusal(format!("[{GOOD}, {monster}]"), ""), ": row 2: longer than 16 MiB");
+}
+
+/// One word of millions of letters would keep a tokenizer busy for minutes, and none of it could be used.
+#[test]
+fn a_text_far_beyond_its_length_is_not_even_tokenised() {
+    let bench = Bench::new();
+    let word = "ab".repeat(4 << 20);
+    let text = format!("{{\"text\": \"{word}\"}}\n{{\"text\": \"short enough\"}}");
+    let chat = format!(r#"{{"instruction": "Say it", "output": "{}"}}"#, &word[..7 << 20]);
+    let begun = std::time::Instant::now();
+    let found = bench.refusal(&text, "max_length: 16");
+    assert!(
+        found.starts_with(": line 1: 8388608 bytes of text, far longer than `max_length` 16"),
+        "{found}"
+    );
+    let dropped = bench.load(&text, "max_length: 16\nover_length: drop").unwrap().stats;
+    assert_eq!((dropped.rows, dropped.dropped), (1, 1));
+    let cut = bench.load(&text, "max_length: 16\nover_length: truncate").unwrap();
+    assert_eq!((cut.stats.rows, cut.stats.truncated), (2, 1));
+    assert_eq!(rows(&cut)[0].input_ids.len(), 16);
+    let cut = bench.load(&chat, "max_length: 64\nover_length: truncate").unwrap();
+    assert_eq!((rows(&cut)[0].input_ids.len(), cut.stats.truncated), (64, 1));
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
 }
 
 #[test]

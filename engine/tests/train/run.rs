@@ -169,3 +169,35 @@ fn a_recipe_that_contradicts_its_initial_adapter_is_refused() {
         assert!(refused.contains(part), "{refused}");
     }
 }
+
+/// Whoever asks the model later has to ask it the way it was taught.
+#[test]
+fn a_template_of_the_recipes_own_stands_beside_the_result() {
+    let rows = tempfile::tempdir().unwrap();
+    let file = rows.path().join("rows.jsonl");
+    std::fs::write(&file, r#"{"instruction": "Add 1+1", "output": "2"}"#).unwrap();
+    for use_peft in [true, false] {
+        let recipe = json!({
+            "dataset_format": "auto", "max_steps": 1, "chat_template": "zephyr", "use_peft": use_peft,
+        });
+        let story = Story::new(&fixture("models/tiny-llama"), &file, recipe);
+        story.run().0.unwrap();
+        let template = String::from_utf8(story.bytes("chat_template.jinja")).unwrap();
+        assert!(template.contains("'<|assistant|>\\n'"), "{template}");
+    }
+}
+
+#[test]
+fn held_out_rows_are_evaluated_and_not_trained_on() {
+    let story = Story::tiny(
+        json!({"max_steps": 4, "test_split_size": 5, "eval_strategy": "steps", "eval_steps": 2}),
+    );
+    let (summary, watch) = story.run();
+    let summary = summary.unwrap();
+    let all = Story::tiny(json!({"max_steps": 1})).run().0.unwrap();
+    assert_eq!(summary.rows + 5, all.rows);
+    assert!(summary.eval_loss_last.is_some_and(|loss| loss > 0.0));
+    let steps = watch.steps();
+    let asked = |step: &&&StepMetrics| format!("{step:?}").contains("eval_loss");
+    assert_eq!(steps.iter().filter(asked).map(|step| step.step).collect::<Vec<_>>(), [2, 4]);
+}

@@ -22,8 +22,8 @@ use serde_json::{Map, Value};
 use super::file;
 use crate::{EngineError, Result};
 
-/// Longest line, or element of an array, that is read.
-const ROW_BYTES_MAX: u64 = 64 << 20;
+/// Longest line, or element of an array, that is read. Parsed, a row can take a hundred times its text.
+const ROW_BYTES_MAX: u64 = 16 << 20;
 
 /// One row and where it stands, such as `rows.jsonl: line 3`.
 pub(super) struct FileRow {

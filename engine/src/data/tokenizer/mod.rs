@@ -55,6 +55,8 @@ pub struct Tokenizer {
     /// The template and the file it comes from.
     chat_template: Option<(String, PathBuf)>,
     vocab_size: usize,
+    /// Bytes of the longest token.
+    token_bytes_max: usize,
 }
 
 /// What a source says beside the vocabulary.
@@ -111,7 +113,9 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|e| fault(path, e))?;
         let added = inner.get_added_tokens_decoder();
         let specials = Specials::of(added.into_values().filter(|t| t.special).map(|t| t.content));
-        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let vocab = inner.get_vocab(true);
+        let token_bytes_max = vocab.keys().map(String::len).max().unwrap_or(1);
+        let vocab_size = vocab.into_values().max().map_or(0, |id| id as usize + 1);
         let named = |name: &str| {
             let text = &extras.names.iter().find(|(key, _)| key == name)?.1;
             Some(SpecialToken { id: inner.token_to_id(text)?, text: text.clone() })
@@ -142,6 +146,7 @@ impl Tokenizer {
             template_names: extras.names,
             chat_template: extras.chat_template,
             vocab_size,
+            token_bytes_max,
         })
     }
 
@@ -242,6 +247,11 @@ impl Tokenizer {
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// Bytes of the longest token.
+    pub(crate) fn token_bytes_max(&self) -> usize {
+        self.token_bytes_max
     }
 
     /// Makes sure that every token has a row in the model's embedding.
