@@ -69,7 +69,8 @@ impl Estimate {
     /// Sizes a training run of `recipe` on `model`: the longest micro-batch the recipe allows.
     #[must_use]
     pub fn of_training(model: &ModelSpec, recipe: &Recipe, device: Device) -> Self {
-        let tokens = (recipe.batching.micro_batch * recipe.data.max_length) as u64;
+        let rows = recipe.batching.micro_batch * recipe.objective.answers();
+        let tokens = (rows * recipe.data.max_length) as u64;
         let weights = held::weights(model, recipe.quantization);
         // A recipe that fits its model has a layout.
         let layout = AdapterConfig::of(&recipe.method, model, &recipe.model);

@@ -7,5 +7,6 @@ mod bench;
 mod files;
 mod layouts;
 mod masks;
+mod opinions;
 mod sets;
 mod smollm2;

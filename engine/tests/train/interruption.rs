@@ -8,6 +8,7 @@ use fleetune_shared::{StepMetrics, TrainerEvent};
 use serde_json::{Value, json};
 
 use crate::Story;
+use crate::preference::preferences;
 
 /// Random order, accumulation, epochs that end in the middle: everything a cursor has to get right.
 fn recipe(more: Value) -> Value {
@@ -40,10 +41,15 @@ fn assert_same_end(a: &Story, b: &Story, file: &str) {
 }
 
 fn stopped_and_resumed(more: Value, file: &str) {
-    let straight = Story::tiny(recipe(more.clone()));
+    resumes(|| Story::tiny(recipe(more.clone())), file);
+}
+
+/// Nine steps in one go against the same with three stops.
+fn resumes(begin: impl Fn() -> Story, file: &str) {
+    let straight = begin();
     straight.steps();
 
-    let mut story = Story::tiny(recipe(more));
+    let mut story = begin();
     for stop in [1, 5, 6] {
         let (result, _) = story.run_until(Some(stop));
         assert!(matches!(result, Err(EngineError::Stopped { step }) if step == stop));
@@ -66,6 +72,23 @@ fn an_adapter_run_resumes_bit_for_bit() {
 #[test]
 fn a_full_run_resumes_bit_for_bit() {
     stopped_and_resumed(json!({"use_peft": false}), "model.safetensors");
+}
+
+/// Preferences with a reference that is asked meanwhile, one that was asked before, and one that is a model of its own.
+#[test]
+fn every_objective_resumes_bit_for_bit() {
+    let adapter = "adapter_model.safetensors";
+    for (keys, file) in [
+        (json!({"task": "dpo"}), adapter),
+        (json!({"task": "dpo", "precompute_ref_log_probs": true}), adapter),
+        (json!({"task": "dpo", "use_peft": false, "learning_rate": 1e-3}), "model.safetensors"),
+        (json!({"task": "kto"}), adapter),
+        (json!({"task": "kto", "precompute_ref_log_probs": true}), adapter),
+        (json!({"task": "orpo"}), adapter),
+        (json!({"task": "simpo"}), adapter),
+    ] {
+        resumes(|| preferences(recipe(keys.clone())), file);
+    }
 }
 
 #[test]

@@ -24,18 +24,30 @@ pub(crate) struct Point {
     metrics: BTreeMap<String, f64>,
 }
 
-/// The run `name` of `model`, and how it went there.
-pub(crate) fn reference(base: &Path, model: &str, name: &str) -> (Story, Vec<Point>) {
+/// The first steps of the run `name` of `model`, and how it went there.
+pub(crate) fn reference(
+    base: &Path,
+    model: &str,
+    name: &str,
+    steps_max: usize,
+) -> (Story, Vec<Point>) {
     let folder = fixture("train").join(model);
     let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
-    let Reference { rows, recipe, steps } = serde_json::from_str(&text).unwrap();
+    let Reference { rows, mut recipe, mut steps } = serde_json::from_str(&text).unwrap();
+    // The rate is constant, so a shorter run is the beginning of the longer one.
+    steps.truncate(steps_max);
+    recipe["max_steps"] = steps.len().into();
     let mut story = Story::new(base, &folder.join(rows), recipe);
     story.order.init_adapter = Some(folder.join("preference.init"));
     (story, steps)
 }
 
-/// Losses to 1e-4, gradient norms to 1e-3, and metrics to 1e-4: of themselves, or of the log-probabilities whose
-/// difference they are, which TRL adds up in f32.
+/// Of a difference of two log-probabilities of whole answers, which TRL adds up in f32.
+const NOISE: f64 = 2e-4;
+/// What rewards are of it, in all of these runs.
+const BETA: f64 = 0.1;
+
+/// Losses to 1e-4, gradient norms to 1e-3, metrics to 1e-4 of themselves and the noise of f32.
 pub(crate) fn assert_follows(name: &str, story: &Story, expected: &[Point]) {
     let steps = story.steps();
     assert_eq!(steps.len(), expected.len());
@@ -52,9 +64,10 @@ pub(crate) fn assert_follows(name: &str, story: &Story, expected: &[Point]) {
         assert!(off(norms.0, norms.1) < 1e-3, "{name} {step}: gradient norm {norms:?}");
         for (key, expected) in &expected.metrics {
             let found = found.more[key];
+            let noise = if key == "kl" { NOISE } else { BETA * NOISE };
             let error = (found - expected).abs();
             assert!(
-                error < 1e-4 * expected.abs() + 2e-5,
+                error < 1e-4 * expected.abs() + noise,
                 "{name} {step}: {key} {found} {expected}"
             );
         }
@@ -62,7 +75,7 @@ pub(crate) fn assert_follows(name: &str, story: &Story, expected: &[Point]) {
 }
 
 fn tiny(name: &str) -> (Story, Vec<Point>) {
-    reference(&fixture("models/tiny-llama"), "tiny-llama", name)
+    reference(&fixture("models/tiny-llama"), "tiny-llama", name, 10)
 }
 
 #[test]
@@ -79,20 +92,25 @@ fn kto_follows_trl() {
     assert_follows("kto", &story, &expected);
 }
 
-/// Pairs of tiny Llama under the objective `keys`, from a fresh adapter.
+/// Tiny Llama on its pairs or, for KTO, its judged answers.
+pub(crate) fn preferences(mut recipe: Value) -> Story {
+    recipe["max_length"] = 96.into();
+    recipe["over_length"] = "truncate".into();
+    let rows = if recipe["task"] == "kto" { "kto.rows.jsonl" } else { "dpo.rows.jsonl" };
+    let rows = fixture("train/tiny-llama").join(rows);
+    Story::new(&fixture("models/tiny-llama"), &rows, recipe)
+}
+
+/// Under the objective `keys`, from a fresh adapter.
 fn fresh(keys: Value) -> Story {
     let mut recipe = json!({
         "task": "dpo",
-        "max_length": 96,
-        "over_length": "truncate",
         "per_device_train_batch_size": 4,
         "max_steps": 6,
         "learning_rate": 1e-2,
     });
     recipe.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
-    let rows = if recipe["task"] == "kto" { "kto.rows.jsonl" } else { "dpo.rows.jsonl" };
-    let rows = fixture("train/tiny-llama").join(rows);
-    Story::new(&fixture("models/tiny-llama"), &rows, recipe)
+    preferences(recipe)
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! A real model: SmolLM2-135M-Instruct from its GGUF file (`scripts/fetch-smollm2`), skipped where that is not.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use fleetune_engine::model::spec_of;
 
 use crate::curves::{assert_follows, reference};
-use crate::fixture;
+use crate::{Story, fixture, preference};
 
 /// The file, or a line that says why there is no test.
 fn smollm2() -> Option<PathBuf> {
@@ -20,12 +20,8 @@ fn smollm2() -> Option<PathBuf> {
     Some(path)
 }
 
-#[test]
-fn lora_on_smollm2_follows_peft() {
-    let Some(base) = smollm2() else { return };
-    let (mut story, expected) = reference(&base, "smollm2", "lora");
-    // The fixture holds A alone, since B begins as zeros.
-    let stored = story.order.init_adapter.take().unwrap();
+/// A folder with the adapter that `stored` holds the A of: B begins as zeros.
+fn begun(base: &Path, stored: &Path, story: &Story) -> PathBuf {
     let init = story.out.path().join("init");
     std::fs::create_dir(&init).unwrap();
     let name = "adapter_config.json";
@@ -33,7 +29,7 @@ fn lora_on_smollm2_follows_peft() {
     let halves: HashMap<String, Tensor> =
         candle_core::safetensors::load(stored.join("lora_A.safetensors"), &Device::Cpu).unwrap();
     let rows: HashMap<&str, usize> =
-        spec_of(&base).unwrap().linears().into_iter().map(|(name, out, _)| (name, out)).collect();
+        spec_of(base).unwrap().linears().into_iter().map(|(name, out, _)| (name, out)).collect();
     let mut pairs = halves.clone();
     for (name, a) in &halves {
         let linear = name.trim_end_matches(".lora_A.weight").rsplit('.').next().unwrap();
@@ -42,8 +38,27 @@ fn lora_on_smollm2_follows_peft() {
         pairs.insert(name.replace("lora_A", "lora_B"), b);
     }
     candle_core::safetensors::save(&pairs, init.join("adapter_model.safetensors")).unwrap();
-    story.order.init_adapter = Some(init);
+    init
+}
+
+#[test]
+fn lora_on_smollm2_follows_peft() {
+    let Some(base) = smollm2() else { return };
+    let (mut story, expected) = reference(&base, "smollm2", "lora");
+    let stored = story.order.init_adapter.take().unwrap();
+    story.order.init_adapter = Some(begun(&base, &stored, &story));
     assert_follows("smollm2 lora", &story, &expected);
+}
+
+#[test]
+fn preferences_on_smollm2_follow_trl() {
+    let Some(base) = smollm2() else { return };
+    for name in ["dpo_sigmoid", "kto"] {
+        let (mut story, expected) = preference::reference(&base, "smollm2", name, 4);
+        let stored = story.order.init_adapter.take().unwrap();
+        story.order.init_adapter = Some(begun(&base, &stored, &story));
+        preference::assert_follows(name, &story, &expected);
+    }
 }
 
 #[test]

@@ -22,6 +22,17 @@ pub enum Objective {
     Reward(RewardModelling),
 }
 
+impl Objective {
+    /// Rows of tokens that one line of the data becomes and that are learned from at once.
+    #[must_use]
+    pub fn answers(&self) -> usize {
+        match self {
+            Self::Sft(_) | Self::Kto(_) => 1,
+            Self::Dpo(_) | Self::Orpo { .. } | Self::Cpo(_) | Self::Reward(_) => 2,
+        }
+    }
+}
+
 /// Supervised fine-tuning.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SupervisedFineTuning {
