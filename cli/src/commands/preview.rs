@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use fleetune_engine::data::{RowPreview, Segment, preview_rows};
+use fleetune_engine::data::{Preview, RowPreview, Segment, preview_rows};
 use fleetune_shared::Device;
 use serde_json::{Value, json};
 
@@ -14,26 +14,25 @@ use crate::recipe::Planned;
 /// Shows the first rows, what is learned marked.
 pub(super) fn preview(planned: &Planned, rows: usize, context: &Context) -> Result<(), Failure> {
     let order = planned.order(PathBuf::new(), Device::Cpu)?;
-    context.output.show(&Preview(preview_rows(&order, rows as u64)?))
+    context.output.show(&Shown(preview_rows(&order, rows as u64)?))
 }
 
-/// Rows by the sequence they are in.
-struct Preview(Vec<Vec<RowPreview>>);
+struct Shown(Preview);
 
-impl Preview {
+impl Shown {
     /// Every row with its number and that of its sequence, both from 1.
     fn rows(&self) -> impl Iterator<Item = (usize, usize, &RowPreview)> {
-        let rows = self.0.iter().enumerate();
+        let rows = self.0.sequences.iter().enumerate();
         let rows = rows.flat_map(|(i, rows)| rows.iter().map(move |row| (i + 1, row)));
         rows.enumerate().map(|(i, (sequence, row))| (i + 1, sequence, row))
     }
 
     fn packed(&self) -> bool {
-        self.0.iter().any(|rows| rows.len() > 1)
+        self.0.sequences.iter().any(|rows| rows.len() > 1)
     }
 }
 
-impl Show for Preview {
+impl Show for Shown {
     fn table(&self, style: Style) -> String {
         let row = |(i, sequence, row): (usize, usize, &RowPreview)| {
             let place =
@@ -50,7 +49,8 @@ impl Show for Preview {
         };
         let rows: Vec<String> = self.rows().map(row).collect();
         let legend = if style.colour { "learned text is green" } else { "⟦learned text⟧" };
-        format!("{}\n\n{}", rows.join("\n\n"), style.paint(Colour::Quiet, legend))
+        let notes: String = self.0.notes.iter().map(|note| format!("\n{}", plain(note))).collect();
+        format!("{}\n\n{}{notes}", rows.join("\n\n"), style.paint(Colour::Quiet, legend))
     }
 
     fn json(&self) -> Value {

@@ -20,7 +20,7 @@ impl Hub {
         }
         let parent = path.parent().unwrap_or(&folder);
         fs::create_dir_all(parent).map_err(|error| Failure::io(parent, &error))?;
-        let part = path.with_added_extension("part");
+        let part = folder.join(format!("{name}.part"));
         let url = format!("{}/datasets/{id}/resolve/{sha}/{}", self.endpoint, escaped(name));
         let mut tries = TRIES;
         loop {

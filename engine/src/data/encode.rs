@@ -90,7 +90,10 @@ impl<'a> Encoder<'a> {
                     )));
                 }
                 (OverLength::Truncate, TruncationMode::KeepEnd) => {}
-                _ => guarded.text.truncate(guarded.text.floor_char_boundary(most)),
+                _ => {
+                    let end = (0..=most).rev().find(|at| guarded.text.is_char_boundary(*at));
+                    guarded.text.truncate(end.unwrap_or_default());
+                }
             }
         }
         self.tokenizer.encode_guarded(&guarded)

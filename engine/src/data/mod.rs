@@ -31,7 +31,7 @@ pub use conversation::{Conversation, Message, Role};
 pub use dataset::{DataStats, Dataset};
 pub use datasets::Datasets;
 pub use loader::{Cursor, Loader};
-pub use preview::{RowPreview, Segment, preview, preview_rows};
+pub use preview::{Preview, RowPreview, Segment, preview, preview_rows};
 pub use sources::{files_of, holds_rows, of_split};
 pub use template::ChatTemplate;
 pub use tokenizer::{SpecialToken, Tokenizer};

@@ -27,11 +27,20 @@ pub struct RowPreview {
     pub segments: Vec<Segment>,
 }
 
-/// The first `count` rows of a training order, sequence by sequence: a packed one holds several.
+/// The beginning of a data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// Rows, sequence by sequence: a packed one holds several, a pair is two.
+    pub sequences: Vec<Vec<RowPreview>>,
+    /// What the user should know about them, such as turns that cannot be learned.
+    pub notes: Vec<String>,
+}
+
+/// The first `count` rows of a training order.
 ///
 /// # Errors
 /// What [`Dataset::load`] refuses; a model without a tokenizer, whose tokens have no text.
-pub fn preview_rows(order: &TrainOrder, count: u64) -> Result<Vec<Vec<RowPreview>>> {
+pub fn preview_rows(order: &TrainOrder, count: u64) -> Result<Preview> {
     let spec = model::spec_of(&order.model)?;
     let recipe = order.recipe.clone().fit_model(&spec);
     let mut settings = recipe.map_err(|e| EngineError::input(e.to_string()))?.data;
@@ -43,7 +52,8 @@ pub fn preview_rows(order: &TrainOrder, count: u64) -> Result<Vec<Vec<RowPreview
         let segments = preview(row, &tokenizer)?;
         Ok(RowPreview { tokens: row.input_ids.len(), supervised: row.supervised(), segments })
     };
-    dataset.iter().map(|rows| rows?.iter().map(row).collect()).collect()
+    let sequences = dataset.iter().map(|rows| rows?.iter().map(row).collect());
+    Ok(Preview { sequences: sequences.collect::<Result<_>>()?, notes: dataset.notes })
 }
 
 /// Cuts a row wherever learning begins or ends. The first token is never predicted, so never learned.

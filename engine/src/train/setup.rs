@@ -39,10 +39,9 @@ impl Setup {
         let Datasets { train: mut dataset, mut held_out } =
             Datasets::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec, recipe.seed)?;
         if matches!(recipe.objective, Objective::Kto(_)) {
-            let mismatched =
-                |data: Dataset| data.mismatched(recipe.batching.micro_batch, &recipe.data);
-            dataset = mismatched(dataset);
-            held_out = held_out.map(mismatched);
+            let rows = recipe.batching.micro_batch;
+            dataset = dataset.mismatched(rows, &recipe.data);
+            held_out = held_out.map(|held_out| held_out.mismatched(rows, &recipe.data));
         }
         let named = recipe.data.chat_template.is_some() || recipe.data.chat_template_path.is_some();
         let template = tokenizer.as_ref().filter(|_| named).and_then(Tokenizer::chat_template);

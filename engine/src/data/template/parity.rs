@@ -208,7 +208,7 @@ fn built_in_templates_render_as_their_families_do() {
             }
         }
     }
-    assert_eq!(compared, 66);
+    assert_eq!(compared, 68);
 }
 
 #[test]
