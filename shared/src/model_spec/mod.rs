@@ -18,6 +18,8 @@ mod keys;
 mod rope;
 mod spec;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 pub use error::ModelSpecError;
 pub use rope::RopeScaling;

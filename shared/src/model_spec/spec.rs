@@ -250,6 +250,12 @@ impl ModelSpec {
     /// Checks that the numbers agree with one another.
     pub(super) fn consistent(self, place: &'static str) -> Result<Self, ModelSpecError> {
         let fail = |why: String| Err(ModelSpecError::Shape { place, why });
+        // First, so that no product of what passes here overflows.
+        let heads = self.num_attention_heads.saturating_mul(self.head_dim);
+        let largest = [self.hidden_size, self.intermediate_size, self.vocab_size, heads];
+        if largest.iter().any(|n| *n > 1 << 24) || self.num_hidden_layers > 4096 {
+            return fail("sizes are beyond any known model, the file is likely damaged".into());
+        }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return fail(format!(
                 "num_key_value_heads {} does not divide num_attention_heads {}",
@@ -289,11 +295,6 @@ impl ModelSpec {
         if self.sliding_window.is_none() && self.layer_types.contains(&LayerType::SlidingAttention)
         {
             return fail("layer_types has sliding_attention but there is no sliding_window".into());
-        }
-        let largest =
-            [self.hidden_size, self.intermediate_size, self.vocab_size, self.query_width()];
-        if largest.iter().any(|n| *n > 1 << 24) || self.num_hidden_layers > 4096 {
-            return fail("sizes are beyond any known model, the file is likely damaged".into());
         }
         Ok(self)
     }
