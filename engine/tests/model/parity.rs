@@ -89,6 +89,30 @@ fn adapter_gradients_are_those_of_peft() {
 }
 
 #[test]
+fn adapters_of_peft_answer_the_same_on_every_architecture() {
+    for name in [
+        "tiny-qwen2-windowed",
+        "tiny-qwen3-biased",
+        "tiny-gemma2",
+        "tiny-gemma3-scaled",
+        "tiny-phi3-long",
+    ] {
+        let mut model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
+        let reference = tensors(&format!("adapters/{name}/logits.safetensors"));
+        let ids = reference["input_ids"].get(0).unwrap().to_vec1::<i64>().unwrap();
+        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+        let plain = model.logits(&ids).unwrap();
+        let adapter = adapter::load(&fixture(&format!("adapters/{name}"))).unwrap();
+        model.attach(adapter).unwrap();
+        let adapted = model.logits(&ids).unwrap();
+        let error = max_abs(&adapted, &reference["logits"].get(0).unwrap());
+        eprintln!("{name} adapted: logits within {error:.1e}");
+        assert!(error < 1e-4, "{name}: logits are off by {error:e}");
+        assert!(max_abs(&adapted, &plain) > 0.1, "{name}: the adapter does nothing");
+    }
+}
+
+#[test]
 fn no_example_sees_another() {
     for name in MODELS {
         let model = Model::load(&fixture(&format!("models/{name}"))).unwrap();
