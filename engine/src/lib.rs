@@ -15,6 +15,7 @@ pub mod adapter;
 pub mod checkpoint;
 pub mod data;
 mod error;
+pub mod export;
 pub mod generate;
 pub mod linalg;
 pub mod memory;

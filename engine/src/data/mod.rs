@@ -34,4 +34,5 @@ pub use loader::{Cursor, Loader};
 pub use preview::{Preview, RowPreview, Segment, preview, preview_rows};
 pub use sources::{files_of, holds_rows, of_split};
 pub use template::ChatTemplate;
+pub(crate) use tokenizer::{GGUF_LLAMA3, GGUF_QWEN2};
 pub use tokenizer::{SpecialToken, Tokenizer};

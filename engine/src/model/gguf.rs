@@ -220,6 +220,15 @@ pub(crate) fn header(path: &Path) -> Result<GgufHeader> {
     }
 }
 
+/// The rows of q and k as llama.cpp's `llama` wants them: from half a head apart to next to each other. Biases and B's
+/// of adapters are reordered alike.
+pub(crate) fn in_pairs(value: &Tensor, heads: usize) -> Result<Tensor> {
+    let rows = value.dim(0)?;
+    let rest: usize = value.dims()[1..].iter().product();
+    let halves = value.reshape((heads, 2, rows / heads / 2, rest))?;
+    Ok(halves.transpose(1, 2)?.contiguous()?.reshape(value.shape())?)
+}
+
 /// llama.cpp stores the rows of q and k with the pairs of a rotation next to each other; Hugging Face keeps them half
 /// a head apart. Reference: `LlamaTensorProcessor` in transformers' `modeling_gguf_pytorch_utils`.
 fn halves(value: &Tensor, heads: usize) -> Result<Tensor> {

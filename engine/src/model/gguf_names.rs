@@ -42,6 +42,21 @@ pub(crate) fn hf_name(gguf: &str, spec: &ModelSpec) -> Option<String> {
     Some(format!("model.layers.{block}.{hf}.{kind}"))
 }
 
+/// The other way round.
+pub(crate) fn gguf_name(hf: &str, spec: &ModelSpec) -> Option<String> {
+    let (module, kind) = hf.rsplit_once('.')?;
+    if let Some((gguf, _)) = ENDS.iter().find(|(_, name)| *name == module) {
+        return Some(format!("{gguf}.{kind}"));
+    }
+    let (block, module) = module.strip_prefix("model.layers.")?.split_once('.')?;
+    let (gguf, _) = modules(spec).find(|(gguf, name)| {
+        // Only a sandwich has a norm there.
+        let absent = *gguf == "post_attention_norm" && spec.norm_placement == NormPlacement::Pre;
+        *name == module && !absent
+    })?;
+    Some(format!("blk.{block}.{gguf}.{kind}"))
+}
+
 fn modules(spec: &ModelSpec) -> impl Iterator<Item = (&'static str, &'static str)> {
     ALWAYS.into_iter().chain(varying(spec))
 }

@@ -73,6 +73,13 @@ impl Metadata<'_> {
 }
 
 impl ModelSpec {
+    /// What a GGUF file calls this architecture; llama.cpp runs a Mistral as `llama`.
+    #[must_use]
+    pub fn gguf_architecture(&self) -> &'static str {
+        let name = Family::of_hf(&self.model_type).map_or("", |family| family.gguf);
+        if name.is_empty() { "llama" } else { name }
+    }
+
     /// Reads the metadata of a GGUF file.
     ///
     /// GGUF keeps `rms_norm_eps` as f32; it is rounded back to the nearest decimal (9.9999997e-06 → 1e-5),

@@ -7,6 +7,8 @@ mod folder;
 mod gguf;
 mod save;
 
+pub(crate) use gguf::{LLAMA3 as GGUF_LLAMA3, QWEN2 as GGUF_QWEN2};
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -194,6 +196,18 @@ impl Tokenizer {
     /// Special tokens as the chat template knows them, such as `bos_token`.
     pub(crate) fn template_names(&self) -> &[(String, String)] {
         &self.template_names
+    }
+
+    /// The id of a special token by its role, such as `pad_token`.
+    pub(crate) fn named(&self, role: &str) -> Option<u32> {
+        let (_, text) = self.template_names.iter().find(|(name, _)| name == role)?;
+        self.inner.token_to_id(text)
+    }
+
+    /// What `tokenizer.json` holds.
+    pub(crate) fn to_json(&self) -> Result<serde_json::Value> {
+        let text = self.inner.to_string(false).map_err(|e| fault(&self.path, e))?;
+        serde_json::from_str(&text).map_err(|e| fault(&self.path, e))
     }
 
     pub(crate) fn specials(&self) -> &Specials {

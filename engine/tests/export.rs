@@ -1,0 +1,113 @@
+//! GGUF files, read back by this engine; `tests/interop` has llama.cpp's own package read them.
+
+use std::path::{Path, PathBuf};
+
+use fleetune_engine::data::Tokenizer;
+use fleetune_engine::export::{NumberType, export_model};
+use fleetune_engine::model::Model;
+
+fn fixture(path: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "tests", "fixtures", path].iter().collect()
+}
+
+fn logits(path: &Path) -> Vec<f32> {
+    let ids: Vec<u32> = (1..40).map(|i| i * 37 % 500).collect();
+    Model::load(path).unwrap().logits(&ids).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn a_file_answers_as_the_folder_it_was_made_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model.gguf");
+    // Of every architecture the tiny models stand for, reordered heads and all.
+    for model in [
+        "tiny-llama",
+        "tiny-llama-tied",
+        "tiny-mistral",
+        "tiny-qwen2",
+        "tiny-qwen3",
+        "tiny-gemma2",
+        "tiny-gemma3",
+        "tiny-phi3",
+    ] {
+        let path = fixture("models").join(model);
+        if !path.join("model.safetensors").is_file() {
+            eprintln!("skipped: no {model}");
+            continue;
+        }
+        let path = with_tokenizer(folder.path(), &path);
+        let expected = logits(&path);
+        let largest = expected.iter().fold(0f32, |x, y| x.max(y.abs()));
+        for (kind, bound) in [
+            (NumberType::F32, 1e-5),
+            (NumberType::F16, 1e-2),
+            (NumberType::Bf16, 5e-2),
+            (NumberType::Q8_0, 5e-2),
+            (NumberType::Q4_1, 0.5),
+        ] {
+            let summary = export_model(&path, &out, kind).unwrap();
+            let found = apart(&logits(&out), &expected) / largest;
+            eprintln!("{model} {}: {} bytes, {found:.1e}", kind.name(), summary.bytes.0);
+            assert!(found < bound, "{model} {}: {found}", kind.name());
+            assert!(kind == NumberType::F32 || found > 0.0);
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert!(
+        left.iter().all(|e| !e.as_ref().unwrap().file_name().to_string_lossy().ends_with("tmp"))
+    );
+}
+
+/// The model beside the tokenizer of `tiny-llama`, which all tiny models speak.
+fn with_tokenizer(folder: &Path, model: &Path) -> PathBuf {
+    let both = folder.join(model.file_name().unwrap());
+    std::fs::create_dir(&both).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(model.join(file), both.join(file)).unwrap();
+    }
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixture("models/tiny-llama").join(file), both.join(file)).unwrap();
+    }
+    both
+}
+
+#[test]
+fn the_tokenizer_comes_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model.gguf");
+    let path = fixture("models/tiny-llama");
+    export_model(&path, &out, NumberType::F32).unwrap();
+    let (before, after) = (Tokenizer::load(&path).unwrap(), Tokenizer::load(&out).unwrap());
+    for text in
+        ["Ahoy, matey! 12345 sails.", "<|im_start|>user\nhéllo\u{2003}wörld<|im_end|>", "  a\n\nb"]
+    {
+        assert_eq!(before.encode(text).unwrap(), after.encode(text).unwrap(), "{text}");
+    }
+    assert_eq!(before.eos(), after.eos());
+    assert_eq!(before.chat_template().map(|(t, _)| t), after.chat_template().map(|(t, _)| t));
+}
+
+#[test]
+fn what_has_no_place_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model.gguf");
+    let path = fixture("models/tiny-llama");
+    let refused =
+        |path: &Path, out: &Path| export_model(path, out, NumberType::F32).unwrap_err().to_string();
+    assert!(
+        refused(&path, folder.path()).contains("is a folder, expected the name of a .gguf file")
+    );
+    let copy = with_tokenizer(folder.path(), &path);
+    let text = std::fs::read_to_string(copy.join("tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["pre_tokenizer"] = serde_json::json!({"type": "Whitespace"});
+    std::fs::write(copy.join("tokenizer.json"), json.to_string()).unwrap();
+    let message = refused(&copy, &out);
+    assert!(message.contains("cuts words in a way"), "{message}");
+    assert!(!out.exists());
+}
