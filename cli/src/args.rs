@@ -73,6 +73,11 @@ mod tests {
             "adapters pull last --out my-adapter",
             "merge --base base --adapter a --out merged",
             "merge --job last --wait",
+            "merge --base b --adapter a --out o --onto dequantized-4bit --bnb-4bit-quant-type fp4",
+            "merge-models merge.yaml --out merged --no-compare",
+            "adapters combine a b --weights 0.5,-0.5 --method ties --density 0.5 --out c",
+            "export model --gguf model.gguf --type q8_0",
+            "export adapter --base model --gguf adapter.gguf",
             "generate --model m What is this?",
         ] {
             let words = std::iter::once("fleetune").chain(line.split(' '));
@@ -88,6 +93,10 @@ mod tests {
             "merge --job 3 --base base",
             "merge --base b --adapter a --out o --wait",
             "sweep",
+            "merge --job 3 --onto float32",
+            "adapters combine a --out c",
+            "adapters combine a b --method mean --out c",
+            "export model --gguf m.gguf --type q9",
             "sweep show",
             "job show",
             "job show x",

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use fleetune_engine::adapter::Layer;
 use fleetune_engine::data::Tokenizer;
-use fleetune_engine::export::{NumberType, export_model};
+use fleetune_engine::export::{NumberType, export_adapter, export_model};
 use fleetune_engine::model::Model;
 
 fn fixture(path: &str) -> PathBuf {
@@ -110,4 +111,44 @@ fn what_has_no_place_is_refused_and_leaves_nothing() {
     let message = refused(&copy, &out);
     assert!(message.contains("cuts words in a way"), "{message}");
     assert!(!out.exists());
+}
+
+/// llama.cpp adds `alpha / r · B·A` to its own order of rows; read back by hand, that is the adapter again.
+#[test]
+fn an_adapter_comes_back_from_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = fixture("models/tiny-llama");
+    for name in ["merge/lora.adapter", "adapters/rslora", "adapters/lora_patterns"] {
+        let out = folder.path().join("adapter.gguf");
+        let summary = export_adapter(&fixture(name), &base, &out, NumberType::F32).unwrap();
+        let adapter = fleetune_engine::adapter::load(&fixture(name)).unwrap();
+        assert_eq!(summary.tensors, 2 * adapter.layers().count(), "{name}");
+        let mut file = std::fs::File::open(&out).unwrap();
+        let content = candle_core::quantized::gguf_file::Content::read(&mut file).unwrap();
+        let alpha = f64::from(content.metadata["adapter.lora.alpha"].to_f32().unwrap());
+        let mut read = |name: &str| {
+            let tensor = content.tensor(&mut file, name, &candle_core::Device::Cpu).unwrap();
+            tensor.dequantize(&candle_core::Device::Cpu).unwrap()
+        };
+        let a = read("blk.1.attn_q.weight.lora_a");
+        let b = read("blk.1.attn_q.weight.lora_b");
+        let found = (b.matmul(&a).unwrap() * (alpha / a.dim(0).unwrap() as f64)).unwrap();
+        let found = found.to_vec2::<f32>().unwrap();
+        let module = "model.layers.1.self_attn.q_proj";
+        let Some(Layer::Lora(layer)) = adapter.layer(module) else { panic!("{name}") };
+        let expected = (layer.b.matmul(&layer.a).unwrap() * layer.scaling).unwrap();
+        let expected = expected.to_vec2::<f32>().unwrap();
+        // Four heads of sixteen: row i of a half of a head stands at 2i, of the other at 2i + 1.
+        for row in 0..64 {
+            let (head, half, at) = (row / 16, row % 16 / 8, row % 8);
+            let there = head * 16 + at * 2 + half;
+            assert!(apart(&found[there], &expected[row]) < 1e-5, "{name}: row {row}");
+        }
+    }
+    for (name, part) in [("adapters/dora", "is DoRA"), ("adapters/ia3", "is IA³")] {
+        let out = folder.path().join("refused.gguf");
+        let refused = export_adapter(&fixture(name), &base, &out, NumberType::F16).unwrap_err();
+        assert!(refused.to_string().contains(part), "{refused}");
+        assert!(!out.exists());
+    }
 }

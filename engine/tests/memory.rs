@@ -10,7 +10,8 @@ use fleetune_engine::train::{Observer, train};
 use fleetune_engine::{EngineError, Result, memory};
 use fleetune_shared::recipe::{self, FourBitType, Quantization};
 use fleetune_shared::{
-    ByteSize, Device, FailureKind, MergeOrder, Recipe, TrainOrder, TrainSummary, TrainerEvent,
+    ByteSize, Device, FailureKind, MergeOnto, MergeOrder, Recipe, TrainOrder, TrainSummary,
+    TrainerEvent,
 };
 use serde_json::{Value, json};
 
@@ -202,7 +203,12 @@ fn smollm2() {
     assert!(summary.memory_bytes_peak < summary.estimate.unwrap().total());
 
     let adapter = folder.path().join("out");
-    let order = MergeOrder { model: path, adapter, out: folder.path().join("merged") };
+    let order = MergeOrder {
+        model: path,
+        adapter,
+        out: folder.path().join("merged"),
+        onto: MergeOnto::AsStored,
+    };
     let summary = merge(&order, &mut Deaf).unwrap();
     show("SmolLM2-135M, merged", &summary);
     assert!(summary.memory_bytes_peak < summary.estimate.unwrap().total());

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, IndexOp, Tensor};
+use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fleetune_engine::merge::merge;
 use fleetune_engine::model::Model;
 use fleetune_engine::train::Observer;
-use fleetune_shared::{MergeOrder, TrainSummary, TrainerEvent};
+use fleetune_shared::{MergeOnto, MergeOrder, TrainSummary, TrainerEvent};
 
 fn fixture(path: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "tests", "fixtures", path].iter().collect()
@@ -30,7 +30,8 @@ impl Observer for Deaf {
 
 fn merged(model: &Path, out: &Path) -> TrainSummary {
     let adapter = fixture("merge/lora.adapter");
-    let order = MergeOrder { model: model.into(), adapter, out: out.into() };
+    let order =
+        MergeOrder { model: model.into(), adapter, out: out.into(), onto: MergeOnto::AsStored };
     merge(&order, &mut Deaf).unwrap()
 }
 
@@ -101,8 +102,86 @@ fn an_adapter_of_another_model_leaves_nothing() {
         model: other.path().into(),
         adapter: fixture("merge/lora.adapter"),
         out: out.path().into(),
+        onto: MergeOnto::AsStored,
     };
     let refused = merge(&order, &mut Deaf).unwrap_err().to_string();
     assert!(refused.contains("was it trained on another base?"), "{refused}");
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+}
+
+/// Every kind of PEFT's, against the weights and logits PEFT has after `merge_and_unload`
+/// (`tests/fixtures/make_merges.py`).
+#[test]
+fn every_kind_is_merged_as_peft_merges_it() {
+    for kind in ["rslora", "lora_patterns", "dora", "ia3"] {
+        let out = tempfile::tempdir().unwrap();
+        let order = MergeOrder {
+            model: fixture("models/tiny-llama"),
+            adapter: fixture("adapters").join(kind),
+            out: out.path().into(),
+            onto: MergeOnto::Float32,
+        };
+        let summary = merge(&order, &mut Deaf).unwrap();
+        assert!(summary.merge_logit_difference.unwrap() < 1e-4, "{kind}: {summary:?}");
+        let found = tensors(&out.path().join("model.safetensors"));
+        let expected = tensors(&fixture(&format!("merge/{kind}.merged.safetensors")));
+        assert!(expected.len() >= 7);
+        for (name, expected) in expected {
+            let apart = max_abs(&found[&name], &expected);
+            assert!(apart < 1e-5, "{kind} {name}: {apart}");
+        }
+        let logits = tensors(&fixture(&format!("merge/{kind}.logits.safetensors")));
+        let ids = logits["input_ids"].to_vec1::<i64>().unwrap();
+        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+        let model = Model::load(out.path()).unwrap();
+        let apart = max_abs(&model.logits(&ids).unwrap(), &logits["logits"]);
+        assert!(apart < 1e-4, "{kind}: {apart}");
+        let origin = std::fs::read_to_string(out.path().join("origin.json")).unwrap();
+        assert!(origin.contains("\"onto\": \"float32\""), "{origin}");
+    }
+}
+
+/// The base QLoRA trained on is not the one on disk: what is merged differs by what four bits lose.
+#[test]
+fn the_base_may_be_what_four_bits_leave_of_it() {
+    let onto = |onto| {
+        let out = tempfile::tempdir().unwrap();
+        let order = MergeOrder {
+            model: fixture("models/tiny-llama"),
+            adapter: fixture("merge/lora.adapter"),
+            out: out.path().into(),
+            onto,
+        };
+        let summary = merge(&order, &mut Deaf).unwrap();
+        (summary.merge_logit_difference.unwrap(), tensors(&out.path().join("model.safetensors")))
+    };
+    let (_, plain) = onto(MergeOnto::AsStored);
+    let (difference, four) = onto(MergeOnto::Dequantized4bit { fp4: false, double: true });
+    assert!(difference < 1e-4, "{difference}");
+    let apart = |name: &str| max_abs(&plain[name], &four[name]);
+    assert!(apart("model.layers.0.mlp.up_proj.weight") > 1e-4);
+    assert_eq!(apart("lm_head.weight"), 0.0, "only the blocks' linear layers are quantised");
+    let (_, halves) = onto(MergeOnto::Bfloat16);
+    assert!(halves.values().all(|value| value.dtype() == DType::BF16));
+}
+
+/// An embedding's own pair, modules trained whole, and a head that was the embedding until then.
+#[test]
+fn a_table_that_was_shared_goes_its_own_way() {
+    let init = fixture("train/tiny-llama/embed_lora.init");
+    for (base, tied) in [("tiny-llama", false), ("tiny-llama-tied", true)] {
+        let out = tempfile::tempdir().unwrap();
+        let order = MergeOrder {
+            model: fixture("models").join(base),
+            adapter: init.clone(),
+            out: out.path().into(),
+            onto: MergeOnto::AsStored,
+        };
+        let summary = merge(&order, &mut Deaf).unwrap();
+        assert!(summary.merge_logit_difference.unwrap() < 1e-4, "{base}: {summary:?}");
+        let found = tensors(&out.path().join("model.safetensors"));
+        assert_eq!(found["lm_head.weight"].dim(D::Minus1).unwrap(), 64);
+        let config = std::fs::read_to_string(out.path().join("config.json")).unwrap();
+        assert!(config.contains("\"tie_word_embeddings\": false"), "{tied}: {config}");
+    }
 }

@@ -37,6 +37,6 @@ pub use model_merge::{
 pub use model_spec::{
     Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling, StoredWeights,
 };
-pub use order::{DataFiles, MergeOrder, TrainOrder};
+pub use order::{DataFiles, MergeOnto, MergeOrder, TrainOrder};
 pub use peft::AdapterConfig;
 pub use recipe::Recipe;

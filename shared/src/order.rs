@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::recipe::{FourBit, FourBitType, Quantization};
 use crate::{ByteSize, Device, Recipe};
 
 /// One training run.
@@ -89,6 +90,39 @@ pub struct MergeOrder {
     pub adapter: PathBuf,
     /// Where the merged model goes.
     pub out: PathBuf,
+    /// What numbers the adapter is added to, and how the sum is stored.
+    #[serde(default)]
+    pub onto: MergeOnto,
+}
+
+/// The base of a merge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MergeOnto {
+    /// The base's own numbers, and its types, tensor by tensor.
+    #[default]
+    AsStored,
+    /// The base's own numbers; the sum is stored in 32 bits.
+    Float32,
+    /// The base's own numbers; the sum is stored in bfloat16.
+    Bfloat16,
+    /// What QLoRA trained on: the linear layers of the blocks quantised to four bits and back. Stored as the base.
+    Dequantized4bit {
+        /// Whether the code book is FP4 instead of NF4.
+        fp4: bool,
+        /// Whether the scales are quantised too.
+        double: bool,
+    },
+}
+
+impl MergeOnto {
+    /// In what form a model has the numbers of this base.
+    #[must_use]
+    pub fn held(self) -> Quantization {
+        let Self::Dequantized4bit { fp4, double } = self else { return Quantization::Float32 };
+        let kind = if fp4 { FourBitType::Fp4 } else { FourBitType::Nf4 };
+        Quantization::FourBit(FourBit { kind, double, bfloat16: false })
+    }
 }
 
 #[cfg(test)]

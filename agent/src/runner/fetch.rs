@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fleetune_shared::{
     Artifact, ArtifactFile, ArtifactKind, ByteSize, DataFiles, Device, InputRole, JobSpec,
-    MergeOrder, TrainOrder, Work,
+    MergeOnto, MergeOrder, TrainOrder, Work,
 };
 
 use super::Desk;
@@ -124,6 +124,11 @@ fn work(start: &Start, workspace: &Workspace, cache: &Cache, device: Device) -> 
             device,
             memory_bytes_limit: Some(start.vram_bytes_limit),
         })),
-        Work::Merge(_) => OrderedWork::Merge(MergeOrder { model, adapter, out: workspace.out() }),
+        Work::Merge(_) => OrderedWork::Merge(MergeOrder {
+            model,
+            adapter,
+            out: workspace.out(),
+            onto: MergeOnto::AsStored,
+        }),
     }
 }

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use fleetune_proto::Client;
+use fleetune_shared::peft::{Lint, Reader};
 use fleetune_shared::{AdapterConfig, ArtifactKind, ByteSize};
 use serde_json::{Value, json};
 
+use super::combine::Combine;
 use crate::Failure;
 use crate::context::Context;
 use crate::fleet::{Selector, pull, result_of};
@@ -32,12 +34,14 @@ enum What {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Show an adapter's rank, modules, size and origin
+    /// Show an adapter's rank, modules, size and origin, and what PEFT, vLLM and llama.cpp will say to it
     Show {
         /// A job (7, last), or a folder with adapter_config.json
         #[arg(value_name = "JOB|DIR")]
         what: String,
     },
+    /// Combine adapters of one base into one
+    Combine(Combine),
 }
 
 const CONFIG: &str = "adapter_config.json";
@@ -62,6 +66,7 @@ impl Adapters {
                     bytes: artifact.bytes(),
                 })
             }
+            What::Combine(combine) => combine.run(context),
             What::Show { what } => {
                 let folder = Path::new(&what);
                 let card = match what.parse::<Selector>() {
@@ -88,11 +93,18 @@ fn from_disk(folder: &Path) -> Result<AdapterCard, Failure> {
     })?;
     let weights = folder.join("adapter_model.safetensors");
     let bytes = std::fs::metadata(&weights).map_err(|error| Failure::io(&weights, &error))?.len();
+    let config = parse(&path.display().to_string(), &text)?;
+    let mut lints = config.lints();
+    // What the tensors lack or have too much, PEFT stumbles over as we do.
+    if let Err(error) = fleetune_engine::adapter::load(folder) {
+        lints.insert(0, Lint { reader: Reader::Peft, message: error.to_string() });
+    }
     Ok(AdapterCard {
         title: folder.display().to_string(),
-        config: parse(&path.display().to_string(), &text)?,
+        config,
         bytes: ByteSize(bytes),
         lineage: None,
+        lints,
     })
 }
 
@@ -111,9 +123,11 @@ async fn from_fleet(client: &Client, selector: Selector) -> Result<AdapterCard, 
     let path = folder.path().join(CONFIG);
     client.download(file.blob, file.bytes, &path, |_, _| {}).await?;
     let text = std::fs::read_to_string(&path).map_err(|error| Failure::io(&path, &error))?;
+    let config = parse(&format!("job {id}"), &text)?;
     Ok(AdapterCard {
         title: format!("job {id} {}", plain_line(&job.name)),
-        config: parse(&format!("job {id}"), &text)?,
+        lints: config.lints(),
+        config,
         bytes: artifact.bytes(),
         lineage: job.lineage,
     })

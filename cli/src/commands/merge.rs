@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use fleetune_engine::merge::merge;
 use fleetune_engine::train::Observer;
 use fleetune_proto::Client;
 use fleetune_shared::{
-    ArtifactKind, Input, InputRole, JobId, JobSpec, MergeOrder, MergeSpec, TrainSummary,
+    ArtifactKind, Input, InputRole, JobId, JobSpec, MergeOnto, MergeOrder, MergeSpec, TrainSummary,
     TrainerEvent, Work,
 };
 use serde_json::{Value, json};
@@ -32,6 +32,15 @@ pub(crate) struct Merge {
     /// The folder to put the merged model into
     #[arg(long, value_name = "DIR", requires = "base")]
     out: Option<PathBuf>,
+    /// What numbers the adapter is added to, and how the sum is stored
+    #[arg(long, value_name = "HOW", default_value = "as-stored", conflicts_with = "job")]
+    onto: Onto,
+    /// The code book, for dequantized-4bit
+    #[arg(long, value_name = "TYPE", default_value = "nf4", conflicts_with = "job")]
+    bnb_4bit_quant_type: CodeBook,
+    /// Whether scales are quantised too, for dequantized-4bit
+    #[arg(long, conflicts_with = "job")]
+    bnb_4bit_use_double_quant: bool,
     /// Merge the adapter of this job, as a job of the fleet: 7, last
     #[arg(long, value_name = "JOB", conflicts_with_all = ["base", "adapter", "out"])]
     job: Option<Selector>,
@@ -40,24 +49,57 @@ pub(crate) struct Merge {
     wait: bool,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Onto {
+    /// The base's own numbers and types
+    AsStored,
+    /// The base's own numbers, stored in 32 bits
+    Float32,
+    /// The base's own numbers, stored in bfloat16
+    Bfloat16,
+    /// The numbers QLoRA trained on: quantised to four bits and back
+    #[value(name = "dequantized-4bit")]
+    Dequantized4bit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CodeBook {
+    Nf4,
+    Fp4,
+}
+
 impl Merge {
+    fn onto(&self) -> MergeOnto {
+        match self.onto {
+            Onto::AsStored => MergeOnto::AsStored,
+            Onto::Float32 => MergeOnto::Float32,
+            Onto::Bfloat16 => MergeOnto::Bfloat16,
+            Onto::Dequantized4bit => MergeOnto::Dequantized4bit {
+                fp4: self.bnb_4bit_quant_type == CodeBook::Fp4,
+                double: self.bnb_4bit_use_double_quant,
+            },
+        }
+    }
+
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let onto = self.onto();
         match (self.base, self.adapter, self.out, self.job) {
-            (Some(base), Some(adapter), Some(out), None) => here(context, base, adapter, out),
+            (Some(model), Some(adapter), Some(out), None) => {
+                here(context, MergeOrder { model, adapter, out, onto })
+            }
             (.., Some(job)) => block_on_to_the_end(in_fleet(context, job, self.wait)),
             _ => Err(Failure::usage("give --base, --adapter and --out, or --job")),
         }
     }
 }
 
-fn here(context: &Context, model: PathBuf, adapter: PathBuf, out: PathBuf) -> Result<(), Failure> {
-    let order = MergeOrder { model, adapter, out: out.clone() };
+fn here(context: &Context, order: MergeOrder) -> Result<(), Failure> {
     let summary = merge(&order, &mut Listener(&context.output))?;
-    context.output.show(&Merged { out: &out, summary: &summary })
+    context.output.show(&Merged { out: &order.out, summary: &summary })
 }
 
 /// Passes on what the engine says.
-struct Listener<'a>(&'a Output);
+pub(super) struct Listener<'a>(pub(super) &'a Output);
 
 impl Observer for Listener<'_> {
     fn event(&mut self, event: TrainerEvent) {

@@ -3,14 +3,17 @@
 mod adapters;
 mod agent;
 mod agents;
+mod combine;
 mod completions;
 mod coordinator;
 mod demo;
 mod estimate;
+mod export;
 mod generate;
 mod job;
 mod jobs;
 mod merge;
+mod merge_models;
 mod preview;
 mod schema;
 mod submit;
@@ -53,10 +56,14 @@ pub(crate) enum Command {
     Top(top::Top),
     /// Say how much memory a recipe needs and which cards would do
     Estimate(estimate::Estimate),
-    /// List, fetch and inspect adapters
+    /// List, fetch, inspect and combine adapters
     Adapters(adapters::Adapters),
     /// Merge an adapter into its base
     Merge(merge::Merge),
+    /// Merge whole models into one
+    MergeModels(merge_models::MergeModels),
+    /// Write a model or an adapter as a GGUF file
+    Export(export::Export),
     /// Let a model answer
     Generate(generate::Generate),
     /// Print the recipe's JSON Schema
@@ -85,6 +92,8 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Estimate(verb) => verb.run(context),
         Command::Adapters(verb) => block_on(verb.run(context)),
         Command::Merge(verb) => verb.run(context),
+        Command::MergeModels(verb) => verb.run(context),
+        Command::Export(verb) => verb.run(context),
         Command::Generate(verb) => verb.run(context),
         Command::Schema(verb) => verb.run(context),
         Command::Completions(verb) => verb.run(context),

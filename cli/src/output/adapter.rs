@@ -1,5 +1,6 @@
 //! Adapters: those the fleet keeps, and one of them in full.
 
+use fleetune_shared::peft::{Lint, Reader};
 use fleetune_shared::recipe::{PeftType, TargetModules};
 use fleetune_shared::view::JobView;
 use fleetune_shared::{AdapterConfig, ArtifactKind, ByteSize, Lineage};
@@ -85,6 +86,8 @@ pub(crate) struct AdapterCard {
     pub(crate) config: AdapterConfig,
     pub(crate) bytes: ByteSize,
     pub(crate) lineage: Option<Lineage>,
+    /// What other programs will say to it.
+    pub(crate) lints: Vec<Lint>,
 }
 
 impl Show for AdapterCard {
@@ -115,11 +118,25 @@ impl Show for AdapterCard {
                 line("parents", format!("job {}", parents.join(", job ")));
             }
         }
+        for reader in Reader::ALL {
+            let said: Vec<&Lint> = self.lints.iter().filter(|lint| lint.reader == reader).collect();
+            if said.is_empty() {
+                line(reader.name(), "takes it as it is".into());
+            }
+            for lint in said {
+                line(reader.name(), plain_line(&lint.message));
+            }
+        }
         lines.join("\n")
     }
 
     fn json(&self) -> Value {
-        json!({"config": self.config.to_json(), "bytes": self.bytes, "lineage": self.lineage})
+        json!({
+            "config": self.config.to_json(),
+            "bytes": self.bytes,
+            "lineage": self.lineage,
+            "lints": self.lints,
+        })
     }
 
     fn quiet(&self) -> String {

@@ -67,7 +67,7 @@ impl Layer {
 
 impl Adapter {
     /// From parts; the caller has checked them against one another.
-    pub(super) fn of(
+    pub(crate) fn of(
         config: AdapterConfig,
         layers: BTreeMap<String, Layer>,
         whole: Option<BTreeMap<String, Tensor>>,

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use fleetune_shared::AdapterConfig;
 use fleetune_shared::peft::{AdapterShape, AdapterTargets, ModuleKind};
 
-use super::keys::{Half, Meaning, meaning};
+use super::keys::{Half, Meaning, key, meaning, whole_key};
 use super::{Adapter, Layer, LoraLayer, ScaleLayer};
 use crate::model::{Model, read_all, write_tensors};
 use crate::{EngineError, Result};
@@ -26,6 +26,35 @@ pub fn save(dir: &Path, model: &Model, config: &AdapterConfig) -> Result<()> {
     }
     write_tensors(&dir.join(TENSORS), model.adapter_tensors())?;
     write_config(dir, config)
+}
+
+/// Writes an adapter that lies beside no model into `dir`, which exists.
+pub(crate) fn write(dir: &Path, adapter: &Adapter) -> Result<()> {
+    let mut tensors = Vec::new();
+    for (module, layer) in adapter.layers() {
+        let mut add = |half, tensor: &Tensor| tensors.push((key(module, half), tensor.clone()));
+        match layer {
+            Layer::Scale(layer) => add(Half::Scale, &layer.scale),
+            Layer::Lora(layer) => {
+                let embedding = layer.embedding;
+                add(if embedding { Half::EmbeddingA } else { Half::A }, &layer.a);
+                add(if embedding { Half::EmbeddingB } else { Half::B }, &layer.b);
+                if let Some(bias) = &layer.bias {
+                    add(Half::BBias, bias);
+                }
+                if let Some(magnitude) = &layer.magnitude {
+                    add(Half::Magnitude, magnitude);
+                }
+            }
+        }
+    }
+    for (name, tensor) in adapter.whole() {
+        let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
+        tensors.push((whole_key(name, adapter.layer(module).is_some()), tensor.clone()));
+    }
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    write_tensors(&dir.join(TENSORS), named)?;
+    write_config(dir, adapter.config())
 }
 
 fn write_config(dir: &Path, config: &AdapterConfig) -> Result<()> {

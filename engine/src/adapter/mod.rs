@@ -14,5 +14,6 @@ mod fresh;
 mod keys;
 
 pub use adapter::{Adapter, Layer, LoraLayer, ScaleLayer};
+pub(crate) use disk::write;
 pub use disk::{load, save};
 pub(crate) use keys::{Half, key, whole_key};

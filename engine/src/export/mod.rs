@@ -8,12 +8,14 @@
 //! Format: ggml's `docs/gguf.md`; names and orders are those of llama.cpp's `convert_hf_to_gguf.py` and
 //! `convert_lora_to_gguf.py`. Reading GGUF is `model`'s and `data`'s business.
 
+mod adapter;
 mod file;
 mod metadata;
 mod model;
 mod number;
 mod tokenizer;
 
+pub use adapter::export_adapter;
 pub use model::export_model;
 pub use number::NumberType;
 

@@ -1,19 +1,26 @@
-//! A base and an adapter become one model, and the two are asked the same question.
+//! What was trained apart becomes one: an adapter and its base, several adapters, several whole models.
 //!
 //! ```text
-//!   base ──tensor by tensor──▶ W + s·B·A ──▶ model.safetensors
-//!   base + adapter ──logits──▶ compared ◀──logits── merged
+//!   base ──tensor by tensor──▶ W + s·B·A ──▶ model.safetensors      (base)
+//!   base + adapter ──logits──▶ compared ◀──logits── merged          (verify)
+//!   adapters ──▶ task vectors of their factors or products ──▶ one adapter   (combine, adapters)
+//!   models ──tensor by tensor──▶ mean, sphere or task vectors ──▶ one model  (models)
 //! ```
 //!
-//! The merged weights go straight to disk, and the two models are held one after the other, never together.
+//! Merged weights go straight to disk, and models are held one after the other, never together. Beside every result
+//! lies `origin.json`: the method, its parameters, and the hashes of what went in.
 
+mod adapters;
 mod base;
+mod combine;
 mod models;
 mod origin;
 mod task_vectors;
 mod verify;
 mod write;
 
+pub use adapters::{CombineOrder, CombineSummary, combine_adapters};
+pub use combine::{Combination, CombineMethod, Combined};
 pub use models::{LogitDifference, ModelMergeOrder, ModelMergeSummary, merge_models};
 pub use task_vectors::MajoritySign;
 
@@ -21,15 +28,17 @@ use std::time::Instant;
 
 use fleetune_shared::{Device, Estimate, MergeOrder, TrainSummary, TrainerEvent};
 
-use crate::adapter::{self, Adapter, Layer};
+use self::origin::{Origin, Parent};
+use crate::adapter;
 use crate::memory;
 use crate::model::WeightFiles;
 use crate::train::{Observer, publish};
 use crate::{EngineError, Result};
 
-/// Carries out a merge (LoRA, arXiv 2106.09685 §4.1). The result has the base's dtypes, tensor by tensor, f32 where
-/// the base is a GGUF file. Everything but [`TrainerEvent::Failed`] is told to the observer; a failure is the returned
-/// error, and then nothing stands in the output folder.
+/// Carries out a merge (LoRA, arXiv 2106.09685 §4.1; DoRA, IA³, embeddings and modules trained whole as well). Sums are
+/// f32; the result is stored as [`MergeOrder::onto`] says, f32 where the base is a GGUF file. Everything but
+/// [`TrainerEvent::Failed`] is told to the observer; a failure is the returned error, and then nothing stands in the
+/// output folder.
 ///
 /// # Errors
 /// [`EngineError::Input`] when adapter and base do not belong together, or when the merged model answers otherwise
@@ -40,17 +49,15 @@ pub fn merge(order: &MergeOrder, observer: &mut dyn Observer) -> Result<TrainSum
     memory::reset_peak();
     let base = WeightFiles::open(&order.model)?;
     let adapter = adapter::load(&order.adapter)?;
-    adapter.fits(base.spec())?;
+    base::check_mergeable(&adapter, base.spec())?;
     let estimate = Estimate::of_merge(base.spec(), Device::Cpu);
     let mut log = |message| observer.event(TrainerEvent::Log { message });
-    if let Some(why) = unmergeable(&adapter) {
-        return Err(EngineError::input(format!("{}: {why}", order.adapter.display())));
-    }
     log(format!("merging {} adapted layers", adapter.layers().count()));
     let summary = publish(&order.out, |folder| {
-        base::write(folder, &base, &adapter, &order.model)?;
+        base::write(folder, &base, &adapter, &order.model, order.onto)?;
+        origin_of(order)?.save(folder)?;
         log("comparing logits of base + adapter with those of the merged model".into());
-        let difference = verify::difference(folder, &base, &order.model, adapter)?;
+        let difference = verify::difference(folder, &base, order, adapter)?;
         log(format!("largest difference of a logit: {difference:.2e}"));
         Ok(TrainSummary {
             seconds: begun.elapsed().as_secs_f64(),
@@ -64,15 +71,10 @@ pub fn merge(order: &MergeOrder, observer: &mut dyn Observer) -> Result<TrainSum
     Ok(summary)
 }
 
-/// What of the adapter has no place in the base's own tensors yet.
-fn unmergeable(adapter: &Adapter) -> Option<String> {
-    if adapter.whole().next().is_some() {
-        return Some("modules trained whole are not merged yet".into());
-    }
-    let plain = |layer: &Layer| match layer {
-        Layer::Lora(lora) => lora.magnitude.is_none() && lora.bias.is_none() && !lora.embedding,
-        Layer::Scale(_) => false,
-    };
-    let (module, _) = adapter.layers().find(|(_, layer)| !plain(layer))?;
-    Some(format!("`{module}` has more beside it than a plain LoRA pair, which is not merged yet"))
+fn origin_of(order: &MergeOrder) -> Result<Origin> {
+    Ok(Origin {
+        method: "merge".into(),
+        parameters: serde_json::json!({"onto": order.onto}),
+        parents: vec![Parent::model("base", &order.model)?, Parent::adapter(&order.adapter)?],
+    })
 }

@@ -80,6 +80,15 @@ pub enum MajoritySign {
 }
 
 impl MajoritySign {
+    /// PEFT's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Frequency => "frequency",
+        }
+    }
+
     /// What one number adds; the sign of the sum is elected, plus where it is zero.
     pub(super) fn vote(self, value: f32) -> f32 {
         match self {

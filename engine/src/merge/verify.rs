@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::Tensor;
-use fleetune_shared::{MERGE_PROMPT_TOKENS, ModelSpec};
+use fleetune_shared::{MERGE_PROMPT_TOKENS, MergeOnto, MergeOrder, ModelSpec};
 use safetensors::tensor::Dtype;
 
 use crate::adapter::Adapter;
@@ -18,18 +18,20 @@ const DIFFERENCE_MAX: f64 = 1e-2;
 pub(super) fn difference(
     merged: &Path,
     base: &WeightFiles,
-    base_path: &Path,
+    order: &MergeOrder,
     adapter: Adapter,
 ) -> Result<f64> {
     let prompt = prompt(base.spec());
     let expected = {
-        let mut model = Model::load(base_path)?;
+        let mut model = Model::load_as(&order.model, order.onto.held())?;
         model.attach(adapter)?;
         model.logits(&prompt)?
     };
     let found = Model::load(merged)?.logits(&prompt)?;
     let (difference, largest) = furthest(&found, &expected)?;
-    let rounded = base.tensors().iter().any(|(name, _)| base.dtype(name) != Dtype::F32);
+    let halved = |(name, _): &(String, Vec<usize>)| base.dtype(name) != Dtype::F32;
+    let rounded = order.onto == MergeOnto::Bfloat16
+        || (order.onto != MergeOnto::Float32 && base.tensors().iter().any(halved));
     let bound = if rounded { DIFFERENCE_MAX * largest.max(1.0) } else { DIFFERENCE_MAX };
     if difference <= bound {
         return Ok(difference);
@@ -92,8 +94,14 @@ mod tests {
         };
         let path = fixture("models/tiny-llama");
         let base = WeightFiles::open(&path).unwrap();
-        let adapter = adapter::load(&fixture("merge/lora.adapter")).unwrap();
-        let refused = difference(&path, &base, &path, adapter).unwrap_err().to_string();
+        let order = MergeOrder {
+            model: path.clone(),
+            adapter: fixture("merge/lora.adapter"),
+            out: PathBuf::new(),
+            onto: MergeOnto::AsStored,
+        };
+        let adapter = adapter::load(&order.adapter).unwrap();
+        let refused = difference(&path, &base, &order, adapter).unwrap_err().to_string();
         assert!(refused.contains("a logit differs"), "{refused}");
     }
 }

@@ -7,7 +7,6 @@ use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
 use crate::Result;
-use crate::model::WeightFiles;
 use crate::ops::slices;
 use crate::tensor_file::{TensorEntry, TensorFile};
 
@@ -20,10 +19,10 @@ pub(super) struct MergedFile {
 }
 
 impl MergedFile {
-    /// Begins the file in `folder`, with the tensors of `model`, each of the type `dtype_of` gives by its name.
+    /// Begins the file in `folder`, with tensors by name and shape, each of the type `dtype_of` gives.
     pub(super) fn create(
         folder: &Path,
-        model: &WeightFiles,
+        tensors: Vec<(String, Vec<usize>)>,
         dtype_of: impl Fn(&str) -> Dtype,
     ) -> Result<Self> {
         let entry = |(name, shape): (String, Vec<usize>)| TensorEntry {
@@ -31,7 +30,7 @@ impl MergedFile {
             name,
             shape,
         };
-        let mut entries: Vec<TensorEntry> = model.tensors().into_iter().map(entry).collect();
+        let mut entries: Vec<TensorEntry> = tensors.into_iter().map(entry).collect();
         let file = TensorFile::create(&folder.join("model.safetensors"), &entries)?;
         let dtype = entries.first().map_or(Dtype::F32, |entry| entry.dtype);
         entries.reverse();

@@ -17,7 +17,7 @@ use crate::quant::{Bf16, FourBit, FourBitKind, Int8, Packed};
 
 /// Reads `name` and keeps it as `how` says. Weights that a checkpoint stores quantised stay as they are unless f32 or
 /// bf16 is asked for; a GGUF file's blocks only under [`Quantization::AsStored`].
-pub(super) fn weight(files: &WeightFiles, name: &str, how: Quantization) -> Result<Weight> {
+pub(crate) fn weight(files: &WeightFiles, name: &str, how: Quantization) -> Result<Weight> {
     let stored = match how {
         Quantization::AsStored => files.packed(name)?,
         Quantization::FourBit(_) | Quantization::EightBit if files.is_checkpoint() => {

@@ -44,6 +44,7 @@ pub use files::{files_of, has_weights};
 pub(crate) use gguf::{header as gguf_header, in_pairs};
 pub(crate) use gguf_names::gguf_name;
 pub use graded::{Policy, TokenLogps};
+pub(crate) use hold::weight as held_weight;
 pub use noise::Noise;
 pub(crate) use save::write_tensors;
 pub use save::{save, save_surroundings};

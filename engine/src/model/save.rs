@@ -60,6 +60,7 @@ pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path, dtype: Dtype
                 // transformers 4 and 5 spell it differently; both read the older name.
                 keys.remove("dtype");
                 keys.insert("torch_dtype".into(), dtype.into());
+                keys.insert("tie_word_embeddings".into(), spec.tie_word_embeddings.into());
                 // The saved weights are plain.
                 keys.remove("quantization_config");
             }

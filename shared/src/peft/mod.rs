@@ -8,9 +8,11 @@
 
 mod config;
 mod layout;
+mod lint;
 mod recipe;
 mod targets;
 
 pub use config::AdapterConfig;
 pub use layout::{AdaptedModule, AdapterLayout, AdapterShape, ModuleKind};
+pub use lint::{Lint, Reader};
 pub use targets::{AdapterTargets, Pattern, TargetError};

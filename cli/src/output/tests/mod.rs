@@ -2,6 +2,7 @@
 
 pub(crate) mod views;
 
+use fleetune_shared::peft::{Lint, Reader};
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -84,6 +85,7 @@ fn adapters_in_the_fleet_and_one_in_full() {
         config: serde_json::from_str(config).unwrap(),
         bytes: fleetune_shared::ByteSize(5 << 20),
         lineage: Some(lineage()),
+        lints: vec![Lint { reader: Reader::Vllm, message: "DoRA is not supported".into() }],
     };
     assert_snapshot!("adapter_show", card.table(Style::PLAIN));
 }

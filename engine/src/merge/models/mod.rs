@@ -169,7 +169,7 @@ fn write(folder: &Path, order: &ModelMergeOrder, sources: &Sources) -> Result<()
         Some(MergeDtype::Float16) => Dtype::F16,
         Some(MergeDtype::Bfloat16) => Dtype::BF16,
     };
-    let mut file = MergedFile::create(folder, first, dtype_of)?;
+    let mut file = MergedFile::create(folder, first.tensors(), dtype_of)?;
     for (index, (name, _)) in first.tensors().into_iter().enumerate() {
         memory::check()?;
         let merged = tensor(order, sources, &name, index as u64)?;
