@@ -32,6 +32,19 @@ fn make(out: &Path) -> f32 {
         .status();
     assert!(status.is_ok_and(|s| s.success()), "training failed");
 
+    let path = |name: &str| out.join(name).display().to_string();
+    let (base_path, adapter_path) = (base.display().to_string(), path("adapter"));
+    for words in [
+        vec![&*base_path, "--gguf", &*path("gguf/model.gguf"), "--type", "f32"],
+        vec![&*adapter_path, "--base", &*base_path, "--gguf", &*path("gguf/adapter.gguf")],
+    ] {
+        let status = Command::new(env!("CARGO_BIN_EXE_fleetune-under-test"))
+            .arg("export")
+            .args(&words)
+            .status();
+        assert!(status.is_ok_and(|s| s.success()), "export {words:?} failed");
+    }
+
     fs::create_dir_all(out.join("base")).expect("a folder");
     for file in fs::read_dir(&base).expect("the base").flatten() {
         fs::copy(file.path(), out.join("base").join(file.file_name())).expect("a copy");
