@@ -53,7 +53,7 @@ fn in_place(out: &Path, fill: impl FnOnce(&Path) -> Result<usize>) -> Result<(us
     if let Some(folder) = out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
-    let unfinished = out.with_extension("gguf.tmp");
+    let unfinished = out.with_extension("unfinished.gguf");
     let filled = fill(&unfinished).and_then(|tensors| {
         let bytes = std::fs::metadata(&unfinished).map_err(io)?.len();
         std::fs::rename(&unfinished, out).map_err(io)?;

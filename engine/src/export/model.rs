@@ -8,7 +8,7 @@ use fleetune_shared::{ModelSpec, RopeScaling};
 use super::file::{Entry, GgufWriter};
 use super::{ExportSummary, NumberType, in_place, metadata, tokenizer};
 use crate::memory;
-use crate::model::{WeightFiles, gguf_name, in_pairs};
+use crate::model::{WeightFiles, gguf_name, in_pairs, spec_of};
 use crate::ops::{Frequencies, slices};
 use crate::{EngineError, Result};
 
@@ -46,7 +46,13 @@ pub fn export_model(model: &Path, out: &Path, kind: NumberType) -> Result<Export
             file.put(&as_stored(name, files.read(name)?, spec)?)?;
         }
         file.finish()?;
-        Ok(count)
+        match said_otherwise(path, spec) {
+            None => Ok(count),
+            Some(what) => Err(EngineError::input(format!(
+                "{}: GGUF has no way to say this model's {what}, so llama.cpp would compute something else",
+                model.display()
+            ))),
+        }
     })?;
     Ok(ExportSummary {
         path: out.to_owned(),
@@ -55,6 +61,27 @@ pub fn export_model(model: &Path, out: &Path, kind: NumberType) -> Result<Export
         tensors: count,
         bytes,
     })
+}
+
+/// What a reader of the file takes for other than it is, since llama.cpp knows some choices by the architecture alone.
+fn said_otherwise(path: &Path, spec: &ModelSpec) -> Option<&'static str> {
+    // Factors of rotary frequencies that this engine cannot trace back are llama.cpp's business.
+    let read = spec_of(path).ok()?;
+    let windows =
+        |spec: &ModelSpec| (0..spec.num_hidden_layers).map(|l| spec.window(l)).collect::<Vec<_>>();
+    let ignored = spec.gguf_architecture() == "llama";
+    let apart = |a: f64, b: f64| (a / b - 1.0).abs() > 1e-5;
+    if !ignored && windows(&read) != windows(spec) {
+        Some("pattern of sliding windows")
+    } else if apart(read.attention_scale(), spec.attention_scale()) {
+        Some("`query_pre_attn_scalar`")
+    } else if read.rope_local_base_freq != spec.rope_local_base_freq {
+        Some("local rotary base")
+    } else if read.tie_word_embeddings != spec.tie_word_embeddings {
+        Some("tied head")
+    } else {
+        None
+    }
 }
 
 /// llama.cpp's name of the tensor `name`.
