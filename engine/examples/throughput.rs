@@ -9,7 +9,7 @@ use fleetune_engine::adapter::Adapter;
 use fleetune_engine::data::{MicroBatch, Row};
 use fleetune_engine::memory;
 use fleetune_engine::model::Model;
-use fleetune_shared::recipe::{RecipeFile, TargetModules};
+use fleetune_shared::recipe::{CheckpointingLevel, RecipeFile, TargetModules};
 use fleetune_shared::{AdapterConfig, ByteSize, Device, Estimate, Recipe};
 
 #[global_allocator]
@@ -41,7 +41,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         memory::current(),
         memory::peak()
     );
-    model.gradient_checkpointing = checkpoint;
+    if checkpoint {
+        model.gradient_checkpointing = CheckpointingLevel::Block;
+    }
     if full {
         model.train_full();
     } else {

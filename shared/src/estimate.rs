@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::{CheckpointingLevel, Freeze, Method};
+use crate::recipe::{CheckpointingLevel, Freeze, Method, OptimName};
 use crate::{AdapterConfig, ByteSize, Device, ModelSpec, NormPlacement, Recipe, held};
 
 /// One piece of an estimate: its name and its bytes.
@@ -21,7 +21,7 @@ pub struct Estimate {
     pub adapter: ByteSize,
     /// One gradient buffer per trained tensor.
     pub gradients: ByteSize,
-    /// Two moments per trained parameter.
+    /// What the optimizer remembers of each trained parameter.
     pub optimizer: ByteSize,
     /// What blocks keep from the forward to the backward pass.
     pub activations: ByteSize,
@@ -43,6 +43,9 @@ pub const TILE_NUMBERS: usize = 1 << 18;
 pub const MERGE_PROMPT_TOKENS: usize = 32;
 
 const F32: u64 = 4;
+
+/// Numbers whose paged optimizer states are in memory at the same time.
+pub const PAGED_NUMBERS: u64 = 1 << 20;
 
 impl Estimate {
     /// The pieces by name, largest concerns first as a reader expects them.
@@ -97,10 +100,17 @@ impl Estimate {
         let saved_per_token = 2 * h + 2 * q + 2 * kv + 2 * f + heads + 2 + beside.div_ceil(layers);
         let saved_per_block = tokens * (saved_per_token + out_norms + head_norms) * F32;
         let boundary = tokens * h * F32;
-        let activations = if recipe.gradient_checkpointing == CheckpointingLevel::Block {
-            layers * boundary + saved_per_block
-        } else {
-            layers * saved_per_block + boundary
+        let activations = match recipe.gradient_checkpointing {
+            CheckpointingLevel::None => layers * saved_per_block + boundary,
+            // Gate and up exist in one block at a time.
+            CheckpointingLevel::Selective => {
+                let shed = tokens * 2 * f * F32;
+                layers * (saved_per_block - shed) + shed + boundary
+            }
+            // The most that `auto` falls back to.
+            CheckpointingLevel::Block | CheckpointingLevel::Auto => {
+                layers * boundary + saved_per_block
+            }
         };
         let chunk = HEAD_CHUNK_ROWS.min(tokens as usize) as u64;
         // A soft cap needs what it made beside the gradient.
@@ -124,13 +134,32 @@ impl Estimate {
         Self {
             weights: ByteSize(weights),
             adapter: ByteSize(adapter),
-            gradients: ByteSize(trained),
-            optimizer: ByteSize(2 * trained),
+            gradients: ByteSize(gradients(model, recipe, trained)),
+            optimizer: ByteSize(optimizer(model, recipe, trained / F32)),
             activations: ByteSize(activations),
             logits: ByteSize(copies * chunk * model.vocab_size as u64 * F32),
             workspace: ByteSize(tokens * widest * F32 + product + tile),
             runtime: runtime(device),
         }
+    }
+
+    /// The first of `none`, `selective` and `block` whose estimate stays within `limit`; `block` where none does, and
+    /// `none` without a limit.
+    #[must_use]
+    pub fn checkpointing_within(
+        model: &ModelSpec,
+        recipe: &Recipe,
+        device: Device,
+        limit: Option<ByteSize>,
+    ) -> CheckpointingLevel {
+        let Some(limit) = limit else { return CheckpointingLevel::None };
+        let fits = |level: &CheckpointingLevel| {
+            let mut recipe = recipe.clone();
+            recipe.gradient_checkpointing = *level;
+            Self::of_training(model, &recipe, device).total() <= limit
+        };
+        let levels = [CheckpointingLevel::None, CheckpointingLevel::Selective];
+        levels.into_iter().find(fits).unwrap_or(CheckpointingLevel::Block)
     }
 
     /// Sizes a merge: the base, then the merged model, one after the other to compare their logits. Writing the
@@ -161,9 +190,98 @@ fn freeze_parameters(model: &ModelSpec, freeze: &Freeze) -> u64 {
     blocks / layers * freeze.layers.unsigned_abs().min(layers)
 }
 
+/// Bytes of gradients: one for everything that learns, or, where the optimizer steps in the backward pass, those of one
+/// block beside that of the embedding, which is whole only at the end.
+fn gradients(model: &ModelSpec, recipe: &Recipe, trained: u64) -> u64 {
+    if !recipe.optim.in_backward {
+        return trained;
+    }
+    let block: usize = model.linears().iter().map(|(_, out, inp)| out * inp).sum();
+    let embedding = model.vocab_size * model.hidden_size;
+    trained.min((block + embedding) as u64 * F32)
+}
+
+/// Bytes of the optimizer's state for `count` numbers, as `engine`'s `optim` keeps it.
+fn optimizer(model: &ModelSpec, recipe: &Recipe, count: u64) -> u64 {
+    // One code for each number and one f32 for each block of 256.
+    let eight_bits = |moments: u64| moments * (count + count / 256 * F32);
+    // Paged states visit memory a piece at a time, as bytes and as numbers.
+    let visiting = |bytes: u64| bytes.min(2 * PAGED_NUMBERS * (bytes / count.max(1) + 1));
+    match recipe.optim.name {
+        OptimName::AdamwTorch => 2 * F32 * count,
+        OptimName::PagedAdamw32bit => visiting(2 * F32 * count),
+        OptimName::Adamw8bit => eight_bits(2),
+        OptimName::PagedAdamw8bit => visiting(eight_bits(2)),
+        OptimName::Lion32bit => F32 * count,
+        OptimName::Lion8bit => eight_bits(1),
+        OptimName::Sgd if recipe.optim.sgd_momentum > 0.0 => F32 * count,
+        OptimName::Sgd => 0,
+        OptimName::Adafactor => {
+            // A row and a column for each matrix: the base's, or an adapter's pair.
+            let r = match &recipe.method {
+                Method::Lora(lora) => 2 * lora.r,
+                _ => 0,
+            };
+            let block: usize = model.linears().iter().map(|(_, out, inp)| out + inp + r).sum();
+            let ends = 2 * (model.vocab_size + model.hidden_size);
+            ((model.num_hidden_layers * block + ends) as u64 * F32).min(F32 * count)
+        }
+    }
+}
+
 fn runtime(device: Device) -> ByteSize {
     ByteSize(match device {
         Device::Cpu => 48 << 20,
         Device::Cuda => 640 << 20,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sized(keys: &str) -> (ModelSpec, Recipe, Estimate) {
+        let config = r#"{"model_type":"llama","hidden_size":576,"intermediate_size":1536,"num_hidden_layers":30,
+            "num_attention_heads":9,"num_key_value_heads":3,"vocab_size":49152,"max_position_embeddings":2048,
+            "rms_norm_eps":1e-5,"tie_word_embeddings":true}"#;
+        let model = ModelSpec::from_hf_config(config).unwrap();
+        let text = format!("model_name_or_path: m\ndataset_name: d\nmax_length: 512\n{keys}");
+        let recipe = Recipe::read(&text).unwrap();
+        let estimate = Estimate::of_training(&model, &recipe, Device::Cpu);
+        (model, recipe, estimate)
+    }
+
+    #[test]
+    fn optimizers_hold_what_their_numbers_take() {
+        let full = |keys: &str| sized(&format!("use_peft: false\n{keys}")).2;
+        let (weights, held) = (full("").weights.0, |keys: &str| full(keys).optimizer.0);
+        assert_eq!(held(""), 2 * weights);
+        assert_eq!(held("optim: lion_32bit"), weights);
+        assert_eq!(held("optim: sgd"), 0);
+        let per_number = held("optim: adamw_8bit") as f64 / (weights / 4) as f64;
+        assert!((2.03..2.04).contains(&per_number), "{per_number}");
+        assert!(held("optim: paged_adamw_32bit") < 24 << 20);
+        assert!(held("optim: adafactor") < weights / 100);
+        let backward = full("optimizer_in_backward: true\nmax_grad_norm: 0");
+        assert!(backward.gradients.0 < weights / 3, "one block and the embedding");
+    }
+
+    #[test]
+    fn auto_takes_the_first_level_that_fits() {
+        let (model, recipe, _) = sized("gradient_checkpointing: auto");
+        let total = |level| {
+            let mut recipe = recipe.clone();
+            recipe.gradient_checkpointing = level;
+            Estimate::of_training(&model, &recipe, Device::Cpu).total()
+        };
+        use CheckpointingLevel::{Auto, Block, None, Selective};
+        assert!(total(None) > total(Selective) && total(Selective) > total(Block));
+        assert_eq!(total(Auto), total(Block), "what it asks for at least");
+        let within = |limit| Estimate::checkpointing_within(&model, &recipe, Device::Cpu, limit);
+        assert_eq!(within(Option::None), None);
+        for level in [None, Selective, Block] {
+            assert_eq!(within(Some(total(level))), level);
+        }
+        assert_eq!(within(Some(ByteSize(1))), Block);
+    }
 }

@@ -26,7 +26,9 @@ pub mod view;
 pub use artifact::{Artifact, ArtifactFile, ArtifactKind, FileName, FileNameError, Lineage};
 pub use bytes::{ByteSize, ByteSizeError};
 pub use card::{Card, Device, Offer};
-pub use estimate::{Estimate, EstimatePart, HEAD_CHUNK_ROWS, MERGE_PROMPT_TOKENS, TILE_NUMBERS};
+pub use estimate::{
+    Estimate, EstimatePart, HEAD_CHUNK_ROWS, MERGE_PROMPT_TOKENS, PAGED_NUMBERS, TILE_NUMBERS,
+};
 pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerEvent};
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
 pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};

@@ -47,6 +47,13 @@ pub(crate) struct Saved {
     mlp: MlpSaved,
 }
 
+impl Saved {
+    /// Lets go of what the backward pass can make again at the price of one product.
+    pub(crate) fn shed(&mut self) {
+        self.mlp.shed();
+    }
+}
+
 impl Block {
     /// `[T, H]` to `[T, H]`, and what the backward pass needs. With a cache, keys and values of earlier tokens come
     /// from it and those of `x` join it; `index` is this block's place in it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{IndexOp, Tensor};
 use fleetune_shared::ModelSpec;
-use fleetune_shared::recipe::Quantization;
+use fleetune_shared::recipe::{CheckpointingLevel, Quantization};
 
 use super::block::{Block, Pass, Saved};
 use super::cache::KvCache;
@@ -35,12 +35,15 @@ pub struct Model {
     pub(super) local_frequencies: Option<Frequencies>,
     /// Whether what is laid beside the base has a say, see [`Model::set_adapters`].
     pub(super) adapters: bool,
-    /// Where the run stands: what a backward pass drops is drawn from it. Nothing is dropped without it, nor by a pass
-    /// that only asks.
+    /// Where the run stands: what a backward pass drops and the noise on its embeddings are drawn from it. Nothing is
+    /// without it, nor in a pass that only asks.
     pub noise: Option<Noise>,
-    /// Keep only each block's input in the forward pass and run the block again in the backward pass
-    /// (arXiv 1604.06174). Changes memory and time, never numbers.
-    pub gradient_checkpointing: bool,
+    /// What blocks keep from the forward to the backward pass: `block` only their input, to run again
+    /// (arXiv 1604.06174), `selective` all but gate and up, the widest of what they keep. Changes memory and time,
+    /// never numbers. `auto` has to be settled before, and keeps everything.
+    pub gradient_checkpointing: CheckpointingLevel,
+    /// How far noise moves embeddings while training (α of arXiv 2310.05914), if at all.
+    pub neftune_noise_alpha: Option<f64>,
 }
 
 /// What a block left for the backward pass.
@@ -132,27 +135,45 @@ impl Model {
     /// # Errors
     /// [`EngineError::Input`] for ids beyond the vocabulary; [`EngineError::OutOfMemory`] at a limit.
     pub fn forward_backward(&mut self, batch: &MicroBatch, grad_scale: f64) -> Result<f64> {
+        self.forward_backward_each(batch, grad_scale, 0.0, &mut |_| Ok(()))
+    }
+
+    /// As [`Self::forward_backward`], of a loss smoothed as by [`Self::smoothed_loss`]. `each` is shown everything that
+    /// learns as soon as this batch adds nothing more to its gradient, and may change its value and free its gradient:
+    /// the pass looks at neither again.
+    ///
+    /// # Errors
+    /// As [`Self::forward_backward`], or what `each` fails with.
+    pub fn forward_backward_each(
+        &mut self,
+        batch: &MicroBatch,
+        grad_scale: f64,
+        smoothing: f64,
+        each: &mut dyn FnMut(&mut Trainable) -> Result<()>,
+    ) -> Result<f64> {
         let labelled = Labelled::of(batch);
         if batch.supervised() == 0 {
             self.check(batch)?;
             return Ok(0.0);
         }
-        self.walk(batch, |model, pass, x| {
+        let head = |model: &mut Self, pass: &Pass<'_>, x: &Tensor| {
             let mut loss = 0.0;
             let dx = model.head_backward(pass, x, &labelled, |logits, targets, _| {
-                loss += pass.ops.cross_entropy_backward(logits, targets, grad_scale)?;
+                loss += pass.ops.cross_entropy_backward(logits, targets, smoothing, grad_scale)?;
                 Ok(())
             })?;
             Ok((loss, dx))
-        })
+        };
+        self.walk(batch, head, each)
     }
 
     /// Walks up through the blocks, asks `head` for a loss and its gradient for the residual stream, and walks down
-    /// again, adding to the gradients of what learns.
+    /// again, adding to the gradients of what learns; `each` as in [`Self::forward_backward_each`].
     pub(super) fn walk<T>(
         &mut self,
         batch: &MicroBatch,
         head: impl FnOnce(&mut Self, &Pass<'_>, &Tensor) -> Result<(T, Tensor)>,
+        each: &mut dyn FnMut(&mut Trainable) -> Result<()>,
     ) -> Result<T> {
         self.check(batch)?;
         let ops = self.ops.clone();
@@ -162,23 +183,33 @@ impl Model {
         let lowest = self.lowest_trained();
 
         let mut x = self.embedded(&pass, &batch.input_ids)?;
+        if let (Some(alpha), Some(noise)) = (self.neftune_noise_alpha, self.noise) {
+            noise.on_embeddings(alpha, &x, &batch.cu_seqlens)?;
+        }
         let mut kept = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
             crate::memory::check()?;
             let input = x.clone();
-            let (y, saved) = block.forward(&pass, x, None)?;
+            let (y, mut saved) = block.forward(&pass, x, None)?;
             x = y;
             if index >= lowest {
-                kept.push(if self.gradient_checkpointing {
-                    Kept::Input(input)
-                } else {
-                    Kept::All(Box::new(saved))
+                kept.push(match self.gradient_checkpointing {
+                    CheckpointingLevel::Block => Kept::Input(input),
+                    CheckpointingLevel::Selective => {
+                        saved.shed();
+                        Kept::All(Box::new(saved))
+                    }
+                    CheckpointingLevel::None | CheckpointingLevel::Auto => {
+                        Kept::All(Box::new(saved))
+                    }
                 });
             }
         }
 
         let (loss, mut dx) = head(self, &pass, &x)?;
         drop(x);
+        let head = self.head.iter_mut().flat_map(Linear::trainables_mut);
+        self.norm.weight.trained_mut().into_iter().chain(head).try_for_each(&mut *each)?;
         let embed_learns = self.embed.trained();
         for (index, block) in self.blocks.iter_mut().enumerate().skip(lowest).rev() {
             crate::memory::check()?;
@@ -188,7 +219,9 @@ impl Model {
                 Some(Kept::Input(x)) => block.forward(&pass, x, None)?.1,
             };
             let want_dx = index > lowest || embed_learns;
-            match block.backward(&pass, dx, saved, want_dx)? {
+            let below = block.backward(&pass, dx, saved, want_dx)?;
+            block.trainables_mut().try_for_each(&mut *each)?;
+            match below {
                 Some(next) => dx = next,
                 None => return Ok(loss),
             }
@@ -201,6 +234,7 @@ impl Model {
             let dx = if ids.len() < batch.tokens() { ops.gather(&dx, &rows)? } else { dx };
             let dx = scaled(dx, spec.embedding_scale())?;
             self.embed.backward(ops.as_ref(), &ids, &dx)?;
+            self.embed.trainables_mut().try_for_each(each)?;
         }
         Ok(loss)
     }
@@ -210,9 +244,18 @@ impl Model {
     /// # Errors
     /// As [`Self::forward_backward`].
     pub fn loss(&self, batch: &MicroBatch) -> Result<f64> {
+        self.smoothed_loss(batch, 0.0)
+    }
+
+    /// As [`Self::loss`], with a share of each label, `smoothing`, spread evenly over the vocabulary (arXiv 1512.00567,
+    /// as transformers' `LabelSmoother`).
+    ///
+    /// # Errors
+    /// As [`Self::forward_backward`].
+    pub fn smoothed_loss(&self, batch: &MicroBatch, smoothing: f64) -> Result<f64> {
         self.check(batch)?;
         let x = self.hidden(&batch.input_ids, &batch.cu_seqlens)?;
-        self.head_loss(&x, &Labelled::of(batch))
+        self.head_loss(&x, &Labelled::of(batch), smoothing)
     }
 
     /// Logits of one sequence, `[tokens, V]`.

@@ -1,5 +1,7 @@
 //! Training on what an objective makes of tokens' log-probabilities, and asking for them.
 
+use candle_core::Tensor;
+
 use super::Model;
 use super::head::Labelled;
 use crate::Result;
@@ -62,13 +64,14 @@ impl Model {
         objective: impl FnOnce(TokenLogps) -> Result<(T, Vec<f64>)>,
     ) -> Result<T> {
         let labelled = Labelled::of(batch);
-        self.walk(batch, |model, pass, x| {
+        let head = |model: &mut Self, pass: &Pass<'_>, x: &Tensor| {
             let (logps, collisions) = model.head_logps(pass, x, &labelled, collisions)?;
             let (answer, dlogps) = objective(TokenLogps { logps, collisions })?;
             let dx = model.head_backward(pass, x, &labelled, |logits, targets, at| {
                 pass.ops.log_probs_backward(logits, targets, &dlogps[at])
             })?;
             Ok((answer, dx))
-        })
+        };
+        self.walk(batch, head, &mut |_| Ok(()))
     }
 }

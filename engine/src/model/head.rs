@@ -34,11 +34,11 @@ impl Labelled {
 
 impl Model {
     /// Summed negative log-likelihood in nats.
-    pub(super) fn head_loss(&self, x: &Tensor, labelled: &Labelled) -> Result<f64> {
+    pub(super) fn head_loss(&self, x: &Tensor, labelled: &Labelled, smoothing: f64) -> Result<f64> {
         let mut loss = 0.0;
         for (rows, targets) in labelled.chunks() {
             let logits = self.head_logits(&self.ops.gather(x, rows)?)?;
-            loss += self.ops.cross_entropy(&logits, targets)?;
+            loss += self.ops.cross_entropy(&logits, targets, smoothing)?;
         }
         Ok(loss)
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use fleetune_shared::recipe::Quantization;
+use fleetune_shared::recipe::{CheckpointingLevel, Quantization};
 use fleetune_shared::{ModelSpec, NormPlacement};
 
 use super::attention::Attention;
@@ -96,7 +96,8 @@ pub(super) fn assemble(
         local_frequencies: Frequencies::local(&spec),
         adapters: true,
         noise: None,
-        gradient_checkpointing: false,
+        gradient_checkpointing: CheckpointingLevel::None,
+        neftune_noise_alpha: None,
         ops,
         spec,
     })

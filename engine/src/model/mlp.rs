@@ -5,7 +5,8 @@
 //!      └──────────────────────────────────────────────────┘
 //! ```
 //!
-//! The backward pass makes the normed input and the activation again; everything that costs a product is kept.
+//! The backward pass makes the normed input and the activation again; everything that costs a product is kept, unless
+//! [`MlpSaved::shed`] lets go of the widest of it.
 
 use candle_core::Tensor;
 
@@ -29,11 +30,19 @@ pub(crate) struct Mlp {
 pub(crate) struct MlpSaved {
     x: Tensor,
     rstd: Tensor,
-    gate_up: Vec<LinearSaved>,
-    gate: Tensor,
-    up: Tensor,
+    /// Gate, up, and what their layers keep; made again where it is gone.
+    gates: Option<Gates>,
     down: LinearSaved,
     out_norm: OutNormSaved,
+}
+
+type Gates = ([Tensor; 2], Vec<LinearSaved>);
+
+impl MlpSaved {
+    /// Lets go of gate and up.
+    pub(super) fn shed(&mut self) {
+        self.gates = None;
+    }
 }
 
 impl Mlp {
@@ -41,14 +50,15 @@ impl Mlp {
     pub(crate) fn forward(&self, pass: &Pass<'_>, x: Tensor) -> Result<(Tensor, MlpSaved)> {
         let ops = pass.ops;
         let (normed, rstd) = self.norm.forward(ops, &x)?;
-        let ([gate, up], gate_up) = self.gate_up.forward(pass, &normed)?;
+        let gates = self.gate_up.forward(pass, &normed)?;
         drop(normed);
-        let activation = ops.gated(pass.spec.hidden_act, &gate, &up)?;
+        let [gate, up] = &gates.0;
+        let activation = ops.gated(pass.spec.hidden_act, gate, up)?;
         let (y, down) = self.down.forward(pass, &activation)?;
         drop(activation);
         let (y, out_norm) = self.out_norm.forward(ops, y)?;
         ops.add(&y, &x)?;
-        Ok((y, MlpSaved { x, rstd, gate_up, gate, up, down, out_norm }))
+        Ok((y, MlpSaved { x, rstd, gates: Some(gates), down, out_norm }))
     }
 
     /// From `dy` (`[T, H]`) to the input's gradient, if that is wanted, adding to the gradients of what learns.
@@ -69,11 +79,15 @@ impl Mlp {
             return Ok(None);
         }
 
-        let MlpSaved { x, rstd, gate_up, gate, up, down, out_norm } = saved;
+        let MlpSaved { x, rstd, gates, down, out_norm } = saved;
         let ddown = self.out_norm.backward(ops, &dy, out_norm)?;
         if !want_down {
             return Ok(None);
         }
+        let ([gate, up], gate_up) = match gates {
+            Some(gates) => gates,
+            None => self.gate_up.forward(pass, &self.norm.forward(ops, &x)?.0)?,
+        };
         let activation = ops.gated(act, &gate, &up)?;
         let dactivation = self.down.backward(pass, &ddown, &activation, &down, want_gate)?;
         drop((activation, ddown));

@@ -160,11 +160,18 @@ pub trait Backend: Debug + Send + Sync {
     ) -> Result<(Tensor, Tensor, Tensor)>;
 
     /// Sum over rows of `−log softmax(logits)[target]` in nats; `logits` is `[rows, V]`.
-    fn cross_entropy(&self, logits: &Tensor, targets: &[u32]) -> Result<f64>;
+    /// With `smoothing` ε above 0 each is `(1 − ε)` times that plus ε times the mean of `−log softmax(logits)`.
+    fn cross_entropy(&self, logits: &Tensor, targets: &[u32], smoothing: f64) -> Result<f64>;
 
     /// As [`Self::cross_entropy`], and overwrites `logits` with `scale` times its gradient, so that the two never
     /// exist side by side.
-    fn cross_entropy_backward(&self, logits: &Tensor, targets: &[u32], scale: f64) -> Result<f64>;
+    fn cross_entropy_backward(
+        &self,
+        logits: &Tensor,
+        targets: &[u32],
+        smoothing: f64,
+        scale: f64,
+    ) -> Result<f64>;
 
     /// `log softmax(logits)[target]` of each row in nats; `logits` is `[rows, V]`.
     fn log_probs(&self, logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>>;

@@ -11,13 +11,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fleetune_shared::PAGED_NUMBERS;
+
 use super::moment::{BLOCK, Form, Moment};
 use super::state_file::Array;
 use crate::tensor_file::TensorFile;
 use crate::{EngineError, Result};
 
 /// Numbers that move together: whole blocks.
-const PIECE: usize = 4096 * BLOCK;
+const PIECE: usize = PAGED_NUMBERS as usize;
+const _: () = assert!(PIECE.is_multiple_of(BLOCK));
 
 /// A file that moments live in.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ use super::{best, result};
 use crate::checkpoint::{self, State};
 use crate::data::Loader;
 use crate::memory::{self, Bound};
-use crate::model::{Model, Noise};
+use crate::model::{Model, Noise, Trainable};
 use crate::objective::Tally;
 use crate::optim::{Optimizer, Schedule, clip_factor, grad_norm};
 use crate::{EngineError, Result};
@@ -185,7 +185,16 @@ impl Run<'_> {
             return Ok(());
         }
         let longest = self.loader.longest_step()?;
-        self.learner.learn(&mut self.model, &longest, 1.0)?;
+        let in_backward = self.recipe.optim.in_backward;
+        let mut forget = |trainable: &mut Trainable| {
+            trainable.clear();
+            Ok(())
+        };
+        if in_backward {
+            self.learner.learn_each(&mut self.model, &longest, 1.0, &mut forget)?;
+        } else {
+            self.learner.learn(&mut self.model, &longest, 1.0)?;
+        }
         memory::check()?;
         self.model.clear_gradients();
         if let Some(evaluator) = &self.evaluator {
@@ -253,6 +262,13 @@ impl Run<'_> {
         let units: usize = batches.iter().map(|batch| self.learner.units(batch)).sum();
         let scale = 1.0 / units as f64;
         let (mut sum, mut tally) = (0.0, Tally::default());
+        let learning_rate = schedule.rate(step - 1);
+        let in_backward = self.recipe.optim.in_backward;
+        if in_backward {
+            self.optimizer.begin(learning_rate, 1.0);
+        }
+        // Of the gradients that were used and freed already.
+        let mut squares = 0.0;
         for (index, batch) in batches.iter().enumerate() {
             if index > 0 && observer.stop_requested() {
                 self.model.clear_gradients();
@@ -260,8 +276,20 @@ impl Run<'_> {
             }
             let (seed, micro_batch) = (self.recipe.seed, index as u64);
             self.model.noise = Some(Noise { seed, step, micro_batch });
-            let Learned { loss, tally: more } =
-                self.learner.learn(&mut self.model, batch, scale)?;
+            let (model, optimizer) = (&mut self.model, &mut self.optimizer);
+            let learned = if in_backward {
+                self.learner.learn_each(model, batch, scale, &mut |trainable| {
+                    let norm = grad_norm(trainable.grad.as_ref())?;
+                    if !norm.is_finite() {
+                        return Err(EngineError::Diverged { step, what: "grad_norm", value: norm });
+                    }
+                    squares += norm * norm;
+                    optimizer.update(trainable)
+                })
+            } else {
+                self.learner.learn(model, batch, scale)
+            };
+            let Learned { loss, tally: more } = learned?;
             sum += loss;
             tally.merge(more);
         }
@@ -270,13 +298,18 @@ impl Run<'_> {
         if !loss.is_finite() {
             return diverged("loss", loss);
         }
-        let norm = grad_norm(self.model.trainables_mut().filter_map(|t| t.grad.as_ref()))?;
+        let norm = if in_backward {
+            squares.sqrt()
+        } else {
+            grad_norm(self.model.trainables_mut().filter_map(|t| t.grad.as_ref()))?
+        };
         if !norm.is_finite() {
             return diverged("grad_norm", norm);
         }
-        let learning_rate = schedule.rate(step - 1);
-        let factor = clip_factor(self.recipe.clip, norm);
-        self.optimizer.step(self.model.trainables_mut(), learning_rate, factor)?;
+        if !in_backward {
+            let factor = clip_factor(self.recipe.clip, norm);
+            self.optimizer.step(self.model.trainables_mut(), learning_rate, factor)?;
+        }
         memory::check()?;
 
         let tokens: usize = batches.iter().map(|batch| batch.tokens()).sum();

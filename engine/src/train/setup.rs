@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use fleetune_shared::recipe::{CheckpointingLevel, Method, Objective, PeftType, RecipeFile};
-use fleetune_shared::{AdapterConfig, BlobHash, ModelSpec, Recipe, TrainOrder, TrainerEvent};
+use fleetune_shared::{
+    AdapterConfig, BlobHash, Estimate, ModelSpec, Recipe, TrainOrder, TrainerEvent,
+};
 
 use super::{Observer, not_yet};
 use crate::adapter::{self, Adapter};
@@ -35,6 +37,7 @@ impl Setup {
         let recipe = order.recipe.clone().fit_model(&spec);
         let recipe = recipe.map_err(|e| EngineError::input(e.to_string()))?;
         not_yet::refuse(&recipe)?;
+        let recipe = settle_checkpointing(recipe, &spec, order, observer);
         let tokenizer = Tokenizer::for_rows(&order.model, &recipe.data)?;
         let Datasets { train: mut dataset, mut held_out } =
             Datasets::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec, recipe.seed)?;
@@ -70,7 +73,8 @@ impl Setup {
             observer.event(TrainerEvent::Log { message: note.clone() });
         }
         let mut model = base(order, &recipe, observer)?;
-        model.gradient_checkpointing = recipe.gradient_checkpointing == CheckpointingLevel::Block;
+        model.gradient_checkpointing = recipe.gradient_checkpointing;
+        model.neftune_noise_alpha = recipe.neftune_noise_alpha;
         let adapter = match &recipe.method {
             Method::Full => {
                 model.train_full();
@@ -106,6 +110,33 @@ impl Setup {
             adapter,
         })
     }
+}
+
+/// Replaces `auto` by a level, so that everything from here on knows which.
+fn settle_checkpointing(
+    mut recipe: Recipe,
+    spec: &ModelSpec,
+    order: &TrainOrder,
+    observer: &mut dyn Observer,
+) -> Recipe {
+    if recipe.gradient_checkpointing == CheckpointingLevel::Auto {
+        let limit = order.memory_bytes_limit;
+        let level = Estimate::checkpointing_within(spec, &recipe, order.device, limit);
+        recipe.gradient_checkpointing = level;
+        let name = match level {
+            CheckpointingLevel::Selective => "selective",
+            CheckpointingLevel::Block => "block",
+            CheckpointingLevel::None | CheckpointingLevel::Auto => "none",
+        };
+        let bound = limit.map_or_else(|| "no limit".into(), |limit| format!("a limit of {limit}"));
+        let estimate = Estimate::of_training(spec, &recipe, order.device).total();
+        observer.event(TrainerEvent::Log {
+            message: format!(
+                "gradient_checkpointing: {name}, by an estimate of {estimate} under {bound}"
+            ),
+        });
+    }
+    recipe
 }
 
 fn base(order: &TrainOrder, recipe: &Recipe, observer: &mut dyn Observer) -> Result<Model> {

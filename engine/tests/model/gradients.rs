@@ -5,7 +5,9 @@ use fleetune_engine::adapter::Adapter;
 use fleetune_engine::data::{IGNORED, MicroBatch, Row};
 use fleetune_engine::model::{self, Model, Noise};
 use fleetune_shared::AdapterConfig;
-use fleetune_shared::recipe::{LoraBias, OneOrManyLayers, PeftType, TargetModules};
+use fleetune_shared::recipe::{
+    CheckpointingLevel, LoraBias, OneOrManyLayers, PeftType, TargetModules,
+};
 
 use crate::oracle::Oracle;
 use crate::parity::MODELS;
@@ -369,8 +371,10 @@ fn checkpointing_changes_no_bit() {
             model.trainables_mut().map(|t| flat(t.grad.as_ref().unwrap())).collect()
         };
         let kept = gradients(&mut model);
-        model.gradient_checkpointing = true;
-        assert!(kept == gradients(&mut model), "{kind}");
+        for level in [CheckpointingLevel::Selective, CheckpointingLevel::Block] {
+            model.gradient_checkpointing = level;
+            assert!(kept == gradients(&mut model), "{kind} {level:?}");
+        }
     }
 }
 

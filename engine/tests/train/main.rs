@@ -4,6 +4,7 @@ mod curves;
 mod interruption;
 mod preference;
 mod run;
+mod savers;
 mod smollm2;
 
 use std::path::{Path, PathBuf};

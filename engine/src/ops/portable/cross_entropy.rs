@@ -11,9 +11,23 @@ use crate::ops::slices::{edit, view};
 /// Lanes a row's exponentials are summed in, as PyTorch's `log_softmax` does with AVX-512.
 const LANES: usize = 16;
 
-pub(super) fn forward(logits: &Tensor, targets: &[u32]) -> Result<f64> {
+pub(super) fn forward(logits: &Tensor, targets: &[u32], smoothing: f64) -> Result<f64> {
+    let (_, vocab) = logits.dims2()?;
+    let logits = view(logits)?;
+    let rows = logits.par_chunks_exact(vocab).zip(targets);
+    let losses = rows.map(|(row, target)| loss(row, *target, log_sum_exp(row), smoothing));
     // Summed in order, so that the sum does not depend on which core was first.
-    Ok(-log_probs(logits, targets)?.iter().sum::<f64>())
+    Ok(losses.collect::<Vec<_>>().iter().sum())
+}
+
+/// Of one row, whose log-sum-exp is known.
+fn loss(row: &[f32], target: u32, lse: f64, smoothing: f64) -> f64 {
+    let likely = lse - f64::from(row[target as usize]);
+    if smoothing == 0.0 {
+        return likely;
+    }
+    let mean = row.iter().map(|logit| f64::from(*logit)).sum::<f64>() / row.len() as f64;
+    (1.0 - smoothing) * likely + smoothing * (lse - mean)
 }
 
 pub(super) fn log_probs(logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
@@ -53,7 +67,12 @@ pub(super) fn log_collisions(logits: &Tensor) -> Result<Vec<f64>> {
     Ok(logits.par_chunks_exact(vocab).map(each).collect())
 }
 
-pub(super) fn backward(logits: &Tensor, targets: &[u32], scale: f64) -> Result<f64> {
+pub(super) fn backward(
+    logits: &Tensor,
+    targets: &[u32],
+    smoothing: f64,
+    scale: f64,
+) -> Result<f64> {
     let (_, vocab) = logits.dims2()?;
     let mut each = Vec::new();
     edit(logits, |logits| {
@@ -61,14 +80,17 @@ pub(super) fn backward(logits: &Tensor, targets: &[u32], scale: f64) -> Result<f
             .par_chunks_exact_mut(vocab)
             .zip(targets)
             .map(|(row, target)| {
-                let target = *target as usize;
                 let lse = log_sum_exp(row);
-                let loss = lse - f64::from(row[target]);
-                let (shift, scale) = (lse as f32, scale as f32);
+                let loss = loss(row, *target, lse, smoothing);
+                let shift = lse as f32;
+                // What every entry of the vocabulary is given of the label, and what the label keeps.
+                let spread = (scale * smoothing / vocab as f64) as f32;
+                let kept = (scale * (1.0 - smoothing)) as f32;
+                let scale = scale as f32;
                 for logit in row.iter_mut() {
-                    *logit = exp(*logit - shift) * scale;
+                    *logit = exp(*logit - shift) * scale - spread;
                 }
-                row[target] -= scale;
+                row[*target as usize] -= kept;
                 loss
             })
             .collect_into_vec(&mut each);
@@ -88,4 +110,39 @@ fn log_sum_exp(row: &[f32]) -> f64 {
     }
     let sum = sums.iter().sum::<f32>() + rest.iter().map(|l| exp(l - max)).sum::<f32>();
     f64::from(max) + f64::from(sum).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Smoothed {
+        logits: Vec<Vec<f32>>,
+        labels: Vec<u32>,
+        epsilon: f64,
+        loss: f64,
+        gradient: Vec<Vec<f32>>,
+    }
+
+    #[test]
+    fn smoothing_is_that_of_transformers() {
+        let text = include_str!("../../../../tests/fixtures/label_smoothing.json");
+        let Smoothed { logits, labels, epsilon, loss, gradient } =
+            serde_json::from_str(text).unwrap();
+        let logits = Tensor::new(logits, &Device::Cpu).unwrap();
+        let rows = labels.len() as f64;
+        let found = forward(&logits, &labels, epsilon).unwrap() / rows;
+        assert!((found - loss).abs() < 1e-6 * loss, "{found} ≠ {loss}");
+        assert!((forward(&logits, &labels, 0.0).unwrap() / rows - loss).abs() > 0.01);
+        let found = backward(&logits, &labels, epsilon, 1.0 / rows).unwrap() / rows;
+        assert!((found - loss).abs() < 1e-6 * loss, "{found} ≠ {loss}");
+        let numbers = view(&logits).unwrap();
+        for (found, expected) in numbers.iter().zip(gradient.concat()) {
+            assert!((found - expected).abs() < 1e-6, "{found} ≠ {expected}");
+        }
+    }
 }

@@ -142,12 +142,18 @@ impl Backend for Portable {
         attention::backward(dout, q, k, v, out, lse, shape)
     }
 
-    fn cross_entropy(&self, logits: &Tensor, targets: &[u32]) -> Result<f64> {
-        cross_entropy::forward(logits, targets)
+    fn cross_entropy(&self, logits: &Tensor, targets: &[u32], smoothing: f64) -> Result<f64> {
+        cross_entropy::forward(logits, targets, smoothing)
     }
 
-    fn cross_entropy_backward(&self, logits: &Tensor, targets: &[u32], scale: f64) -> Result<f64> {
-        cross_entropy::backward(logits, targets, scale)
+    fn cross_entropy_backward(
+        &self,
+        logits: &Tensor,
+        targets: &[u32],
+        smoothing: f64,
+        scale: f64,
+    ) -> Result<f64> {
+        cross_entropy::backward(logits, targets, smoothing, scale)
     }
 
     fn log_probs(&self, logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {

@@ -19,13 +19,13 @@ use self::answers::{Answers, Grading};
 use super::Observer;
 use crate::Result;
 use crate::data::{Dataset, MicroBatch};
-use crate::model::Model;
+use crate::model::{Model, Trainable};
 use crate::objective::Tally;
 
 /// The objective of a run over one data set, and what it compares with.
 pub(super) enum Learner<'a> {
-    /// The likelihood of labelled tokens.
-    Text,
+    /// The likelihood of labelled tokens, a share of each label spread over the vocabulary.
+    Text { smoothing: f64 },
     /// What is preferred among answers.
     Answers(Answers<'a>),
 }
@@ -41,8 +41,8 @@ pub(super) struct Learned {
 impl<'a> Learner<'a> {
     pub(super) fn new(objective: &Objective, data: &'a Dataset) -> Self {
         let grading = match objective {
-            Objective::Sft(_) => return Self::Text,
-            Objective::Reward(_) => return Self::Text,
+            Objective::Sft(sft) => return Self::Text { smoothing: sft.label_smoothing },
+            Objective::Reward(_) => return Self::Text { smoothing: 0.0 },
             Objective::Dpo(dpo) => Grading::Dpo(dpo.clone()),
             Objective::Kto(kto) => Grading::Kto(*kto),
             Objective::Orpo { beta } => Grading::Orpo { beta: *beta },
@@ -54,7 +54,7 @@ impl<'a> Learner<'a> {
     /// What the loss of `batch` is a sum over: a step divides once, by those of all its micro-batches.
     pub(super) fn units(&self, batch: &MicroBatch) -> usize {
         match self {
-            Self::Text => batch.supervised(),
+            Self::Text { .. } => batch.supervised(),
             Self::Answers(_) => batch.sequences.len(),
         }
     }
@@ -67,18 +67,40 @@ impl<'a> Learner<'a> {
         scale: f64,
     ) -> Result<Learned> {
         match self {
-            Self::Text => {
-                let loss = model.forward_backward(batch, scale)?;
+            Self::Text { .. } => self.learn_each(model, batch, scale, &mut |_| Ok(())),
+            Self::Answers(answers) => answers.learn(model, batch, scale),
+        }
+    }
+
+    /// As [`Self::learn`], and shows `each` everything that learns as soon as its gradient is whole; see
+    /// [`Model::forward_backward_each`].
+    pub(super) fn learn_each(
+        &self,
+        model: &mut Model,
+        batch: &MicroBatch,
+        scale: f64,
+        each: &mut dyn FnMut(&mut Trainable) -> Result<()>,
+    ) -> Result<Learned> {
+        match self {
+            Self::Text { smoothing } => {
+                let loss = model.forward_backward_each(batch, scale, *smoothing, each)?;
                 Ok(Learned { loss, tally: Tally::default() })
             }
-            Self::Answers(answers) => answers.learn(model, batch, scale),
+            Self::Answers(answers) => {
+                let learned = answers.learn(model, batch, scale)?;
+                model.trainables_mut().try_for_each(each)?;
+                Ok(learned)
+            }
         }
     }
 
     /// The loss of `batch` as [`Self::learn`] has it, without learning.
     pub(super) fn assess(&self, model: &mut Model, batch: &MicroBatch) -> Result<Learned> {
         match self {
-            Self::Text => Ok(Learned { loss: model.loss(batch)?, tally: Tally::default() }),
+            Self::Text { smoothing } => {
+                let loss = model.smoothed_loss(batch, *smoothing)?;
+                Ok(Learned { loss, tally: Tally::default() })
+            }
             Self::Answers(answers) => answers.assess(model, batch),
         }
     }
@@ -86,7 +108,7 @@ impl<'a> Learner<'a> {
     /// What it measures beside the loss, of what a best model can be told by.
     pub(super) fn metrics(&self) -> &'static [&'static str] {
         match self {
-            Self::Text => &[],
+            Self::Text { .. } => &[],
             Self::Answers(_) => {
                 &["rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"]
             }
@@ -117,7 +139,7 @@ impl<'a> Learner<'a> {
     /// Compares with what [`Self::save_reference`] wrote.
     pub(super) fn recall_reference(&mut self, path: &Path) -> Result<()> {
         match self {
-            Self::Text => Ok(()),
+            Self::Text { .. } => Ok(()),
             Self::Answers(answers) => answers.recall_reference(path),
         }
     }
@@ -125,7 +147,7 @@ impl<'a> Learner<'a> {
     /// Writes what it compares with, if that cannot be asked again.
     pub(super) fn save_reference(&self, path: &Path) -> Result<()> {
         match self {
-            Self::Text => Ok(()),
+            Self::Text { .. } => Ok(()),
             Self::Answers(answers) => answers.reference.save(path),
         }
     }

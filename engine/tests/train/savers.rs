@@ -1,0 +1,103 @@
+//! Ways to hold less, and noise: none of them changes what it should not.
+
+use fleetune_shared::StepMetrics;
+use serde_json::{Value, json};
+
+use crate::{Story, fixture};
+
+fn recipe(more: Value) -> Value {
+    let mut recipe = json!({
+        "train_sampling_strategy": "random",
+        "per_device_train_batch_size": 4,
+        "max_steps": 6,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "cosine",
+        "max_grad_norm": 0,
+        "save_steps": 3,
+    });
+    recipe.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    recipe
+}
+
+fn on(model: &str, more: Value) -> Story {
+    let rows = fixture("train/tiny-llama/rows.jsonl");
+    Story::new(&fixture(&format!("models/{model}")), &rows, recipe(more))
+}
+
+fn same(a: &[StepMetrics], b: &[StepMetrics]) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert_eq!(a.loss, b.loss, "step {}", a.step);
+        // Squares are summed in another order.
+        assert!((a.grad_norm - b.grad_norm).abs() < 1e-9 * b.grad_norm, "step {}", a.step);
+    }
+}
+
+#[test]
+fn stepping_in_the_backward_pass_changes_no_bit() {
+    for model in ["tiny-llama", "tiny-llama-tied"] {
+        for optim in ["adamw_torch", "adafactor"] {
+            let keys = json!({"use_peft": false, "optim": optim});
+            let after = on(model, keys.clone());
+            let mut during = keys;
+            during["optimizer_in_backward"] = true.into();
+            let during = on(model, during);
+            same(&after.steps(), &during.steps());
+            let file = "model.safetensors";
+            assert!(after.bytes(file) == during.bytes(file), "{model} {optim}");
+        }
+    }
+}
+
+#[test]
+fn every_level_of_checkpointing_gives_the_same_adapter() {
+    let kept = on("tiny-llama", json!({}));
+    let steps = kept.steps();
+    for level in ["none", "selective", "block", "auto"] {
+        let story = on("tiny-llama", json!({"gradient_checkpointing": level}));
+        same(&steps, &story.steps());
+        let file = "adapter_model.safetensors";
+        assert!(kept.bytes(file) == story.bytes(file), "{level}");
+    }
+}
+
+#[test]
+fn auto_says_what_it_chose_and_why() {
+    let mut story = on("tiny-llama", json!({"gradient_checkpointing": "auto"}));
+    let (_, watch) = story.run();
+    assert!(watch.logged("gradient_checkpointing: none, by an estimate of"));
+    assert!(watch.logged("under no limit"));
+    story.order.out = story.out.path().join("tight");
+    story.order.memory_bytes_limit = Some(fleetune_shared::ByteSize(49 << 20));
+    let (_, watch) = story.run();
+    assert!(watch.logged("gradient_checkpointing: block"));
+}
+
+#[test]
+fn noise_on_embeddings_is_the_seeds() {
+    let noisy =
+        || on("tiny-llama", json!({"neftune_noise_alpha": 5, "gradient_accumulation_steps": 2}));
+    let straight = noisy();
+    let steps = straight.steps();
+    let clean = on("tiny-llama", json!({"gradient_accumulation_steps": 2})).steps();
+    assert!(
+        steps.iter().zip(&clean).all(|(a, b)| a.loss != b.loss && (a.loss - b.loss).abs() < 0.5)
+    );
+
+    let mut story = noisy();
+    let _ = story.run_until(Some(4));
+    story.order.resume_from = Some(story.order.out.clone());
+    story.run().0.unwrap();
+    let file = "adapter_model.safetensors";
+    assert!(straight.bytes(file) == story.bytes(file), "a resumed run draws what it would have");
+}
+
+#[test]
+fn a_smoothed_label_costs_likelihood() {
+    let plain = on("tiny-llama", json!({})).steps();
+    let smoothed = on("tiny-llama", json!({"label_smoothing_factor": 0.2})).steps();
+    // Of an untrained model, the mean of all log-probabilities is not far from that of the labels.
+    let (first, smooth) = (plain[0].loss, smoothed[0].loss);
+    assert!(first != smooth && (first - smooth).abs() < 0.5, "{first} and {smooth}");
+    assert!(smoothed[0].grad_norm < plain[0].grad_norm);
+}
