@@ -91,6 +91,15 @@ impl Model {
         self.parameters_mut().for_each(Parameter::thaw);
     }
 
+    /// As [`Self::train_full`], with matrices in bf16 while they learn, as they are after loading them as
+    /// [`Quantization::Bfloat16`]; the optimizer rounds their steps by chance.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn train_full_bf16(&mut self) -> Result<()> {
+        self.parameters_mut().try_for_each(Parameter::thaw_bf16)
+    }
+
     /// What learns, in an order that is the same every time.
     pub fn trainables(&self) -> impl Iterator<Item = &Trainable> {
         let blocks = self.blocks.iter().flat_map(Block::trainables);
@@ -112,13 +121,13 @@ impl Model {
     }
 
     /// Weights of the base by Hugging Face's names, in a fixed order: those held as f32, which is all of them unless
-    /// the model was loaded in fewer bits.
+    /// the model was loaded in fewer bits, and those that learn in bf16.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         let blocks = self.blocks.iter().flat_map(Block::parameters);
         let head = self.head.iter().map(|head| &head.weight);
         let all = std::iter::once(&self.embed.table).chain(blocks).chain([&self.norm.weight]);
         let all = all.chain(head);
-        all.filter_map(|parameter| Some((parameter.name(), parameter.plain()?)))
+        all.filter_map(|parameter| Some((parameter.name(), parameter.stored()?)))
     }
 
     pub(super) fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fleetune_shared::ModelSpec;
 use safetensors::tensor::Dtype;
 use serde_json::Value;
@@ -10,11 +10,11 @@ use serde_json::Value;
 use super::Model;
 use super::files::{COMPANIONS, CONFIG, Layout, SINGLE, wrong};
 use crate::data::Tokenizer;
-use crate::ops::slices::view;
+use crate::ops::slices::{view, with_bf16};
 use crate::tensor_file::{TensorEntry, TensorFile};
 use crate::{EngineError, Result};
 
-/// Writes `model.safetensors` (f32) and `config.json` into `dir`, which exists. From `base`, the folder the model was
+/// Writes `model.safetensors` (f32, or bf16 where the model learned in it) and `config.json` into `dir`, which exists. From `base`, the folder the model was
 /// loaded from, the configuration's other keys, the tokenizer and the template come along; from a GGUF file, tokenizer
 /// and template.
 ///
@@ -22,7 +22,8 @@ use crate::{EngineError, Result};
 /// When a file cannot be written.
 pub fn save(dir: &Path, model: &Model, base: &Path) -> Result<()> {
     write_tensors(&dir.join(SINGLE), model.weights())?;
-    save_surroundings(dir, model.spec(), base, Dtype::F32)
+    let narrow = model.weights().any(|(_, tensor)| tensor.dtype() == DType::BF16);
+    save_surroundings(dir, model.spec(), base, if narrow { Dtype::BF16 } else { Dtype::F32 })
 }
 
 /// Everything of [`save`] but the weights, which are of `dtype`.
@@ -71,7 +72,7 @@ pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path, dtype: Dtype
     std::fs::write(&path, format!("{config:#}\n")).map_err(|e| EngineError::io(&path, e))
 }
 
-/// Writes f32 tensors as transformers and PEFT read them.
+/// Writes f32 and bf16 tensors as transformers and PEFT read them.
 pub(crate) fn write_tensors<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
@@ -79,13 +80,20 @@ pub(crate) fn write_tensors<'a>(
     let tensors: Vec<_> = tensors.collect();
     let entry = |(name, tensor): &(&str, &Tensor)| TensorEntry {
         name: (*name).to_owned(),
-        dtype: Dtype::F32,
+        dtype: if tensor.dtype() == DType::BF16 { Dtype::BF16 } else { Dtype::F32 },
         shape: tensor.dims().to_vec(),
     };
     let entries: Vec<_> = tensors.iter().map(entry).collect();
     let mut file = TensorFile::create(path, &entries)?;
     for (_, tensor) in tensors {
-        file.write_f32(&view(tensor)?)?;
+        if tensor.dtype() == DType::BF16 {
+            let bytes = with_bf16(tensor, |numbers| {
+                numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>()
+            })?;
+            file.write(&bytes)?;
+        } else {
+            file.write_f32(&view(tensor)?)?;
+        }
     }
     file.finish()
 }

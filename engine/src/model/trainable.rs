@@ -1,11 +1,14 @@
 //! A tensor that learns, and one that may.
 
-use candle_core::Tensor;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
 use fleetune_shared::TILE_NUMBERS;
 
-use super::Weight;
+use super::{PackedMatrix, Weight};
 use crate::Result;
 use crate::ops::{Backend, slices};
+use crate::quant::Packed;
 
 /// One trained tensor: what the optimizer steps, what a checkpoint stores.
 #[derive(Debug)]
@@ -13,7 +16,8 @@ pub struct Trainable {
     /// Its key on disk: Hugging Face's (`model.norm.weight`) or PEFT's
     /// (`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`).
     pub name: String,
-    /// f32, contiguous. Replace it or write into it; nothing else holds on to it.
+    /// f32, or bf16 for matrices that were thawed so; contiguous. Replace it or write into it; nothing else holds on to
+    /// it.
     pub value: Tensor,
     /// d(loss)/d(value), same shape, f32; `None` until the first backward pass after [`Self::clear`].
     pub grad: Option<Tensor>,
@@ -58,6 +62,16 @@ impl Trainable {
         Self { role, ..Self::new(name, value) }
     }
 
+    /// The value as products take it.
+    pub(crate) fn weight(&self) -> Weight {
+        match (self.value.dtype(), self.value.dims()) {
+            (DType::BF16, [_, width]) => {
+                Weight::Packed(PackedMatrix::new(Arc::new(Masters(self.value.clone())), *width))
+            }
+            _ => Weight::F32(self.value.clone()),
+        }
+    }
+
     /// Frees the gradient buffer.
     pub fn clear(&mut self) {
         self.grad = None;
@@ -96,7 +110,31 @@ impl Trainable {
     pub(crate) fn gradient(&mut self) -> Result<Tensor> {
         Ok(match &self.grad {
             Some(sum) => sum.clone(),
-            None => self.grad.insert(self.value.zeros_like()?).clone(),
+            None => {
+                let zeros = Tensor::zeros(self.value.shape(), DType::F32, self.value.device())?;
+                self.grad.insert(zeros).clone()
+            }
+        })
+    }
+}
+
+/// A bf16 tensor that learns, read tile by tile.
+#[derive(Debug)]
+struct Masters(Tensor);
+
+impl Packed for Masters {
+    fn count(&self) -> usize {
+        self.0.elem_count()
+    }
+
+    fn bytes(&self) -> usize {
+        2 * self.count()
+    }
+
+    fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()> {
+        slices::with_bf16(&self.0, |all| {
+            let values = &all[from..from + out.len()];
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = value.to_f32());
         })
     }
 }
@@ -124,7 +162,7 @@ pub(crate) struct Copied {
 /// What of a parameter is asked.
 enum Numbers<'a> {
     Held(&'a Weight),
-    Plain(&'a Tensor),
+    Learning(&'a Trainable),
 }
 
 impl Parameter {
@@ -139,8 +177,8 @@ impl Parameter {
     fn numbers(&self) -> Numbers<'_> {
         match self {
             Self::Frozen(_, weight) => Numbers::Held(weight),
-            Self::Trained(trainable) => Numbers::Plain(&trainable.value),
-            Self::Copied(copied) if copied.on => Numbers::Plain(&copied.copy.value),
+            Self::Trained(trainable) => Numbers::Learning(trainable),
+            Self::Copied(copied) if copied.on => Numbers::Learning(&copied.copy),
             Self::Copied(copied) => Numbers::Held(&copied.base),
         }
     }
@@ -149,7 +187,7 @@ impl Parameter {
     pub(crate) fn project(&self, ops: &dyn Backend, x: &Tensor) -> Result<Tensor> {
         match self.numbers() {
             Numbers::Held(weight) => weight.project(ops, x),
-            Numbers::Plain(value) => ops.project(x, value),
+            Numbers::Learning(trainable) => trainable.weight().project(ops, x),
         }
     }
 
@@ -157,7 +195,7 @@ impl Parameter {
     pub(crate) fn project_dx(&self, ops: &dyn Backend, dy: &Tensor) -> Result<Tensor> {
         match self.numbers() {
             Numbers::Held(weight) => weight.project_dx(ops, dy),
-            Numbers::Plain(value) => ops.project_dx(dy, value),
+            Numbers::Learning(trainable) => trainable.weight().project_dx(ops, dy),
         }
     }
 
@@ -165,7 +203,7 @@ impl Parameter {
     pub(crate) fn gather(&self, ops: &dyn Backend, ids: &[u32]) -> Result<Tensor> {
         match self.numbers() {
             Numbers::Held(weight) => weight.gather(ops, ids),
-            Numbers::Plain(value) => ops.gather(value, ids),
+            Numbers::Learning(trainable) => trainable.weight().gather(ops, ids),
         }
     }
 
@@ -173,7 +211,7 @@ impl Parameter {
     pub(crate) fn dims(&self) -> &[usize] {
         match self.numbers() {
             Numbers::Held(weight) => weight.dims(),
-            Numbers::Plain(value) => value.dims(),
+            Numbers::Learning(trainable) => trainable.value.dims(),
         }
     }
 
@@ -181,7 +219,17 @@ impl Parameter {
     pub(crate) fn plain(&self) -> Option<&Tensor> {
         match self.numbers() {
             Numbers::Held(weight) => weight.plain(),
-            Numbers::Plain(value) => Some(value),
+            Numbers::Learning(trainable) => {
+                Some(&trainable.value).filter(|value| value.dtype() == DType::F32)
+            }
+        }
+    }
+
+    /// The numbers, where they are held as they are saved: f32, or bf16 that learns.
+    pub(crate) fn stored(&self) -> Option<&Tensor> {
+        match self.numbers() {
+            Numbers::Held(weight) => weight.plain(),
+            Numbers::Learning(trainable) => Some(&trainable.value),
         }
     }
 
@@ -210,6 +258,18 @@ impl Parameter {
         }
     }
 
+    /// As [`Self::thaw`]; a matrix goes on in bf16, whatever it was held in.
+    pub(crate) fn thaw_bf16(&mut self) -> Result<()> {
+        if let Self::Frozen(name, weight) = self
+            && weight.dims().len() == 2
+        {
+            let value = weight.to_f32()?.to_dtype(DType::BF16)?;
+            *self = Self::Trained(Trainable::new(std::mem::take(name), value));
+        }
+        self.thaw();
+        Ok(())
+    }
+
     /// Makes it learn.
     pub(crate) fn thaw(&mut self) {
         if let Self::Frozen(name, Weight::F32(value)) = self {
@@ -221,7 +281,7 @@ impl Parameter {
     pub(crate) fn twin(&self, name: &str) -> Self {
         let weight = match self {
             Self::Frozen(_, weight) => weight.clone(),
-            Self::Trained(trainable) => Weight::F32(trainable.value.clone()),
+            Self::Trained(trainable) => trainable.weight(),
             Self::Copied(copied) => copied.base.clone(),
         };
         Self::Frozen(name.to_owned(), weight)
@@ -269,7 +329,7 @@ impl Parameter {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
 
     use super::*;
     use crate::ops::Portable;

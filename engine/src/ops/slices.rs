@@ -5,6 +5,8 @@ use std::sync::Mutex;
 
 use candle_core::{CpuStorage, Device, Error, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 
+use half::bf16;
+
 use crate::Result;
 
 /// Read access to the numbers of a tensor.
@@ -66,6 +68,38 @@ impl<F: FnOnce(&mut [f32])> InplaceOp1 for Write<F> {
 /// storage with a [`View`] that is still open.
 pub(crate) fn edit(tensor: &Tensor, write: impl FnOnce(&mut [f32])) -> Result<()> {
     Ok(tensor.inplace_op1(&Write(Mutex::new(Some(write))))?)
+}
+
+/// As [`view`], of a bf16 tensor, lent to `read`.
+pub(crate) fn with_bf16<T>(tensor: &Tensor, read: impl FnOnce(&[bf16]) -> T) -> Result<T> {
+    let (guard, layout) = tensor.storage_and_layout();
+    let range = contiguous(layout)?;
+    match &*guard {
+        Storage::Cpu(CpuStorage::BF16(all)) => Ok(read(&all[range])),
+        _ => Err(wrong("bf16 on the cpu", layout).into()),
+    }
+}
+
+/// As [`edit`], of a bf16 tensor.
+pub(crate) fn edit_bf16(tensor: &Tensor, write: impl FnOnce(&mut [bf16])) -> Result<()> {
+    Ok(tensor.inplace_op1(&WriteBf16(Mutex::new(Some(write))))?)
+}
+
+struct WriteBf16<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce(&mut [bf16])> InplaceOp1 for WriteBf16<F> {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let range = contiguous(layout)?;
+        let CpuStorage::BF16(all) = storage else { return Err(wrong("bf16", layout)) };
+        if let Some(write) = self.0.lock().ok().and_then(|mut write| write.take()) {
+            write(&mut all[range]);
+        }
+        Ok(())
+    }
 }
 
 /// A tensor around `numbers`.

@@ -5,6 +5,7 @@
 //!       │                          moments ─ piece by piece ─▶ elementwise ─ block by block ─▶ moment ─▶ codes
 //!       │                            in memory or in a file      adamw, lion, sgd                32 or 8 bits
 //!       └───────────────────────▶ adafactor   whole matrices
+//!   A tensor held in bf16 is widened for its step and rounded by chance after it (rounding).
 //! ```
 
 mod adafactor;
@@ -19,6 +20,7 @@ mod moment;
 mod moments;
 mod norm;
 mod optimizer;
+mod rounding;
 mod schedule;
 mod sgd;
 mod state_file;

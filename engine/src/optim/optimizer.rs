@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::DType;
 use fleetune_shared::recipe::{Optim, OptimName};
 use indexmap::IndexMap;
 use safetensors::tensor::Dtype;
@@ -14,6 +15,7 @@ use super::group::rate_factor;
 use super::lion::Lion;
 use super::moment::Form;
 use super::moments::{Moments, Pages};
+use super::rounding;
 use super::sgd::Sgd;
 use super::state_file::StateFile;
 use super::step::Step;
@@ -29,6 +31,8 @@ const EIGHT_BIT_MIN: usize = 4096;
 #[derive(Debug)]
 pub struct Optimizer {
     settings: Optim,
+    /// Of the run, for rounding.
+    seed: u64,
     /// Steps done, or begun.
     steps: u64,
     /// Of the step begun last, before each tensor's own factor.
@@ -70,13 +74,14 @@ fn layout(settings: &Optim) -> (&'static [&'static str], bool, bool) {
 
 impl Optimizer {
     /// With nothing remembered of `trainables`. `learning_rate` is the schedule's peak, which `embedding_lr` is
-    /// compared with; paged states live in a nameless file in `folder`.
+    /// compared with; `seed` is the run's; paged states live in a nameless file in `folder`.
     ///
     /// # Errors
     /// [`crate::EngineError::Io`] when that file cannot be made.
     pub fn new<'a>(
         settings: Optim,
         learning_rate: f64,
+        seed: u64,
         folder: &Path,
         trainables: impl IntoIterator<Item = &'a mut Trainable>,
     ) -> Result<Self> {
@@ -99,7 +104,7 @@ impl Optimizer {
             let rate_factor = rate_factor(&settings, learning_rate, trainable);
             tensors.insert(trainable.name.clone(), Tensor { rate_factor, memory });
         }
-        Ok(Self { settings, steps: 0, learning_rate, grad_factor: 1.0, tensors })
+        Ok(Self { settings, seed, steps: 0, learning_rate, grad_factor: 1.0, tensors })
     }
 
     /// Begins a step: every [`Self::update`] up to the next belongs to it. Gradients are multiplied by `grad_factor`
@@ -111,7 +116,7 @@ impl Optimizer {
     }
 
     /// Moves one trainable in place and takes its gradient away; one without a gradient stays as it is. Weight decay
-    /// goes to tensors marked for it.
+    /// goes to tensors marked for it. What is held in bf16 is rounded by chance.
     ///
     /// # Errors
     /// A device or a disk that failed.
@@ -122,35 +127,26 @@ impl Optimizer {
         let Some(grad) = trainable.grad.take() else { return Ok(()) };
         let Tensor { rate_factor, memory } =
             self.tensors.get_mut(&trainable.name).expect("a trainable the optimizer was made for");
-        let Optim { name, adam, sgd_momentum, .. } = self.settings;
         let step = Step {
             number: self.steps,
             learning_rate: self.learning_rate * *rate_factor,
-            weight_decay: if trainable.decay { adam.weight_decay } else { 0.0 },
+            weight_decay: if trainable.decay { self.settings.adam.weight_decay } else { 0.0 },
             grad_factor: self.grad_factor,
         };
         let grads = slices::view(&grad)?;
+        if trainable.value.dtype() == DType::BF16 {
+            let mut values = slices::with_bf16(&trainable.value, |v| {
+                v.iter().map(|v| v.to_f32()).collect::<Vec<_>>()
+            })?;
+            apply(&self.settings, &step, memory, &mut values, &grads)?;
+            let (seed, number) = (self.seed, step.number);
+            return slices::edit_bf16(&trainable.value, |to| {
+                rounding::round(seed, number, &trainable.name, &values, to);
+            });
+        }
         let mut result = Ok(());
-        slices::edit(&trainable.value, |values| match memory {
-            Memory::Adafactor(adafactor) => adafactor.update(&step, values, &grads),
-            Memory::Moments(moments) => {
-                result = moments.visit(|range, moments| {
-                    let (values, grads) = (&mut values[range.clone()], &grads[range]);
-                    match name {
-                        OptimName::Lion32bit | OptimName::Lion8bit => {
-                            update(Lion::new(adam, &step), values, grads, moments);
-                        }
-                        OptimName::Sgd if moments.is_empty() => {
-                            update::<0>(Sgd::new(sgd_momentum, &step), values, grads, moments);
-                        }
-                        OptimName::Sgd => {
-                            update::<1>(Sgd::new(sgd_momentum, &step), values, grads, moments);
-                        }
-                        _ => update(AdamW::new(adam, &step), values, grads, moments),
-                    }
-                    Ok(())
-                });
-            }
+        slices::edit(&trainable.value, |values| {
+            result = apply(&self.settings, &step, memory, values, &grads);
         })?;
         result
     }
@@ -252,6 +248,38 @@ impl Optimizer {
         self.steps = steps;
         Ok(())
     }
+}
+
+/// One step of one tensor.
+fn apply(
+    settings: &Optim,
+    step: &Step,
+    memory: &mut Memory,
+    values: &mut [f32],
+    grads: &[f32],
+) -> Result<()> {
+    let Optim { name, adam, sgd_momentum, .. } = *settings;
+    let moments = match memory {
+        Memory::Adafactor(adafactor) => {
+            adafactor.update(step, values, grads);
+            return Ok(());
+        }
+        Memory::Moments(moments) => moments,
+    };
+    moments.visit(|range, moments| {
+        let (values, grads) = (&mut values[range.clone()], &grads[range]);
+        match name {
+            OptimName::Lion32bit | OptimName::Lion8bit => {
+                update(Lion::new(adam, step), values, grads, moments);
+            }
+            OptimName::Sgd if moments.is_empty() => {
+                update::<0>(Sgd::new(sgd_momentum, step), values, grads, moments);
+            }
+            OptimName::Sgd => update::<1>(Sgd::new(sgd_momentum, step), values, grads, moments),
+            _ => update(AdamW::new(adam, step), values, grads, moments),
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]

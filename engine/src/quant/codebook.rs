@@ -78,20 +78,32 @@ pub fn fp4() -> &'static Codebook<16> {
 /// keep their relative precision (arXiv 2110.02861 §2.2; bitsandbytes' `create_dynamic_map`).
 #[must_use]
 pub fn dynamic8() -> &'static Codebook<256> {
-    static DYNAMIC8: LazyLock<Codebook<256>> = LazyLock::new(|| {
-        let mut values = vec![0.0, 1.0];
-        for decade in 0..7 {
-            let scale = 10.0_f64.powi(decade - 6) as f32;
-            let borders = linspace(0.1, 1.0, (1 << decade) + 1);
-            for pair in borders.windows(2) {
-                let value = scale * ((pair[0] + pair[1]) / 2.0);
-                values.extend([value, -value]);
+    static DYNAMIC8: LazyLock<Codebook<256>> = LazyLock::new(|| Codebook::new(dynamic(true)));
+    &DYNAMIC8
+}
+
+/// As [`dynamic8`], from 0 to 1 and twice as fine.
+#[must_use]
+pub fn dynamic8_unsigned() -> &'static Codebook<256> {
+    static DYNAMIC8: LazyLock<Codebook<256>> = LazyLock::new(|| Codebook::new(dynamic(false)));
+    &DYNAMIC8
+}
+
+fn dynamic(signed: bool) -> [f32; 256] {
+    let mut values = vec![0.0, 1.0];
+    for decade in 0..7 {
+        let scale = 10.0_f64.powi(decade - 6) as f32;
+        let count = if signed { 1 << decade } else { 2 << decade };
+        for pair in linspace(0.1, 1.0, count + 1).windows(2) {
+            let value = scale * ((pair[0] + pair[1]) / 2.0);
+            values.push(value);
+            if signed {
+                values.push(-value);
             }
         }
-        values.sort_by(f32::total_cmp);
-        Codebook::new(std::array::from_fn(|code| values[code]))
-    });
-    &DYNAMIC8
+    }
+    values.sort_by(f32::total_cmp);
+    std::array::from_fn(|code| values[code])
 }
 
 /// `count` numbers from `from` to `to`, each half reckoned from its own end with one rounding, as PyTorch does.

@@ -22,7 +22,7 @@ use std::fmt::Debug;
 
 pub use bf16::Bf16;
 pub use blockwise8::Blockwise8;
-pub use codebook::{Codebook, dynamic8, fp4, nf4};
+pub use codebook::{Codebook, dynamic8, dynamic8_unsigned, fp4, nf4};
 pub use four_bit::{Absmax, FourBit, FourBitKind};
 pub use gguf::GgufBlocks;
 pub use int8::Int8;

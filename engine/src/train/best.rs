@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::DType;
 use safetensors::tensor::Dtype;
 
 use super::resume::restore_weights;
@@ -36,7 +37,7 @@ pub(super) fn keep(out: &Path, model: &mut Model) -> Result<()> {
     let unfinished = path.with_extension("tmp");
     let mut file = TensorFile::create(&unfinished, &entries)?;
     for trainable in model.trainables_mut() {
-        file.write_f32(&slices::view(&trainable.value)?)?;
+        file.write_f32(&slices::view(&trainable.value.to_dtype(DType::F32)?)?)?;
     }
     file.finish()?;
     fs::rename(&unfinished, &path).map_err(|e| EngineError::io(&path, e))

@@ -10,7 +10,11 @@ use crate::{EngineError, Result};
 pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
     let mut keys = vec![
         ("task", matches!(recipe.objective, Objective::Reward(_))),
-        ("dtype", recipe.quantization == Quantization::Bfloat16 && !recipe.method.makes_adapter()),
+        (
+            "dtype",
+            recipe.quantization == Quantization::Bfloat16
+                && matches!(recipe.method, Method::Freeze(_)),
+        ),
     ];
     if let Method::Lora(lora) = &recipe.method {
         let changed = lora.init.changes_base() || lora.init == LoraInit::Loftq;

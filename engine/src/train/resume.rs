@@ -53,7 +53,7 @@ pub(super) fn restore_weights(model: &mut Model, path: &Path) -> Result<()> {
                 trainable.name
             )));
         }
-        trainable.value = value;
+        trainable.value = value.to_dtype(trainable.value.dtype())?;
     }
     Ok(())
 }

@@ -55,7 +55,8 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         restore_weights(&mut model, &folder.join(result::weights_file(adapter.as_ref())))?;
     }
     let peak = recipe.schedule.learning_rate;
-    let mut optimizer = Optimizer::new(recipe.optim, peak, &order.out, model.trainables_mut())?;
+    let mut optimizer =
+        Optimizer::new(recipe.optim, peak, recipe.seed, &order.out, model.trainables_mut())?;
     if let Some(folder) = &resume {
         optimizer.restore(&folder.join(OPTIMIZER), state.step)?;
         if let Some(mark) = state.standing.best.filter(|_| recipe.evaluation.best.load_at_end) {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use fleetune_shared::recipe::{CheckpointingLevel, Method, Objective, PeftType, RecipeFile};
+use fleetune_shared::recipe::{
+    CheckpointingLevel, Method, Objective, PeftType, Quantization, RecipeFile,
+};
 use fleetune_shared::{
     AdapterConfig, BlobHash, Estimate, ModelSpec, Recipe, TrainOrder, TrainerEvent,
 };
@@ -76,6 +78,10 @@ impl Setup {
         model.gradient_checkpointing = recipe.gradient_checkpointing;
         model.neftune_noise_alpha = recipe.neftune_noise_alpha;
         let adapter = match &recipe.method {
+            Method::Full if recipe.quantization == Quantization::Bfloat16 => {
+                model.train_full_bf16()?;
+                None
+            }
             Method::Full => {
                 model.train_full();
                 None

@@ -49,6 +49,36 @@ fn stepping_in_the_backward_pass_changes_no_bit() {
     }
 }
 
+/// Matrices in bf16, every step rounded by chance: near the curve of f32, the same each time, and half as large.
+#[test]
+fn a_whole_model_learns_in_bf16() {
+    let keys = json!({"use_peft": false, "learning_rate": 3e-4, "max_steps": 12});
+    let wide = on("tiny-llama-tied", keys.clone());
+    let mut narrow = keys;
+    narrow["dtype"] = "bfloat16".into();
+    let straight = on("tiny-llama-tied", narrow.clone());
+    for (f32, bf16) in wide.steps().iter().zip(straight.steps()) {
+        let apart = (f32.loss - bf16.loss).abs();
+        assert!(apart < 0.02, "step {}: {} and {}", f32.step, f32.loss, bf16.loss);
+        assert!(apart > 0.0, "step {}: nothing was rounded", f32.step);
+    }
+    let file = "model.safetensors";
+    assert!(straight.bytes(file).len() * 2 < wide.bytes(file).len() + 10_000);
+    let config = String::from_utf8(straight.bytes("config.json")).unwrap();
+    assert!(config.contains("\"torch_dtype\": \"bfloat16\""), "{config}");
+
+    narrow["optimizer_in_backward"] = true.into();
+    let during = on("tiny-llama-tied", narrow.clone());
+    during.steps();
+    assert!(straight.bytes(file) == during.bytes(file));
+
+    let mut story = on("tiny-llama-tied", narrow);
+    let _ = story.run_until(Some(4));
+    story.order.resume_from = Some(story.order.out.clone());
+    story.run().0.unwrap();
+    assert!(straight.bytes(file) == story.bytes(file), "a resumed run rounds as it would have");
+}
+
 #[test]
 fn every_level_of_checkpointing_gives_the_same_adapter() {
     let kept = on("tiny-llama", json!({}));

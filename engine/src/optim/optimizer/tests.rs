@@ -31,7 +31,7 @@ impl Story {
         };
         let mut trainables = vec![of("odd"), of("small")];
         let optimizer =
-            Optimizer::new(settings(keys), rate, folder.path(), &mut trainables).unwrap();
+            Optimizer::new(settings(keys), rate, 42, folder.path(), &mut trainables).unwrap();
         Self { folder, optimizer, trainables, rate }
     }
 
@@ -256,7 +256,7 @@ fn what_has_no_gradient_never_moves_in_eight_bits() {
     let values = candle_core::Tensor::ones((64, 64), candle_core::DType::F32, &Device::Cpu);
     let mut one = [Trainable::new("w", values.unwrap())];
     let mut optimizer =
-        Optimizer::new(settings("optim: adamw_8bit"), 0.01, folder.path(), &mut one).unwrap();
+        Optimizer::new(settings("optim: adamw_8bit"), 0.01, 42, folder.path(), &mut one).unwrap();
     let grad: Vec<f32> = (0..4096).map(|i| if i % 64 == 0 { 3.0 } else { 0.0 }).collect();
     for _ in 0..10 {
         one[0].grad = Some(candle_core::Tensor::from_slice(&grad, (64, 64), &Device::Cpu).unwrap());
@@ -264,4 +264,22 @@ fn what_has_no_gradient_never_moves_in_eight_bits() {
     }
     let values = one[0].value.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(values.iter().zip(&grad).all(|(value, grad)| (*value == 1.0) == (*grad == 0.0)));
+}
+
+/// Steps far below what bf16 can hold, many times: nearest rounding would never move.
+#[test]
+fn small_steps_add_up_in_bf16() {
+    let folder = tempfile::tempdir().unwrap();
+    let ones = candle_core::Tensor::ones((64, 64), candle_core::DType::BF16, &Device::Cpu);
+    let mut one = [Trainable::new("w", ones.unwrap())];
+    let mut optimizer =
+        Optimizer::new(settings("optim: sgd"), 1e-4, 42, folder.path(), &mut one).unwrap();
+    for _ in 0..100 {
+        let grad = candle_core::Tensor::ones((64, 64), candle_core::DType::F32, &Device::Cpu);
+        one[0].grad = Some(grad.unwrap());
+        optimizer.step(&mut one, 1e-4, 1.0).unwrap();
+    }
+    let values = one[0].value.to_dtype(candle_core::DType::F32).unwrap();
+    let mean = values.mean_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!((mean - 0.99).abs() < 1e-3, "{mean}");
 }
