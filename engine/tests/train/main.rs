@@ -1,6 +1,7 @@
 //! Whole runs through the public `train`: against the peers' curves, against themselves, and against interruption.
 
 mod curves;
+mod evaluation;
 mod interruption;
 mod preference;
 mod run;
