@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::Model;
+use super::block::Pass;
 use super::head::Labelled;
 use crate::Result;
 use crate::data::MicroBatch;
