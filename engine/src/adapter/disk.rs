@@ -57,6 +57,21 @@ pub(crate) fn write(dir: &Path, adapter: &Adapter) -> Result<()> {
     write_config(dir, adapter.config())
 }
 
+/// Writes the model's adapter into `dir` as what a user takes away: for the base as it was loaded. An adapter that took
+/// a part of the base (PiSSA, OLoRA) becomes a plain one of twice the rank, as PEFT's
+/// `path_initial_model_for_weight_conversion` makes it.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_plain(dir: &Path, model: &Model, config: &AdapterConfig) -> Result<()> {
+    if !config.init_lora_weights.changes_base() {
+        return save(dir, model, config);
+    }
+    let tensors = model.plain_adapter_tensors()?;
+    write_tensors(&dir.join(TENSORS), tensors.iter().map(|(key, value)| (key.as_str(), value)))?;
+    write_config(dir, &config.doubled())
+}
+
 fn write_config(dir: &Path, config: &AdapterConfig) -> Result<()> {
     let path = dir.join(CONFIG);
     let text = format!("{:#}\n", config.to_json());

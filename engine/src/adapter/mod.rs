@@ -15,5 +15,5 @@ mod keys;
 
 pub use adapter::{Adapter, Layer, LoraLayer, ScaleLayer};
 pub(crate) use disk::write;
-pub use disk::{load, save};
+pub use disk::{load, save, save_plain};
 pub(crate) use keys::{Half, key, whole_key};

@@ -44,6 +44,7 @@ impl Model {
         if unties_head {
             self.head = Some(Linear::new(self.embed.table.twin("lm_head.weight"), None));
         }
+        let fresh = whole.is_none();
         self.copy_whole(&config, &layers, whole)?;
         if let Some(Layer::Lora(layer)) = layers.remove(EMBEDDING) {
             self.embed.lora = Some(EmbeddingLora::new(EMBEDDING, layer));
@@ -60,10 +61,8 @@ impl Model {
                     Some(Beside::Scale(Scale { scale, feedforward }))
                 }
                 Some(Layer::Lora(layer)) => {
-                    let noise = (stream, config.lora_dropout);
-                    let weight = &linear.weight;
-                    let lora =
-                        Lora::new(ops.as_ref(), weight, &module, layer, config.use_dora, noise)?;
+                    let (ops, weight, place) = (ops.as_ref(), &mut linear.weight, (stream, fresh));
+                    let lora = Lora::new(ops, weight, &module, layer, &config, place)?;
                     Some(Beside::Lora(Box::new(lora)))
                 }
             };
@@ -154,6 +153,18 @@ impl Model {
     pub fn set_adapters(&mut self, on: bool) {
         self.adapters = on;
         self.parameters_mut().for_each(|parameter| parameter.switch(on));
+    }
+
+    /// As [`Self::adapter_tensors`], for the base as it was loaded: pairs that took a part of it have twice the rank.
+    pub(crate) fn plain_adapter_tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut tensors: BTreeMap<String, Tensor> =
+            self.adapter_tensors().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+        for linear in self.blocks.iter().flat_map(Block::linears).chain(&self.head) {
+            let Some(Beside::Lora(lora)) = &linear.adapter else { continue };
+            let pair = lora.beside_whole()?.into_iter().flatten();
+            tensors.extend(pair.map(|(key, value)| (key.to_owned(), value)));
+        }
+        Ok(tensors.into_iter().collect())
     }
 
     /// The attached adapter's tensors as `(key, value)`, PEFT's keys.

@@ -48,8 +48,12 @@ impl Linear {
 
     /// `[T, in]` to `[T, out]`, and what the backward pass wants again.
     pub(crate) fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<(Tensor, LinearSaved)> {
-        match self.adapter.as_ref().filter(|_| pass.adapters) {
+        match &self.adapter {
+            Some(Beside::Lora(lora)) if !pass.adapters => {
+                Ok((lora.without(pass.ops, self, x)?, LinearSaved::default()))
+            }
             None => Ok((self.base(pass.ops, x)?, LinearSaved::default())),
+            Some(_) if !pass.adapters => Ok((self.base(pass.ops, x)?, LinearSaved::default())),
             Some(Beside::Lora(lora)) => lora.forward(pass, self, x),
             Some(Beside::Scale(scale)) => scale.forward(pass.ops, self, x),
         }

@@ -8,9 +8,11 @@
 use std::sync::OnceLock;
 
 use candle_core::Tensor;
+use fleetune_shared::AdapterConfig;
 
 use super::block::Pass;
 use super::linear::{Linear, LinearSaved};
+use super::residual::Beginning;
 use super::trainable::{Parameter, Role, Trainable};
 use crate::Result;
 use crate::adapter::{Half, LoraLayer, key};
@@ -32,6 +34,8 @@ pub(crate) struct Lora {
     dropout: f64,
     /// The layer's number, which its dropout is drawn from.
     stream: u64,
+    /// Where the base keeps only what the pair did not take.
+    beginning: Option<Beginning>,
 }
 
 /// DoRA's magnitudes, and what the rows' lengths are computed from.
@@ -54,15 +58,22 @@ struct Stretch {
 }
 
 impl Lora {
-    /// Lays `layer` beside `weight`. Where magnitudes are asked for and not there, they begin as the rows' lengths.
+    /// Lays `layer` beside `weight`, of which a `fresh` one may take a part. Where magnitudes are asked for and not
+    /// there, they begin as the rows' lengths.
     pub(crate) fn new(
         ops: &dyn Backend,
-        weight: &Parameter,
+        weight: &mut Parameter,
         module: &str,
-        layer: LoraLayer,
-        dora: bool,
-        (stream, dropout): (u64, f64),
+        mut layer: LoraLayer,
+        config: &AdapterConfig,
+        (stream, fresh): (u64, bool),
     ) -> Result<Self> {
+        let init = config.init_lora_weights;
+        let beginning = if init.changes_base() {
+            Some(Beginning::take(init, weight, &mut layer, fresh)?)
+        } else {
+            None
+        };
         let LoraLayer { a, b, bias, magnitude, scaling, embedding: _ } = layer;
         let of = |role, half, value| Trainable::of(role, key(module, half), value);
         let mut lora = Self {
@@ -71,10 +82,11 @@ impl Lora {
             bias: bias.map(|bias| of(Role::LoraB, Half::BBias, bias)),
             magnitude: None,
             scaling,
-            dropout,
+            dropout: config.lora_dropout,
             stream,
+            beginning,
         };
-        if dora {
+        if config.use_dora {
             let squares = weight.row_squares(ops)?;
             let value = match magnitude {
                 Some(value) => value,
@@ -190,6 +202,25 @@ impl Lora {
             magnitude.value.accumulate(ops, dmagnitude)?;
         }
         Ok(dx)
+    }
+
+    /// What the base answered before the pair took its part: `x·Wᵀ + b`.
+    pub(super) fn without(&self, ops: &dyn Backend, linear: &Linear, x: &Tensor) -> Result<Tensor> {
+        let y = linear.base(ops, x)?;
+        if let Some(Beginning { a, b }) = &self.beginning {
+            let b = (b.t()?.contiguous()? * self.scaling)?;
+            ops.add_low_rank(&y, &ops.project(x, a)?, &b)?;
+        }
+        Ok(y)
+    }
+
+    /// The pair that does beside the base as it was loaded what this one does beside what it left: `[A; A₀]` and
+    /// `[B, −B₀]`, of twice the rank. `None` where it took nothing.
+    pub(super) fn beside_whole(&self) -> Result<Option<[(&str, Tensor); 2]>> {
+        let Some(Beginning { a, b }) = &self.beginning else { return Ok(None) };
+        let a = Tensor::cat(&[&self.a.value, a], 0)?;
+        let b = Tensor::cat(&[&self.b.value, &b.neg()?], 1)?;
+        Ok(Some([(&self.a.name, a), (&self.b.name, b)]))
     }
 
     pub(super) fn trainables(&self) -> Vec<&Trainable> {

@@ -30,6 +30,7 @@ mod noise;
 mod norm;
 mod projections;
 mod random;
+mod residual;
 mod save;
 mod scale;
 mod shards;

@@ -277,6 +277,13 @@ impl Parameter {
         }
     }
 
+    /// Gives what is frozen other numbers, f32.
+    pub(super) fn replace(&mut self, value: Tensor) {
+        if let Self::Frozen(_, weight) = self {
+            *weight = Weight::F32(value);
+        }
+    }
+
     /// The base's weight under another name, frozen: how an untied head begins.
     pub(crate) fn twin(&self, name: &str) -> Self {
         let weight = match self {

@@ -17,8 +17,7 @@ pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
         ),
     ];
     if let Method::Lora(lora) = &recipe.method {
-        let changed = lora.init.changes_base() || lora.init == LoraInit::Loftq;
-        keys.push(("init_lora_weights", changed));
+        keys.push(("init_lora_weights", lora.init == LoraInit::Loftq));
     }
     match keys.into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),

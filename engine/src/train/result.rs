@@ -38,6 +38,19 @@ pub(super) fn save_template(folder: &Path, template: Option<&str>) -> Result<()>
     fs::write(&path, template).map_err(|e| EngineError::io(&path, e))
 }
 
+/// As [`save`], for a user to take away: the adapter fits the base as it was.
+pub(super) fn save_final(
+    folder: &Path,
+    model: &Model,
+    adapter: Option<&AdapterConfig>,
+    base: &Path,
+) -> Result<()> {
+    match adapter {
+        Some(config) => adapter::save_plain(folder, model, config),
+        None => model::save(folder, model, base),
+    }
+}
+
 /// Has `fill` write the result into a folder of its own, and moves it into `out` once it is on disk; the report
 /// comes last, so where it stands the result is complete.
 pub(crate) fn publish<S: Serialize>(

@@ -155,7 +155,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         merge_logit_difference: None,
     };
     let summary = result::publish(&order.out, |folder| {
-        result::save(folder, &model, adapter.as_ref(), &order.model)?;
+        result::save_final(folder, &model, adapter.as_ref(), &order.model)?;
         result::save_template(folder, template.as_deref())?;
         Ok(summary)
     })?;

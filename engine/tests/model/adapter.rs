@@ -1,6 +1,6 @@
 //! Adapters on disk: PEFT's very format, and refusals in words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use fleetune_engine::adapter::{self, Adapter, Layer, LoraLayer};
 use fleetune_engine::model::Model;
 use fleetune_shared::AdapterConfig;
-use fleetune_shared::recipe::{LoraInit, TargetModules};
+use fleetune_shared::recipe::{LoraInit, Quantization, TargetModules};
 use serde_json::{Value, json};
 
 use crate::{fixture, max_abs, tensors};
@@ -322,4 +322,63 @@ fn modules_trained_whole_must_be_there() {
         .unwrap();
     let logits = model.logits(&[1, 2]).unwrap();
     assert_eq!(max_abs(&logits, &logits.zeros_like().unwrap()), 0.0);
+}
+
+#[test]
+fn what_pissa_leaves_of_the_base_is_what_peft_leaves() {
+    // PEFT takes the same part out of the base again when it loads such an adapter.
+    let folder = fixture("train/tiny-llama/pissa.init");
+    let mut model = tiny();
+    let before = model.logits(&[1, 2, 3]).unwrap();
+    model.attach(adapter::load(&folder).unwrap()).unwrap();
+    assert!(max_abs(&model.logits(&[1, 2, 3]).unwrap(), &before) < 1e-4);
+    let found: BTreeMap<&str, &Tensor> = model.weights().collect();
+    for (name, expected) in tensors("train/tiny-llama/pissa.residual.safetensors") {
+        let error = max_abs(found[name.as_str()], &expected);
+        assert!(error < 1e-5, "{name}: {error:e}");
+    }
+}
+
+#[test]
+fn taking_a_part_of_the_base_changes_nothing_at_first() {
+    let ids = [1, 2, 3, 4];
+    let before = tiny().logits(&ids).unwrap();
+    for init_lora_weights in [LoraInit::Pissa { niter: None }, LoraInit::Olora] {
+        let config = AdapterConfig { init_lora_weights, ..lora() };
+        let mut model = tiny();
+        model.attach(Adapter::fresh(model.spec(), config.clone(), 1).unwrap()).unwrap();
+        assert!(max_abs(&model.logits(&ids).unwrap(), &before) < 1e-4);
+        // Each pair is of a size with the weight it came from.
+        let large = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(model.trainables().all(|t| large(&t.value) > 0.01));
+        for t in model.trainables_mut() {
+            t.value = (&t.value * 1.3).unwrap();
+        }
+        let moved = model.logits(&ids).unwrap();
+        assert!(max_abs(&moved, &before) > 1e-2);
+
+        // As a plain adapter of twice the rank it says the same beside the whole base; as it is, beside the rest.
+        let folder = tempfile::tempdir().unwrap();
+        for save in [adapter::save_plain, adapter::save] {
+            save(folder.path(), &model, &config).unwrap();
+            let mut again = tiny();
+            again.attach(adapter::load(folder.path()).unwrap()).unwrap();
+            let error = max_abs(&again.logits(&ids).unwrap(), &moved);
+            assert!(error < 1e-4, "{init_lora_weights:?}: {error:e}");
+        }
+        adapter::save_plain(folder.path(), &model, &config).unwrap();
+        let plain = adapter::load(folder.path()).unwrap();
+        assert_eq!((plain.config().r, plain.config().lora_alpha), (8, 16.0));
+    }
+}
+
+#[test]
+fn a_part_cannot_be_taken_of_what_is_held_in_few_bits() {
+    let how = Quantization::EightBit;
+    let mut model = Model::load_as(&fixture("models/tiny-llama"), how).unwrap();
+    let init_lora_weights = LoraInit::Pissa { niter: None };
+    let config = AdapterConfig { init_lora_weights, ..lora() };
+    let adapter = Adapter::fresh(model.spec(), config, 1).unwrap();
+    let message = model.attach(adapter).unwrap_err().to_string();
+    assert!(message.contains("q_proj.weight`, which is held in fewer bits"), "{message}");
 }

@@ -1,6 +1,7 @@
 //! The model against the peers' numbers, against autograd, and against damaged files.
 
 mod adapter;
+mod dropout;
 mod gguf;
 mod graded;
 mod gradients;

@@ -134,13 +134,19 @@ fn modules_trained_whole_follow_peft() {
     begins_as("embed_lora");
 }
 
+#[test]
+fn pissa_follows_peft() {
+    follows("pissa");
+    begins_as("pissa");
+}
+
 /// Every tensor after one step of the run `name`.
 fn begins_as(name: &str) {
     let (mut story, _) = reference(&fixture("models/tiny-llama"), "tiny-llama", name);
     story.shorten(1);
     story.steps();
     let load = |path| candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
-    let found = load(story.order.out.join("adapter_model.safetensors"));
+    let found = load(story.order.out.join("checkpoint-1/adapter_model.safetensors"));
     let expected = load(fixture("train/tiny-llama").join(format!("{name}.step1.safetensors")));
     assert_eq!(found.len(), expected.len());
     for (key, expected) in expected {

@@ -70,6 +70,28 @@ fn an_adapter_run_resumes_bit_for_bit() {
 }
 
 #[test]
+fn every_kind_of_adapter_resumes_bit_for_bit() {
+    for kind in [
+        json!({"use_dora": true, "lora_dropout": 0.2}),
+        json!({"use_rslora": true, "rank_pattern": {"q_proj": 2}}),
+        json!({"peft_type": "IA3"}),
+        json!({"init_lora_weights": "pissa"}),
+        json!({"init_lora_weights": "olora", "use_dora": true}),
+        json!({"target_modules": ["embed_tokens", "q_proj"]}),
+        json!({"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]}),
+    ] {
+        eprintln!("{kind}");
+        stopped_and_resumed(kind, "adapter_model.safetensors");
+    }
+}
+
+#[test]
+fn a_mostly_frozen_run_resumes_bit_for_bit() {
+    let keys = json!({"use_peft": false, "freeze_trainable_layers": 1});
+    stopped_and_resumed(keys, "model.safetensors");
+}
+
+#[test]
 fn a_full_run_resumes_bit_for_bit() {
     stopped_and_resumed(json!({"use_peft": false}), "model.safetensors");
 }

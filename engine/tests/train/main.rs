@@ -90,9 +90,10 @@ impl Story {
         Self::new(&fixture("models/tiny-llama"), &rows, recipe)
     }
 
-    /// Ends the run earlier; its recipe must not decay over it.
-    fn shorten(&mut self, max_steps: i64) {
-        let file = RecipeFile { max_steps: Some(max_steps), ..self.order.recipe.file().clone() };
+    /// Ends the run earlier, with a checkpoint; its recipe must not decay over it.
+    fn shorten(&mut self, steps: u64) {
+        let (max_steps, save_steps) = (Some(steps as i64), Some(steps));
+        let file = RecipeFile { max_steps, save_steps, ..self.order.recipe.file().clone() };
         self.order.recipe = file.try_into().unwrap();
     }
 

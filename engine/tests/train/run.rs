@@ -90,6 +90,78 @@ fn a_full_run_leaves_a_model() {
     }
 }
 
+#[test]
+fn only_what_a_recipe_thaws_learns() {
+    let learned = |keys: serde_json::Value| -> Vec<String> {
+        let mut recipe = json!({"use_peft": false, "max_steps": 2, "learning_rate": 1e-2});
+        recipe.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let story = Story::tiny(recipe);
+        story.steps();
+        let before = Model::load(&fixture("models/tiny-llama")).unwrap();
+        let after = Model::load(&story.order.out).unwrap();
+        let pairs = before.weights().zip(after.weights());
+        let moved = pairs.filter(|((_, a), (_, b))| numbers(a) != numbers(b));
+        moved.map(|((name, _), _)| name.to_owned()).collect()
+    };
+    let last = learned(json!({"freeze_trainable_layers": 1}));
+    assert!(last.len() == 9 && last.iter().all(|name| name.contains("layers.1.")), "{last:?}");
+    let first = learned(json!({"freeze_trainable_layers": -1}));
+    assert!(first.iter().all(|name| name.contains("layers.0.")), "{first:?}");
+    let named = learned(json!({"unfrozen_parameters": ["^lm_head", "0\\.mlp\\.up_proj"]}));
+    assert_eq!(named, ["model.layers.0.mlp.up_proj.weight", "lm_head.weight"]);
+    let nothing = Story::tiny(json!({"use_peft": false, "unfrozen_parameters": ["c_attn"]}));
+    assert!(nothing.refusal().contains("`c_attn` is found in no tensor's name"));
+}
+
+#[test]
+fn a_run_leaves_the_kind_of_adapter_its_recipe_asks_for() {
+    let story = Story::tiny(json!({"peft_type": "IA3", "max_steps": 2, "learning_rate": 1e-2}));
+    story.steps();
+    let adapter = adapter::load(&story.order.out).unwrap();
+    let modules: Vec<&str> = adapter.layers().map(|(module, _)| module).collect();
+    let last = |name: &str| modules.iter().filter(|module| module.ends_with(name)).count();
+    assert_eq!((modules.len(), last("k_proj"), last("v_proj"), last("down_proj")), (6, 2, 2, 2));
+
+    let keys = json!({"init_lora_weights": "pissa", "r": 4, "lora_alpha": 8, "max_steps": 2});
+    let story = Story::tiny(keys);
+    story.steps();
+    let config = adapter::load(&story.order.out).unwrap().config().clone();
+    // Plain, of twice the rank, so that it fits the base as it was.
+    assert_eq!((config.r, config.lora_alpha), (8, 16.0));
+    assert!(!config.init_lora_weights.changes_base());
+
+    let untied = Story::new(
+        &fixture("models/tiny-llama-tied"),
+        &fixture("train/tiny-llama/rows.jsonl"),
+        json!({"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"], "max_steps": 1}),
+    );
+    let (summary, watch) = untied.run();
+    summary.unwrap();
+    assert!(watch.logged("the head was tied to the embedding"));
+}
+
+#[test]
+fn a_recipe_and_its_initial_adapter_agree_or_say_where_not() {
+    let begin = |keys: serde_json::Value| {
+        let mut story = Story::tiny(keys);
+        story.order.init_adapter = Some(fixture("train/tiny-llama/dora.init"));
+        story
+    };
+    for (keys, part) in [
+        (json!({"use_dora": false}), "its `use_dora` is true, the recipe's is false"),
+        (json!({"peft_type": "IA3"}), "its `peft_type` is LORA, the recipe's is IA3"),
+        (json!({"target_modules": ["q_proj"]}), "its `target_modules` is for"),
+        (json!({"modules_to_save": ["lm_head"]}), "its `modules_to_save` is null"),
+    ] {
+        let refused = begin(keys).refusal();
+        assert!(refused.contains(part), "{refused}");
+    }
+    // Dropout is not learned, so it may be another one.
+    let story = begin(json!({"lora_dropout": 0.5, "max_steps": 1}));
+    story.steps();
+    assert_eq!(adapter::load(&story.order.out).unwrap().config().lora_dropout, 0.5);
+}
+
 fn numbers(value: &Tensor) -> Vec<f32> {
     value.flatten_all().unwrap().to_vec1().unwrap()
 }

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use fleetune_engine::model::spec_of;
+use fleetune_engine::model::Model;
+use fleetune_shared::recipe::{PeftType, RecipeFile};
+use serde_json::{Value, json};
 
 use crate::curves::{assert_follows, reference};
-use crate::{Story, fixture, preference};
+use crate::{fixture, preference};
 
 /// The file, or a line that says why there is no test.
 fn smollm2() -> Option<PathBuf> {
@@ -20,34 +22,70 @@ fn smollm2() -> Option<PathBuf> {
     Some(path)
 }
 
-/// A folder with the adapter that `stored` holds the A of: B begins as zeros.
-fn begun(base: &Path, stored: &Path, story: &Story) -> PathBuf {
-    let init = story.out.path().join("init");
-    std::fs::create_dir(&init).unwrap();
-    let name = "adapter_config.json";
-    std::fs::copy(stored.join(name), init.join(name)).unwrap();
+/// The adapter that the peers' runs on SmolLM2 began with: the A that `stored` holds, B zero, and what `more` adds for each
+/// module, its weight given; its configuration changed by `keys`.
+fn beginning(
+    base: &Path,
+    stored: &Path,
+    init: &Path,
+    keys: Value,
+    more: &dyn Fn(&str, &Tensor) -> Vec<(String, Tensor)>,
+) {
+    let config = std::fs::read_to_string(stored.join("adapter_config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    std::fs::create_dir(init).unwrap();
+    std::fs::write(init.join("adapter_config.json"), config.to_string()).unwrap();
     let halves: HashMap<String, Tensor> =
         candle_core::safetensors::load(stored.join("lora_A.safetensors"), &Device::Cpu).unwrap();
-    let rows: HashMap<&str, usize> =
-        spec_of(base).unwrap().linears().into_iter().map(|(name, out, _)| (name, out)).collect();
-    let mut pairs = halves.clone();
-    for (name, a) in &halves {
-        let linear = name.trim_end_matches(".lora_A.weight").rsplit('.').next().unwrap();
-        let shape = (rows[linear], a.dim(0).unwrap());
+    let model = Model::load(base).unwrap();
+    let mut all = halves.clone();
+    for (name, weight) in model.weights() {
+        let Some(module) = name.strip_suffix(".weight") else { continue };
+        let key = format!("base_model.model.{module}.lora_A.weight");
+        let Some(a) = halves.get(&key) else { continue };
+        let shape = (weight.dim(0).unwrap(), a.dim(0).unwrap());
         let b = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-        pairs.insert(name.replace("lora_A", "lora_B"), b);
+        all.insert(key.replace("lora_A", "lora_B"), b);
+        all.extend(more(module, weight));
     }
-    candle_core::safetensors::save(&pairs, init.join("adapter_model.safetensors")).unwrap();
-    init
+    candle_core::safetensors::save(&all, init.join("adapter_model.safetensors")).unwrap();
+}
+
+fn follows(name: &str, keys: Value, more: &dyn Fn(&str, &Tensor) -> Vec<(String, Tensor)>) {
+    let Some(base) = smollm2() else { return };
+    let (mut story, expected) = reference(&base, "smollm2", name);
+    let init = story.out.path().join("init");
+    beginning(&base, &fixture("train/smollm2/lora.init"), &init, keys, more);
+    story.order.init_adapter = Some(init);
+    assert_follows(&format!("smollm2 {name}"), &story, &expected);
 }
 
 #[test]
 fn lora_on_smollm2_follows_peft() {
+    follows("lora", json!({}), &|_, _| Vec::new());
+}
+
+#[test]
+fn rslora_on_smollm2_follows_peft() {
+    follows("rslora", json!({"use_rslora": true}), &|_, _| Vec::new());
+}
+
+#[test]
+fn dora_on_smollm2_follows_peft() {
+    follows("dora", json!({"use_dora": true}), &|module, weight| {
+        let key = format!("base_model.model.{module}.lora_magnitude_vector");
+        vec![(key, weight.sqr().unwrap().sum(1).unwrap().sqrt().unwrap())]
+    });
+}
+
+#[test]
+fn ia3_on_smollm2_follows_peft() {
     let Some(base) = smollm2() else { return };
-    let (mut story, expected) = reference(&base, "smollm2", "lora");
-    let stored = story.order.init_adapter.take().unwrap();
-    story.order.init_adapter = Some(begun(&base, &stored, &story));
-    assert_follows("smollm2 lora", &story, &expected);
+    let (mut story, expected) = reference(&base, "smollm2", "ia3");
+    let file = RecipeFile { peft_type: Some(PeftType::Ia3), ..story.order.recipe.file().clone() };
+    story.order.recipe = file.try_into().unwrap();
+    assert_follows("smollm2 ia3", &story, &expected);
 }
 
 #[test]
@@ -56,7 +94,9 @@ fn preferences_on_smollm2_follow_trl() {
     for name in ["dpo_sigmoid", "kto"] {
         let (mut story, expected) = preference::reference(&base, "smollm2", name, 4);
         let stored = story.order.init_adapter.take().unwrap();
-        story.order.init_adapter = Some(begun(&base, &stored, &story));
+        let init = story.out.path().join("init");
+        beginning(&base, &stored, &init, json!({}), &|_, _| Vec::new());
+        story.order.init_adapter = Some(init);
         preference::assert_follows(name, &story, &expected);
     }
 }

@@ -195,6 +195,21 @@ impl AdapterConfig {
         self.modules_to_save.iter().flatten().any(|name| module.ends_with(name))
     }
 
+    /// The same of twice the rank and the same scaling, which begins without the base.
+    #[must_use]
+    pub fn doubled(&self) -> Self {
+        let alpha = |alpha: f64| alpha * if self.use_rslora { f64::sqrt(2.0) } else { 2.0 };
+        let alphas = self.alpha_pattern.iter().map(|(key, value)| (key.clone(), alpha(*value)));
+        Self {
+            r: 2 * self.r,
+            lora_alpha: alpha(self.lora_alpha),
+            rank_pattern: self.rank_pattern.iter().map(|(key, r)| (key.clone(), 2 * r)).collect(),
+            alpha_pattern: alphas.collect(),
+            init_lora_weights: LoraInit::Default,
+            ..self.clone()
+        }
+    }
+
     /// What is wrong with the numbers or their combination, if anything.
     fn wrong(&self) -> Option<String> {
         let ranks = self.rank_pattern.values().chain([&self.r]);
