@@ -76,14 +76,17 @@ impl Estimate {
         let tokens = (rows * recipe.data.max_length) as u64;
         let weights = held::weights(model, recipe.quantization);
         // A recipe that fits its model has a layout.
-        let layout = AdapterConfig::of(&recipe.method, model, &recipe.model);
-        let layout = layout.and_then(|config| config.layout(model).ok());
-        let adapter = layout.as_ref().map_or(0, |layout| layout.parameters * F32);
+        let config = AdapterConfig::of(&recipe.method, model, &recipe.model);
+        let layout = config.as_ref().and_then(|config| config.layout(model).ok());
+        let learning = layout.as_ref().map_or(0, |layout| layout.parameters * F32);
+        // What a pair took from the base is remembered, to be given back at the end.
+        let taken = config.is_some_and(|config| config.init_lora_weights.changes_base());
+        let adapter = if taken { 2 * learning } else { learning };
         let beside = layout.as_ref().map_or(0, |layout| layout.saved_per_token);
         let trained = match &recipe.method {
             Method::Full => model.parameters() * F32,
             Method::Freeze(freeze) => freeze_parameters(model, freeze) * F32,
-            Method::Lora(_) | Method::Ia3(_) => adapter,
+            Method::Lora(_) | Method::Ia3(_) => learning,
         };
         let (h, f) = (model.hidden_size as u64, model.intermediate_size as u64);
         let (q, kv) = (model.query_width() as u64, model.key_value_width() as u64);

@@ -55,24 +55,6 @@ fn train(base: &Path, keys: &str, out: &Path) {
     assert!(trained, "training failed");
 }
 
-<<<<<<< HEAD
-    let path = |name: &str| out.join(name).display().to_string();
-    let (base_path, adapter_path) = (base.display().to_string(), path("adapter"));
-    for words in [
-        vec![&*base_path, "--gguf", &*path("gguf/model.gguf"), "--type", "f32"],
-        vec![&*adapter_path, "--base", &*base_path, "--gguf", &*path("gguf/adapter.gguf")],
-    ] {
-        let status = Command::new(env!("CARGO_BIN_EXE_fleetune-under-test"))
-            .arg("export")
-            .args(&words)
-            .status();
-        assert!(status.is_ok_and(|s| s.success()), "export {words:?} failed");
-    }
-
-    fs::create_dir_all(out.join("base")).expect("a folder");
-    for file in fs::read_dir(&base).expect("the base").flatten() {
-        fs::copy(file.path(), out.join("base").join(file.file_name())).expect("a copy");
-=======
 fn prompt(base: &Path) -> Vec<u32> {
     let tokenizer = Tokenizer::load(base).expect("a tokenizer");
     tokenizer.encode("What is a checkpoint? It holds all.").expect("ids")
@@ -82,7 +64,6 @@ fn logits(base: &Path, adapter: Option<&Path>, ids: &[u32]) -> Tensor {
     let mut model = Model::load(base).expect("the base");
     if let Some(folder) = adapter {
         model.attach(adapter::load(folder).expect("the adapter")).expect("it fits");
->>>>>>> a184d80 (Begin with a part of the base as PiSSA and OLoRA do; test every kind of adapter through whole runs)
     }
     model.logits(ids).expect("logits")
 }
@@ -107,6 +88,15 @@ fn make(keys: &str, out: &Path) -> f32 {
     moved
 }
 
+/// The base and the adapter in `out` as GGUF, for llama.cpp's own package.
+fn export(out: &Path) {
+    let path = |name: &str| out.join(name).display().to_string();
+    let base = fixture("models/tiny-llama").display().to_string();
+    let (model, adapter) = (path("gguf/model.gguf"), path("gguf/adapter.gguf"));
+    assert!(fleetune(&["export", &base, "--gguf", &model, "--type", "f32"]));
+    assert!(fleetune(&["export", &path("adapter"), "--base", &base, "--gguf", &adapter]));
+}
+
 #[test]
 fn adapters_are_made_for_peft_to_open() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -117,6 +107,9 @@ fn adapters_are_made_for_peft_to_open() {
             make(keys, &out.join(kind)) > 1e-2,
             "{kind}: the adapter changes what the model says"
         );
+        if kind == "lora" {
+            export(&out.join(kind));
+        }
         let config = fs::read_to_string(out.join(kind).join("adapter/adapter_config.json"));
         let config: serde_json::Value =
             serde_json::from_str(&config.expect("its configuration")).expect("JSON");
@@ -174,4 +167,4 @@ fn adapters_peft_made_answer_and_go_on_here() {
 }
 
 /// Kinds that are merged into the base too.
-const MERGED: [&str; 3] = ["lora", "rslora", "patterns"];
+const MERGED: [&str; 6] = ["lora", "rslora", "dora", "ia3", "patterns", "modules_to_save"];

@@ -233,7 +233,7 @@ fn a_recipe_that_contradicts_its_initial_adapter_is_refused() {
         (json!({"r": 4}), "its `r` is 8, the recipe's is 4"),
         (json!({"lora_alpha": 8}), "its `lora_alpha` is 16, the recipe's is 8"),
         (json!({"use_rslora": true}), "its `use_rslora` is false, the recipe's is true"),
-        (json!({"target_modules": ["q_proj"]}), "its `target_modules` is down_proj, gate_proj"),
+        (json!({"target_modules": ["q_proj"]}), "its `target_modules` is for down_proj, gate_proj"),
     ] {
         let mut story = Story::tiny(recipe);
         story.order.init_adapter = Some(fixture("train/tiny-llama/lora.init"));

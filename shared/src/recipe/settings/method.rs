@@ -142,7 +142,7 @@ pub enum LoraInit {
     Orthogonal,
     /// The largest singular directions of the weight (arXiv 2404.02948); the base keeps the rest.
     Pissa {
-        /// Rounds of a randomised SVD; exact when absent.
+        /// Rounds of PEFT's randomised SVD; here it is always the exact one.
         niter: Option<usize>,
     },
     /// A QR decomposition of the weight (arXiv 2406.01775); the base keeps the rest.
