@@ -148,7 +148,7 @@ impl Checkpoint {
             _ => Absmax::Plain(self.floats(&absmax)?),
         };
         let codes = self.shards.bytes(name, Dtype::U8)?;
-        let count = rows.checked_mul(width).unwrap_or(usize::MAX);
+        let count = rows.saturating_mul(width);
         let held = FourBit::of_parts(kind, state.blocksize, count, codes, absmax)?;
         Ok(PackedMatrix::new(Arc::new(held), width))
     }

@@ -86,7 +86,7 @@ impl Model {
         &self.spec
     }
 
-    /// Makes every weight learn.
+    /// Makes every weight learn that is held as f32; the others, [`Self::packed`], cannot.
     pub fn train_full(&mut self) {
         self.parameters_mut().for_each(Parameter::thaw);
     }
@@ -123,11 +123,19 @@ impl Model {
     /// Weights of the base by Hugging Face's names, in a fixed order: those held as f32, which is all of them unless
     /// the model was loaded in fewer bits, and those that learn in bf16.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.parameters().filter_map(|parameter| Some((parameter.name(), parameter.stored()?)))
+    }
+
+    /// Names of all other weights, which neither learn nor can be saved.
+    pub fn packed(&self) -> impl Iterator<Item = &str> {
+        self.parameters().filter(|parameter| parameter.stored().is_none()).map(Parameter::name)
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         let blocks = self.blocks.iter().flat_map(Block::parameters);
         let head = self.head.iter().map(|head| &head.weight);
         let all = std::iter::once(&self.embed.table).chain(blocks).chain([&self.norm.weight]);
-        let all = all.chain(head);
-        all.filter_map(|parameter| Some((parameter.name(), parameter.stored()?)))
+        all.chain(head)
     }
 
     pub(super) fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {

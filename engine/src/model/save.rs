@@ -19,8 +19,13 @@ use crate::{EngineError, Result};
 /// and template.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// When a file cannot be written, or the model holds weights in fewer bits than it would be saved in.
 pub fn save(dir: &Path, model: &Model, base: &Path) -> Result<()> {
+    if let Some(name) = model.packed().next() {
+        return Err(EngineError::input(format!(
+            "`{name}` is held in few bits and would be lost by saving; load the model with `dtype: float32`"
+        )));
+    }
     write_tensors(&dir.join(SINGLE), model.weights())?;
     let narrow = model.weights().any(|(_, tensor)| tensor.dtype() == DType::BF16);
     save_surroundings(dir, model.spec(), base, if narrow { Dtype::BF16 } else { Dtype::F32 })

@@ -120,7 +120,7 @@ impl Shards {
             left -= piece.len();
             match entry.dtype {
                 Dtype::F32 => {
-                    numbers.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)))
+                    numbers.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
                 }
                 Dtype::F16 => {
                     numbers.extend(

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
-use fleetune_engine::model::Model;
+use fleetune_engine::model::{Model, save};
 use fleetune_engine::quant::{Absmax, Bf16, FourBit, FourBitKind, Int8, Packed, dynamic8};
 use fleetune_shared::recipe::{self, FourBitType, Quantization};
 use tempfile::TempDir;
@@ -110,6 +110,19 @@ fn losses_and_gradients_are_those_of_a_base_that_holds_the_same_numbers_in_f32()
     ] {
         assert_as_its_twin("tiny-llama", how);
     }
+}
+
+#[test]
+fn what_is_held_in_few_bits_neither_learns_nor_is_saved() {
+    let base = fixture("models/tiny-llama");
+    let mut model = Model::load_as(&base, NF4_DOUBLE).unwrap();
+    assert_eq!(model.packed().count(), 7 * model.spec().num_hidden_layers);
+    model.train_full();
+    assert!(model.trainables_mut().all(|learned| !learned.name.contains("proj")));
+    let folder = tempfile::tempdir().unwrap();
+    let refused = save(folder.path(), &model, &base).unwrap_err().to_string();
+    assert!(refused.contains("q_proj.weight` is held in few bits"), "{refused}");
+    assert!(!folder.path().join("model.safetensors").exists());
 }
 
 #[test]
