@@ -104,6 +104,14 @@ impl Adapter {
         self.whole.iter().flatten().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
+    /// Takes the tensor `name` of a module that is not the base's, and the module out of the configuration.
+    pub(crate) fn take_whole(&mut self, name: &str, module: &str) -> Option<Tensor> {
+        if let Some(modules) = &mut self.config.modules_to_save {
+            modules.retain(|other| other != module);
+        }
+        self.whole.as_mut()?.remove(name)
+    }
+
     pub(crate) fn into_parts(
         self,
     ) -> (AdapterConfig, BTreeMap<String, Layer>, Option<BTreeMap<String, Tensor>>) {

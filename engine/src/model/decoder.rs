@@ -30,6 +30,8 @@ pub struct Model {
     pub(super) norm: Norm,
     /// `[V, H]`; `None` when it is the embedding.
     pub(super) head: Option<Linear>,
+    /// `[1, H]`: what a reward model has in the head's place.
+    pub(super) score: Option<Trainable>,
     pub(super) frequencies: Frequencies,
     /// Of blocks with a sliding window, where they turn otherwise.
     pub(super) local_frequencies: Option<Frequencies>,
@@ -104,7 +106,8 @@ impl Model {
     pub fn trainables(&self) -> impl Iterator<Item = &Trainable> {
         let blocks = self.blocks.iter().flat_map(Block::trainables);
         let head = self.head.iter().flat_map(Linear::trainables);
-        self.embed.trainables().chain(blocks).chain(self.norm.weight.trainable()).chain(head)
+        let end = self.norm.weight.trainable().into_iter().chain(head).chain(&self.score);
+        self.embed.trainables().chain(blocks).chain(end)
     }
 
     /// As [`Self::trainables`].
@@ -112,7 +115,8 @@ impl Model {
         let blocks = self.blocks.iter_mut().flat_map(Block::trainables_mut);
         let head = self.head.iter_mut().flat_map(Linear::trainables_mut);
         let norm = self.norm.weight.trained_mut();
-        self.embed.trainables_mut().chain(blocks).chain(norm).chain(head)
+        let end = norm.into_iter().chain(head).chain(&mut self.score);
+        self.embed.trainables_mut().chain(blocks).chain(end)
     }
 
     /// Frees all gradient buffers.
@@ -123,7 +127,9 @@ impl Model {
     /// Weights of the base by Hugging Face's names, in a fixed order: those held as f32, which is all of them unless
     /// the model was loaded in fewer bits, and those that learn in bf16.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.parameters().filter_map(|parameter| Some((parameter.name(), parameter.stored()?)))
+        let score = self.score.iter().map(|score| (score.name.as_str(), &score.value));
+        let base = self.parameters();
+        base.filter_map(|parameter| Some((parameter.name(), parameter.stored()?))).chain(score)
     }
 
     /// Names of all other weights, which neither learn nor can be saved.
@@ -135,7 +141,8 @@ impl Model {
         let blocks = self.blocks.iter().flat_map(Block::parameters);
         let head = self.head.iter().map(|head| &head.weight);
         let all = std::iter::once(&self.embed.table).chain(blocks).chain([&self.norm.weight]);
-        all.chain(head)
+        // A reward model has a score instead of a head.
+        all.chain(head.filter(|_| self.score.is_none()))
     }
 
     pub(super) fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {

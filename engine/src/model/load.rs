@@ -88,6 +88,7 @@ pub(super) fn assemble(
     };
     let head = || -> Result<Linear> { Ok(Linear::new(read("lm_head.weight".into())?, None)) };
     Ok(Model {
+        score: None,
         embed: Embedding::new(read("model.embed_tokens.weight".into())?),
         blocks: (0..spec.num_hidden_layers).map(block).collect::<Result<_>>()?,
         norm: Norm::new(read("model.norm.weight".into())?, &spec),

@@ -33,6 +33,7 @@ mod random;
 mod residual;
 mod save;
 mod scale;
+mod score;
 mod shards;
 mod source;
 mod trainable;

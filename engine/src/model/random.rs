@@ -45,7 +45,7 @@ pub(super) fn random(path: &Path, ops: Arc<dyn Backend>, seed: u64) -> Result<Mo
 }
 
 /// Box and Muller's draw; spelled out because a seed must give the same model after an upgrade of `rand`.
-fn normal(rng: &mut ChaCha12Rng) -> f64 {
+pub(super) fn normal(rng: &mut ChaCha12Rng) -> f64 {
     let mut unit = || ((rng.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     (-2.0 * unit().ln()).sqrt() * (TAU * unit()).cos()
 }

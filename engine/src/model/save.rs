@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use fleetune_shared::ModelSpec;
 use safetensors::tensor::Dtype;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Model;
 use super::files::{COMPANIONS, CONFIG, Layout, SINGLE, wrong};
@@ -28,7 +28,22 @@ pub fn save(dir: &Path, model: &Model, base: &Path) -> Result<()> {
     }
     write_tensors(&dir.join(SINGLE), model.weights())?;
     let narrow = model.weights().any(|(_, tensor)| tensor.dtype() == DType::BF16);
-    save_surroundings(dir, model.spec(), base, if narrow { Dtype::BF16 } else { Dtype::F32 })
+    save_surroundings(dir, model.spec(), base, if narrow { Dtype::BF16 } else { Dtype::F32 })?;
+    if model.scores_answers() { classify(&dir.join(CONFIG)) } else { Ok(()) }
+}
+
+/// Has transformers load a reward model as what it is: a sequence classifier with one label.
+fn classify(path: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(path).map_err(|e| EngineError::io(path, e))?;
+    let mut config: Value =
+        serde_json::from_str(&text).map_err(|e| wrong(path, &format!("is no JSON: {e}")))?;
+    if let Some(name) = config["architectures"][0].as_str() {
+        let name = name.replace("ForCausalLM", "ForSequenceClassification");
+        config["architectures"] = json!([name]);
+    }
+    config["id2label"] = json!({"0": "LABEL_0"});
+    config["label2id"] = json!({"LABEL_0": 0});
+    std::fs::write(path, format!("{config:#}\n")).map_err(|e| EngineError::io(path, e))
 }
 
 /// Everything of [`save`] but the weights, which are of `dtype`.

@@ -284,6 +284,14 @@ impl Parameter {
         }
     }
 
+    /// Keeps it from learning.
+    pub(crate) fn freeze(&mut self) {
+        if let Self::Trained(trainable) = self {
+            let name = std::mem::take(&mut trainable.name);
+            *self = Self::Frozen(name, Weight::F32(trainable.value.clone()));
+        }
+    }
+
     /// The base's weight under another name, frozen: how an untied head begins.
     pub(crate) fn twin(&self, name: &str) -> Self {
         let weight = match self {

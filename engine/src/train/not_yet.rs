@@ -1,7 +1,7 @@
 //! What a recipe may ask for and this engine does not do yet, key by key, so that nothing is silently left out.
 
 use fleetune_shared::Recipe;
-use fleetune_shared::recipe::{LoraInit, Method, Objective, Quantization};
+use fleetune_shared::recipe::{LoraInit, Method, Quantization};
 
 use crate::{EngineError, Result};
 
@@ -9,11 +9,14 @@ use crate::{EngineError, Result};
 /// [`EngineError::Input`] naming the first key.
 pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
     let mut keys = vec![
-        ("task", matches!(recipe.objective, Objective::Reward(_))),
         (
             "dtype",
             recipe.quantization == Quantization::Bfloat16
                 && matches!(recipe.method, Method::Freeze(_)),
+        ),
+        (
+            "neftune_noise_alpha",
+            recipe.neftune_noise_alpha.is_some() && recipe.objective.disables_dropout(),
         ),
     ];
     if let Method::Lora(lora) = &recipe.method {

@@ -276,7 +276,8 @@ impl Run<'_> {
                 return Ok(None);
             }
             let (seed, micro_batch) = (self.recipe.seed, index as u64);
-            self.model.noise = Some(Noise { seed, step, micro_batch });
+            let noise = Noise { seed, step, micro_batch };
+            self.model.noise = Some(noise).filter(|_| !self.recipe.objective.disables_dropout());
             let (model, optimizer) = (&mut self.model, &mut self.optimizer);
             let learned = if in_backward {
                 self.learner.learn_each(model, batch, scale, &mut |trainable| {

@@ -16,6 +16,9 @@ use crate::data::{Dataset, Datasets, Tokenizer};
 use crate::model::{self, Model};
 use crate::{EngineError, Result};
 
+/// What a reward model has in the head's place, by transformers' name.
+const SCORE: &str = "score";
+
 /// A run's ingredients.
 pub(super) struct Setup {
     pub(super) recipe: Recipe,
@@ -77,6 +80,8 @@ impl Setup {
         let mut model = base(order, &recipe, observer)?;
         model.gradient_checkpointing = recipe.gradient_checkpointing;
         model.neftune_noise_alpha = recipe.neftune_noise_alpha;
+        let rewards = matches!(recipe.objective, Objective::Reward(_));
+        let mut score = None;
         let adapter = match &recipe.method {
             Method::Full if recipe.quantization == Quantization::Bfloat16 => {
                 model.train_full_bf16()?;
@@ -91,11 +96,18 @@ impl Setup {
                 None
             }
             Method::Lora(_) | Method::Ia3(_) => {
-                let adapter = adapter(order, &recipe, &spec)?;
-                let config = AdapterConfig {
+                let mut adapter = adapter(order, &recipe, &spec)?;
+                if rewards {
+                    score = adapter.take_whole(&format!("{SCORE}.weight"), SCORE);
+                }
+                let mut config = AdapterConfig {
                     base_model_name_or_path: Some(recipe.model.clone()),
                     ..adapter.config().clone()
                 };
+                if rewards {
+                    config.task_type = Some("SEQ_CLS".into());
+                    config.modules_to_save.get_or_insert_default().push(SCORE.into());
+                }
                 if model.attach(adapter)?.unties_head {
                     observer.event(TrainerEvent::Log {
                         message: "the head was tied to the embedding; with this adapter each has numbers of its own"
@@ -105,6 +117,9 @@ impl Setup {
                 Some(config)
             }
         };
+        if rewards {
+            model.score_answers(score, recipe.seed)?;
+        }
         Ok(Self {
             data_hash: dataset.hash(),
             model_hash: hash_of_base(&order.model, &spec)?,

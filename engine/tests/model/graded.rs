@@ -4,7 +4,7 @@ use candle_core::{DType, IndexOp, Tensor};
 use fleetune_engine::data::{IGNORED, MicroBatch};
 use fleetune_engine::model::{Model, Policy};
 
-use crate::gradients::{adapted, examples, lora};
+use crate::gradients::{adapted, examples, lora, noise_like};
 use crate::{fixture, norm, relative};
 
 /// The batch with every second label only, the first or the second of each two.
@@ -85,4 +85,38 @@ fn the_base_answers_as_if_nothing_lay_beside_it() {
     let base = adapted.token_logps(&batch, Policy::Base, false).unwrap();
     assert_eq!(base, plain.token_logps(&batch, Policy::Learning, false).unwrap());
     assert_ne!(base, adapted.token_logps(&batch, Policy::Learning, false).unwrap());
+}
+
+#[test]
+fn scores_pull_on_everything_below_them() {
+    let mut model = adapted("tiny-llama", &lora(&[]));
+    let batch = examples();
+    assert!(model.scores(&batch).unwrap_err().to_string().contains("has no score"));
+    model.score_answers(None, 3).unwrap();
+    let weights = [0.7, -0.4, 1.1];
+    let loss = |model: &Model| -> f64 {
+        model.scores(&batch).unwrap().iter().zip(weights).map(|(score, w)| score * w).sum()
+    };
+    let told = model
+        .forward_backward_scored(&batch, |scores| Ok((scores.to_vec(), weights.to_vec())))
+        .unwrap();
+    assert_eq!(told, model.scores(&batch).unwrap());
+    // One direction for all tensors together.
+    let direction = |i: usize, like: &Tensor| noise_like(i as u64 + 70, like, 1.0);
+    let mut slope = 0.0;
+    for (i, trainable) in model.trainables_mut().enumerate() {
+        let grad = trainable.grad.clone().unwrap();
+        let product = (grad * direction(i, &trainable.value)).unwrap().sum_all().unwrap();
+        slope += f64::from(product.to_scalar::<f32>().unwrap());
+    }
+    let mut moved = |by: f64| {
+        for (i, trainable) in model.trainables_mut().enumerate() {
+            let step = (direction(i, &trainable.value) * by).unwrap();
+            trainable.value = (&trainable.value + step).unwrap();
+        }
+        loss(&model)
+    };
+    let (step, ahead) = (2e-3, moved(2e-3));
+    let difference = (ahead - moved(-2.0 * step)) / (2.0 * step);
+    assert!((slope / difference - 1.0).abs() < 1e-2, "{slope} {difference}");
 }

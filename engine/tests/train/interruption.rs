@@ -108,6 +108,8 @@ fn every_objective_resumes_bit_for_bit() {
         (json!({"task": "kto", "precompute_ref_log_probs": true}), adapter),
         (json!({"task": "orpo"}), adapter),
         (json!({"task": "simpo"}), adapter),
+        (json!({"task": "reward"}), adapter),
+        (json!({"task": "reward", "use_peft": false, "learning_rate": 1e-3}), "model.safetensors"),
     ] {
         resumes(|| preferences(recipe(keys.clone())), file);
     }

@@ -154,6 +154,8 @@ fn every_objective_learns() {
         (json!({"task": "orpo"}), &["nll_loss", "log_odds_ratio", "log_odds_chosen"]),
         (json!({"task": "cpo"}), &["nll_loss", "rewards/margins"]),
         (json!({"task": "simpo"}), &["rewards/margins"]),
+        (json!({"task": "reward", "center_rewards_coefficient": 0.01}), &["accuracy", "margin"]),
+        (json!({"task": "reward", "use_peft": false, "learning_rate": 1e-3}), &["mean_reward"]),
     ] {
         let mut keys = keys;
         keys["train_sampling_strategy"] = "sequential".into();
@@ -183,4 +185,40 @@ fn k_micro_batches_of_b_pairs_are_b_of_k() {
         let margin = |m: &StepMetrics| m.more["rewards/margins"];
         assert!((margin(whole) - margin(&parts)).abs() < 1e-5);
     }
+}
+
+#[test]
+fn a_reward_model_is_what_transformers_takes_it_for() {
+    let first = |keys| fresh(keys).steps()[0].clone();
+    let story = fresh(json!({"task": "reward", "save_steps": 3}));
+    let steps = story.steps();
+    assert!((steps[0].loss - std::f64::consts::LN_2).abs() < 0.1, "{}", steps[0].loss);
+    let config: Value = serde_json::from_slice(&story.bytes("adapter_config.json")).unwrap();
+    assert_eq!(config["task_type"], "SEQ_CLS");
+    assert_eq!(config["modules_to_save"], json!(["score"]));
+    let path = story.order.out.join("adapter_model.safetensors");
+    let tensors = candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+    assert_eq!(tensors["base_model.model.score.weight"].dims(), [1, 64]);
+
+    // Another run that goes on from there begins with its scores.
+    let mut on = fresh(json!({"task": "reward"}));
+    on.order.init_adapter = Some(story.order.out.clone());
+    let (gone_on, afresh) = (on.steps()[0].loss, first(json!({"task": "reward"})).loss);
+    assert!(gone_on < afresh - 0.05, "{gone_on} {afresh}");
+
+    let full = fresh(json!({"task": "reward", "use_peft": false, "max_steps": 1}));
+    full.steps();
+    let config: Value = serde_json::from_slice(&full.bytes("config.json")).unwrap();
+    assert_eq!(config["architectures"], json!(["LlamaForSequenceClassification"]));
+    let path = full.order.out.join("model.safetensors");
+    let tensors = candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+    assert!(tensors.contains_key("score.weight") && !tensors.contains_key("lm_head.weight"));
+}
+
+#[test]
+fn dropout_stays_off_unless_it_is_asked_for() {
+    let losses = |keys: Value| -> Vec<f64> { fresh(keys).steps().iter().map(|m| m.loss).collect() };
+    let plain = losses(json!({}));
+    assert_eq!(plain, losses(json!({"lora_dropout": 0.5})));
+    assert_ne!(plain, losses(json!({"lora_dropout": 0.5, "disable_dropout": false})));
 }

@@ -8,6 +8,7 @@
 
 mod answers;
 mod reference;
+mod scores;
 
 use std::path::Path;
 use std::time::Instant;
@@ -16,6 +17,7 @@ use fleetune_shared::TrainerEvent;
 use fleetune_shared::recipe::Objective;
 
 use self::answers::{Answers, Grading};
+use self::scores::Scores;
 use super::Observer;
 use crate::Result;
 use crate::data::{Dataset, MicroBatch};
@@ -28,6 +30,8 @@ pub(super) enum Learner<'a> {
     Text { smoothing: f64 },
     /// What is preferred among answers.
     Answers(Answers<'a>),
+    /// The scores of answers.
+    Scores(Scores),
 }
 
 /// What a micro-batch added.
@@ -42,10 +46,10 @@ impl<'a> Learner<'a> {
     pub(super) fn new(objective: &Objective, data: &'a Dataset) -> Self {
         let grading = match objective {
             Objective::Sft(sft) => return Self::Text { smoothing: sft.label_smoothing },
-            Objective::Reward(_) => return Self::Text { smoothing: 0.0 },
+            Objective::Reward(settings) => return Self::Scores(Scores::new(*settings)),
             Objective::Dpo(dpo) => Grading::Dpo(dpo.clone()),
             Objective::Kto(kto) => Grading::Kto(*kto),
-            Objective::Orpo { beta } => Grading::Orpo { beta: *beta },
+            Objective::Orpo { beta, .. } => Grading::Orpo { beta: *beta },
             Objective::Cpo(cpo) => Grading::Cpo(*cpo),
         };
         Self::Answers(Answers::new(grading, data))
@@ -55,7 +59,7 @@ impl<'a> Learner<'a> {
     pub(super) fn units(&self, batch: &MicroBatch) -> usize {
         match self {
             Self::Text { .. } => batch.supervised(),
-            Self::Answers(_) => batch.sequences.len(),
+            Self::Answers(_) | Self::Scores(_) => batch.sequences.len(),
         }
     }
 
@@ -69,6 +73,7 @@ impl<'a> Learner<'a> {
         match self {
             Self::Text { .. } => self.learn_each(model, batch, scale, &mut |_| Ok(())),
             Self::Answers(answers) => answers.learn(model, batch, scale),
+            Self::Scores(scores) => scores.learn(model, batch, scale),
         }
     }
 
@@ -91,6 +96,11 @@ impl<'a> Learner<'a> {
                 model.trainables_mut().try_for_each(each)?;
                 Ok(learned)
             }
+            Self::Scores(scores) => {
+                let learned = scores.learn(model, batch, scale)?;
+                model.trainables_mut().try_for_each(each)?;
+                Ok(learned)
+            }
         }
     }
 
@@ -102,6 +112,7 @@ impl<'a> Learner<'a> {
                 Ok(Learned { loss, tally: Tally::default() })
             }
             Self::Answers(answers) => answers.assess(model, batch),
+            Self::Scores(scores) => scores.assess(model, batch),
         }
     }
 
@@ -112,6 +123,7 @@ impl<'a> Learner<'a> {
             Self::Answers(_) => {
                 &["rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"]
             }
+            Self::Scores(_) => &["accuracy", "margin"],
         }
     }
 
@@ -139,7 +151,7 @@ impl<'a> Learner<'a> {
     /// Compares with what [`Self::save_reference`] wrote.
     pub(super) fn recall_reference(&mut self, path: &Path) -> Result<()> {
         match self {
-            Self::Text { .. } => Ok(()),
+            Self::Text { .. } | Self::Scores(_) => Ok(()),
             Self::Answers(answers) => answers.recall_reference(path),
         }
     }
@@ -147,7 +159,7 @@ impl<'a> Learner<'a> {
     /// Writes what it compares with, if that cannot be asked again.
     pub(super) fn save_reference(&self, path: &Path) -> Result<()> {
         match self {
-            Self::Text { .. } => Ok(()),
+            Self::Text { .. } | Self::Scores(_) => Ok(()),
             Self::Answers(answers) => answers.reference.save(path),
         }
     }

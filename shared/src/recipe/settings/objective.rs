@@ -15,6 +15,8 @@ pub enum Objective {
     Orpo {
         /// Weight of the odds ratio (λ of arXiv 2403.07691).
         beta: f64,
+        /// Whether dropout stays off.
+        disable_dropout: bool,
     },
     /// Pairs without a reference; SimPO among them.
     Cpo(Cpo),
@@ -23,6 +25,19 @@ pub enum Objective {
 }
 
 impl Objective {
+    /// Whether dropout stays off, whatever the adapter's settings are.
+    #[must_use]
+    pub fn disables_dropout(&self) -> bool {
+        match self {
+            Self::Sft(_) => false,
+            Self::Dpo(dpo) => dpo.disable_dropout,
+            Self::Kto(kto) => kto.disable_dropout,
+            Self::Orpo { disable_dropout, .. } => *disable_dropout,
+            Self::Cpo(cpo) => cpo.disable_dropout,
+            Self::Reward(reward) => reward.disable_dropout,
+        }
+    }
+
     /// Rows of tokens that one line of the data becomes and that are learned from at once.
     #[must_use]
     pub fn answers(&self) -> usize {

@@ -70,7 +70,7 @@ pub(super) fn objective(file: &RecipeFile) -> Result<Objective, RecipeError> {
             precompute_reference: file.precompute_ref_log_probs.unwrap_or(false),
             disable_dropout,
         }),
-        Task::Orpo => Objective::Orpo { beta: beta(0.1)? },
+        Task::Orpo => Objective::Orpo { beta: beta(0.1)?, disable_dropout },
         Task::Cpo | Task::Simpo => {
             let loss = match task {
                 Task::Simpo => CpoLoss::Simpo,
