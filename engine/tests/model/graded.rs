@@ -106,13 +106,13 @@ fn scores_pull_on_everything_below_them() {
     let mut slope = 0.0;
     for (i, trainable) in model.trainables_mut().enumerate() {
         let grad = trainable.grad.clone().unwrap();
-        let product = (grad * direction(i, &trainable.value)).unwrap().sum_all().unwrap();
+        let product = grad.mul(&direction(i, &trainable.value)).unwrap().sum_all().unwrap();
         slope += f64::from(product.to_scalar::<f32>().unwrap());
     }
     let mut moved = |by: f64| {
         for (i, trainable) in model.trainables_mut().enumerate() {
             let step = (direction(i, &trainable.value) * by).unwrap();
-            trainable.value = (&trainable.value + step).unwrap();
+            trainable.value = trainable.value.add(&step).unwrap();
         }
         loss(&model)
     };

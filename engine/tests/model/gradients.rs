@@ -25,7 +25,7 @@ fn noise(seed: u64, len: usize) -> Vec<f64> {
     (0..len).map(|_| next()).collect()
 }
 
-fn noise_like(seed: u64, like: &Tensor, size: f64) -> Tensor {
+pub(crate) fn noise_like(seed: u64, like: &Tensor, size: f64) -> Tensor {
     let numbers = noise(seed, like.elem_count()).into_iter().map(|x| (x * size) as f32).collect();
     Tensor::from_vec::<_, f32>(numbers, like.shape(), &Device::Cpu).unwrap()
 }
