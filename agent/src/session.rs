@@ -362,7 +362,7 @@ impl Session {
         }
         let (job, attempt) = (id.job.0, id.attempt.0);
         match message {
-            Upward::Report { what, acked, .. } => self.outbox.report(id, what, acked),
+            Upward::Report { what, acked, .. } => self.outbox.report(id, *what, acked),
             Upward::Metrics { metrics, .. } => {
                 let metrics = Some(metrics.into());
                 self.outbox.chatter(id, Up::Metrics(v1::Metrics { job, attempt, metrics }));

@@ -16,7 +16,7 @@ use crate::attempt::AttemptId;
 #[derive(Debug)]
 pub(crate) enum Upward {
     /// Changes the fleet's state; kept until it is acknowledged.
-    Report { id: AttemptId, what: What, acked: oneshot::Sender<()> },
+    Report { id: AttemptId, what: Box<What>, acked: oneshot::Sender<()> },
     /// One step.
     Metrics { id: AttemptId, metrics: StepMetrics },
     /// One line.
@@ -48,7 +48,7 @@ impl Desk {
     /// Reports, and waits for the acknowledgement. A refusal never comes here: it ends the attempt.
     pub(super) async fn report(&self, what: What) {
         let (acked, ack) = oneshot::channel();
-        let report = Upward::Report { id: self.id, what, acked };
+        let report = Upward::Report { id: self.id, what: Box::new(what), acked };
         if self.upward.send(report).await.is_err() || ack.await.is_err() {
             // Fenced, or the agent ends: whoever dropped the other side ends this attempt too.
             std::future::pending::<()>().await;
@@ -58,7 +58,7 @@ impl Desk {
     /// Reports without waiting.
     pub(super) async fn tell(&self, what: What) {
         let (acked, _) = oneshot::channel();
-        self.send(Upward::Report { id: self.id, what, acked }).await;
+        self.send(Upward::Report { id: self.id, what: Box::new(what), acked }).await;
     }
 
     pub(super) async fn metrics(&self, metrics: StepMetrics) {

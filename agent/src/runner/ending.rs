@@ -33,7 +33,7 @@ impl LastWords {
 #[derive(Debug, PartialEq)]
 pub enum Ending {
     /// The result stands in `out`.
-    Finished(TrainSummary),
+    Finished(Box<TrainSummary>),
     /// It was asked to, and wrote a checkpoint.
     Stopped,
     /// Anything else.
@@ -48,7 +48,7 @@ pub enum Ending {
 /// Reads the end of a trainer. `memory_ran_out`: the kernel ended some process for lack of memory meanwhile.
 pub(crate) fn classify(status: ExitStatus, words: LastWords, memory_ran_out: bool) -> Ending {
     if let Some(summary) = words.finished {
-        return Ending::Finished(summary);
+        return Ending::Finished(Box::new(summary));
     }
     if let Some((kind, message)) = words.failed {
         return Ending::Failed { kind, message };
@@ -108,7 +108,10 @@ mod tests {
     fn a_word_counts_more_than_a_status() {
         let summary = TrainSummary { steps: 3, ..TrainSummary::default() };
         let words = LastWords { finished: Some(summary.clone()), ..LastWords::default() };
-        assert_eq!(classify(ExitStatus::from_raw(9), words, false), Ending::Finished(summary));
+        assert_eq!(
+            classify(ExitStatus::from_raw(9), words, false),
+            Ending::Finished(Box::new(summary))
+        );
         let failed = Some((FailureKind::Diverged, "step 3: loss is NaN".to_owned()));
         let words = LastWords { failed, ..LastWords::default() };
         assert_eq!(kind(classify(exited(1), words, false)), FailureKind::Diverged);

@@ -261,7 +261,7 @@ impl Attempt {
         };
         match ending {
             Ending::Finished(summary) => {
-                let result = WorkResult { kind: start.result_kind(), summary };
+                let result = WorkResult { kind: start.result_kind(), summary: *summary };
                 self.workspace.write_result(&result);
                 Stage::Delivering(Box::new(result))
             }
@@ -326,19 +326,23 @@ impl Listener<'_> {
                 self.words.line(&line);
                 self.log(line).await;
             }
-            News::Event(TrainerEvent::Log { message }) => self.log(message).await,
-            News::Event(TrainerEvent::Started { step, steps_total }) => {
+            News::Event(event) => self.event(*event).await,
+        }
+    }
+
+    async fn event(&mut self, event: TrainerEvent) {
+        match event {
+            TrainerEvent::Log { message } => self.log(message).await,
+            TrainerEvent::Started { step, steps_total } => {
                 self.desk.tell(What::Started(v1::Started { step, steps_total })).await;
             }
-            News::Event(TrainerEvent::Step(metrics)) => self.desk.metrics(metrics).await,
-            News::Event(TrainerEvent::Checkpoint { step, folder }) => {
-                match self.workspace.set_aside(&folder) {
-                    Ok(folder) => self.courier.hand_over(Aside { step, folder }),
-                    Err(error) => self.log(format!("checkpoint {step}: {error}")).await,
-                }
-            }
-            News::Event(TrainerEvent::Finished { summary }) => self.words.finished = Some(summary),
-            News::Event(TrainerEvent::Failed { kind, message }) => {
+            TrainerEvent::Step(metrics) => self.desk.metrics(metrics).await,
+            TrainerEvent::Checkpoint { step, folder } => match self.workspace.set_aside(&folder) {
+                Ok(folder) => self.courier.hand_over(Aside { step, folder }),
+                Err(error) => self.log(format!("checkpoint {step}: {error}")).await,
+            },
+            TrainerEvent::Finished { summary } => self.words.finished = Some(summary),
+            TrainerEvent::Failed { kind, message } => {
                 self.words.failed.get_or_insert((kind, message));
             }
         }

@@ -43,7 +43,7 @@ impl TrainerPids {
 #[derive(Debug)]
 pub(crate) enum News {
     /// On stdout, in our words.
-    Event(TrainerEvent),
+    Event(Box<TrainerEvent>),
     /// Anything else on stdout or stderr.
     Line(String),
 }
@@ -100,7 +100,8 @@ impl Process {
             tokio::spawn(async move {
                 let mut lines = Lines::new(stdout);
                 while let Some(line) = lines.next().await {
-                    let event = serde_json::from_str(&line).map(News::Event);
+                    let event =
+                        serde_json::from_str(&line).map(|event| News::Event(Box::new(event)));
                     if sender.send(event.unwrap_or(News::Line(line))).await.is_err() {
                         break;
                     }

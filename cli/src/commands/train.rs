@@ -100,7 +100,7 @@ impl Watcher {
             }
         })?;
         match ending {
-            Ending::Finished(summary) => Ok(summary),
+            Ending::Finished(summary) => Ok(*summary),
             Ending::Stopped => Err(Failure::Interrupted(Some(
                 "stopped after a checkpoint; --resume latest goes on".into(),
             ))),
@@ -135,7 +135,7 @@ impl Watcher {
 async fn twice_interrupted() {
     for _ in 0..2 {
         if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

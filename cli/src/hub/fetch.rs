@@ -152,8 +152,8 @@ mod tests {
         let path = first.split(' ').nth(1).unwrap().to_owned();
         let header = |name: &str| {
             let found = lines.iter().filter_map(|line| line.split_once(": "));
-            let found = found.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v);
-            found.last().unwrap_or_default().to_owned()
+            let mut found = found.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v);
+            found.next_back().unwrap_or_default().to_owned()
         };
         let (range, token) = (header("range"), header("authorization"));
         noted.lock().unwrap().push(format!("{path} {range}").trim_end().to_owned());

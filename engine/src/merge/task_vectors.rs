@@ -165,7 +165,7 @@ mod tests {
             }
         }
         // Drawn by chance, except where everything stays.
-        let mut dropped = vectors.clone();
+        let mut dropped = vectors;
         dropped.iter_mut().for_each(|vector| drop_and_rescale(vector, 1.0, 0, 0));
         check("dare_linear.1.0", &weighted_sum(&dropped, &weights));
     }

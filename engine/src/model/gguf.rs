@@ -150,7 +150,7 @@ impl GgufFile {
     fn long_rope(&self, short: &GgufTensor, long: &GgufTensor) -> Result<RopeScaling> {
         let factors = |tensor| -> Result<Vec<f64>> {
             let numbers = self.numbers(tensor)?;
-            if numbers.len() != self.spec.rotary_dim() / 2 || numbers.iter().any(|n| !(*n > 0.0)) {
+            if numbers.len() != self.spec.rotary_dim() / 2 || !numbers.iter().all(|n| *n > 0.0) {
                 let half = self.spec.rotary_dim() / 2;
                 let why = format!("tensor `{}` is not {half} positive numbers", tensor.name);
                 return Err(wrong(&self.path, &why));

@@ -280,12 +280,13 @@ impl Lora {
             (slices::view(&across)?, slices::view(&within)?, slices::view(b)?);
         let rows = b.chunks_exact(r).zip(across.chunks_exact(r)).zip(within.chunks_exact(r));
         let s = self.scaling;
-        let length = |(square, ((b, across), within)): (&f64, ((&[f32], &[f32]), &[f32]))| {
+        let length = |b: &[f32], across: &[f32], within: &[f32], square: f64| {
             let dot = |c: &[f32]| -> f64 {
                 b.iter().zip(c).map(|(b, c)| f64::from(*b) * f64::from(*c)).sum()
             };
             (square + 2.0 * s * dot(across) + s * s * dot(within)).max(0.0).sqrt()
         };
-        Ok(squares.iter().zip(rows).map(length).collect())
+        let rows = rows.zip(squares);
+        Ok(rows.map(|(((b, across), within), square)| length(b, across, within, *square)).collect())
     }
 }

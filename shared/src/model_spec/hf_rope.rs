@@ -6,7 +6,7 @@
 //!   4   rope_theta, rope_scaling: {type or rope_type, …}, rope_local_base_freq, partial_rotary_factor
 //! ```
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::family::Family;
 use super::keys::{Keys, positive_number};
@@ -30,11 +30,11 @@ pub(super) fn rope_of(keys: Keys<'_>, family: &Family) -> Result<Rope, ModelSpec
         }
     };
     let outer = Keys { object: &object, path };
-    let part = |name, path| -> Result<Option<(Map<String, Value>, &'static str)>, ModelSpecError> {
-        Ok(outer.optional(name, "an object", as_object)?.map(|object| (object, path)))
+    let part = |name| outer.optional(name, "an object", as_object);
+    let (full, full_path) = match part("full_attention")? {
+        Some(full) => (full, "rope_parameters.full_attention."),
+        None => (object.clone(), path),
     };
-    let full = part("full_attention", "rope_parameters.full_attention.")?;
-    let (full, full_path) = full.unwrap_or_else(|| (object.clone(), path));
     let full = Keys { object: &full, path: full_path };
 
     let theta = match full.optional_number("rope_theta")? {
@@ -45,8 +45,8 @@ pub(super) fn rope_of(keys: Keys<'_>, family: &Family) -> Result<Rope, ModelSpec
         Some(theta) if family.rope_local_base_freq.is_some() => Some(theta),
         _ => family.rope_local_base_freq,
     };
-    if let Some((object, path)) = part("sliding_attention", "rope_parameters.sliding_attention.")? {
-        let sliding = Keys { object: &object, path };
+    if let Some(object) = part("sliding_attention")? {
+        let sliding = Keys { object: &object, path: "rope_parameters.sliding_attention." };
         if scaling_of(keys, sliding)?.is_some() {
             let found = format!("is {}", object.get("rope_type").unwrap_or(&Value::Null));
             return Err(sliding.wrong("rope_type", found, "default"));

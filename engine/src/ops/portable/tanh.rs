@@ -13,10 +13,10 @@ use crate::ops::slices::{edit, view};
 pub(super) fn tanh(x: f32) -> f32 {
     let z = x * x;
     let poly = -5.704_988_7e-3;
-    let poly = poly * z + 2.063_908_9e-2;
+    let poly = poly * z + 2.063_909e-2;
     let poly = poly * z - 5.373_971_6e-2;
     let poly = poly * z + 1.333_144_2e-1;
-    let poly = poly * z - 3.333_328_2e-1;
+    let poly = poly * z - 3.333_328e-1;
     let near = poly * z * x + x;
     let size = x.abs();
     let far = (1.0 - 2.0 / (exp(2.0 * size) + 1.0)).copysign(x);
