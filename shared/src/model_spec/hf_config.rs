@@ -192,11 +192,8 @@ fn head_dim_of(
 }
 
 fn activation_of(keys: Keys<'_>, family: &Family) -> Result<Activation, ModelSpecError> {
-    let key = if family.gemma && keys.text("hidden_activation")?.is_some() {
-        "hidden_activation"
-    } else {
-        "hidden_act"
-    };
+    // transformers never reads `hidden_act` of a Gemma.
+    let key = if family.gemma { "hidden_activation" } else { "hidden_act" };
     match keys.text(key)?.as_deref() {
         None => Ok(family.hidden_act),
         Some("silu" | "swish") => Ok(Activation::Silu),

@@ -110,10 +110,13 @@ fn bad_values_are_named() {
             "1 short and 1 long factors, expected 8",
         ),
         (
-            json!({"model_type": "gemma2", "layer_types": ["full_attention"]}),
+            json!({"model_type": "gemma2", "sliding_window": 64, "layer_types": ["sliding_attention"]}),
             "layer_types has 1 entries, num_hidden_layers is 4",
         ),
-        (json!({"model_type": "gemma2", "layer_types": ["chunked"]}), "`layer_types` is [\""),
+        (
+            json!({"model_type": "gemma2", "sliding_window": 64, "layer_types": ["chunked"]}),
+            "`layer_types` is [\"",
+        ),
         (
             json!({"model_type": "gemma3_text", "use_bidirectional_attention": true}),
             "`use_bidirectional_attention` is true, expected false",
