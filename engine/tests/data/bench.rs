@@ -70,7 +70,7 @@ impl Bench {
     /// The error of loading `bytes` as the file `name`, without the file's name.
     pub(crate) fn refusal_of(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
         let path = self.file(name, bytes);
-        let error = self.load_files(&[path.clone()], "").expect_err(name).to_string();
+        let error = self.load_files(std::slice::from_ref(&path), "").expect_err(name).to_string();
         let rest = error.strip_prefix(&path.display().to_string());
         rest.unwrap_or_else(|| panic!("no file name: {error}")).to_owned()
     }
