@@ -37,11 +37,7 @@ pub async fn train_alone(
     let mut process = Process::start(&launch, &TrainerPids::default()).await?;
     let mut words = LastWords::default();
     let mut note = |news: News, words: &mut LastWords| match news {
-        News::Event(event) => match *event {
-            TrainerEvent::Finished { summary } => words.finished = Some(summary),
-            TrainerEvent::Failed { kind, message } => words.failed = Some((kind, message)),
-            event => hear(event),
-        },
+        News::Event(event) => words.event(*event).into_iter().for_each(&mut *hear),
         News::Line(line) => words.line(&line),
     };
     let mut stop = Box::pin(stop);

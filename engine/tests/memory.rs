@@ -1,5 +1,7 @@
 //! What a run holds: measured, bounded, and covered by its estimate. A process of its own, since the meter sees all of it.
 
+mod places;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device as CpuDevice, Tensor};
@@ -224,12 +226,7 @@ fn every_block_stays_within_its_estimate(folder: &Path) {
 
 /// A real model, where it is at hand (`scripts/fetch-smollm2`).
 fn smollm2() {
-    let path = std::env::var_os("FLEETUNE_SMOLLM2")
-        .map_or_else(|| fixture("../../models/SmolLM2-135M-Instruct.Q4_1.gguf"), PathBuf::from);
-    if !path.is_file() {
-        eprintln!("skipped: no {}; run scripts/fetch-smollm2", path.display());
-        return;
-    }
+    let Some(path) = places::smollm2() else { return };
     let folder = tempfile::tempdir().unwrap();
     let summary = run(folder.path(), &path, (4, 512), None, &json!({})).unwrap();
     show("SmolLM2-135M in its own blocks, 4 × 512", &summary);

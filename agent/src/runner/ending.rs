@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use fleetune_shared::{FailureKind, TrainSummary};
+use fleetune_shared::{FailureKind, TrainSummary, TrainerEvent};
 use nix::sys::signal::Signal;
 
 use crate::order::STOPPED;
@@ -12,7 +12,7 @@ use crate::order::STOPPED;
 /// What decides how an end is read, gathered while the trainer ran.
 #[derive(Debug, Default)]
 pub(crate) struct LastWords {
-    pub(crate) finished: Option<TrainSummary>,
+    finished: Option<TrainSummary>,
     pub(crate) failed: Option<(FailureKind, String)>,
     /// Its last lines, for a crash that left no other word.
     lines: VecDeque<String>,
@@ -20,6 +20,18 @@ pub(crate) struct LastWords {
 
 impl LastWords {
     const LINES: usize = 8;
+
+    /// Keeps what ends a run, and gives back every other event.
+    pub(crate) fn event(&mut self, event: TrainerEvent) -> Option<TrainerEvent> {
+        match event {
+            TrainerEvent::Finished { summary } => self.finished = Some(summary),
+            TrainerEvent::Failed { kind, message } => {
+                self.failed.get_or_insert((kind, message));
+            }
+            other => return Some(other),
+        }
+        None
+    }
 
     pub(crate) fn line(&mut self, line: &str) {
         if self.lines.len() == Self::LINES {

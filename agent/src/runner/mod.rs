@@ -326,7 +326,11 @@ impl Listener<'_> {
                 self.words.line(&line);
                 self.log(line).await;
             }
-            News::Event(event) => self.event(*event).await,
+            News::Event(event) => {
+                if let Some(event) = self.words.event(*event) {
+                    self.event(event).await;
+                }
+            }
         }
     }
 
@@ -341,10 +345,7 @@ impl Listener<'_> {
                 Ok(folder) => self.courier.hand_over(Aside { step, folder }),
                 Err(error) => self.log(format!("checkpoint {step}: {error}")).await,
             },
-            TrainerEvent::Finished { summary } => self.words.finished = Some(summary),
-            TrainerEvent::Failed { kind, message } => {
-                self.words.failed.get_or_insert((kind, message));
-            }
+            TrainerEvent::Finished { .. } | TrainerEvent::Failed { .. } => {}
         }
     }
 

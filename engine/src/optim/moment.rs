@@ -3,6 +3,7 @@
 use safetensors::tensor::Dtype;
 
 use super::codes::CodeMap;
+use crate::quant;
 
 /// Numbers that share a scale in 8 bits, and that are updated together.
 pub(super) const BLOCK: usize = 256;
@@ -120,7 +121,7 @@ impl Run<'_> {
         match self {
             Self::Full(values) => values[from..from + numbers.len()].copy_from_slice(numbers),
             Self::Blockwise { codes, absmax, map } => {
-                let scale = numbers.iter().fold(0.0, |max: f32, number| max.max(number.abs()));
+                let scale = quant::absmax(numbers);
                 absmax[block] = scale;
                 for (code, number) in codes[from..].iter_mut().zip(numbers) {
                     *code = map.code(if scale > 0.0 { number / scale } else { 0.0 });

@@ -1,8 +1,6 @@
 //! Blocks of numbers, each divided by its largest and then held as a code of the dynamic map.
 
-use rayon::prelude::*;
-
-use super::{Packed, codebook::dynamic8, stretch};
+use super::{Packed, codebook::dynamic8, encode_blocks, stretch};
 use crate::Result;
 
 /// 8 bits a number and an f32 a block (8-bit optimizers, arXiv 2110.02861).
@@ -25,18 +23,12 @@ impl Blockwise8 {
     #[must_use]
     pub fn encode(values: &[f32], block: usize) -> Self {
         let mut codes = vec![0; values.len()];
-        let absmax = codes
-            .par_chunks_mut(block)
-            .zip(values.par_chunks(block))
-            .map(|(codes, values)| {
-                let absmax = super::absmax(values);
-                let scale = if absmax > 0.0 { 1.0 / absmax } else { 0.0 };
-                for (code, value) in codes.iter_mut().zip(values) {
-                    *code = dynamic8().nearest(place(value * scale));
-                }
-                absmax
-            })
-            .collect();
+        let encode = |codes: &mut [u8], values: &[f32], scale: f32| {
+            for (code, value) in codes.iter_mut().zip(values) {
+                *code = dynamic8().nearest(place(value * scale));
+            }
+        };
+        let absmax = encode_blocks((&mut codes, block), (values, block), 1.0, encode);
         Self { block, codes, absmax }
     }
 

@@ -3,11 +3,9 @@
 
 use std::sync::LazyLock;
 
-use rayon::prelude::*;
-
 use super::codebook::{Codebook, fp4, nf4};
 use super::mean::mean;
-use super::{Blockwise8, Packed, stretch};
+use super::{Blockwise8, Packed, encode_blocks, stretch};
 use crate::{EngineError, Result};
 
 /// Which sixteen numbers.
@@ -109,19 +107,14 @@ impl FourBit {
     pub fn encode(values: &[f32], kind: FourBitKind, double: bool) -> Self {
         let book = kind.codebook();
         let mut codes = vec![0; values.len().div_ceil(2)];
-        let absmax: Vec<f32> = codes
-            .par_chunks_mut(Self::BLOCK / 2)
-            .zip(values.par_chunks(Self::BLOCK))
-            .map(|(codes, values)| {
-                let absmax = super::absmax(values);
-                let scale = if absmax > 0.0 { 1.0 / absmax } else { 0.0 };
-                let code = |x: &f32| book.nearest((x * scale).clamp(-1.0, 1.0));
-                for (byte, pair) in codes.iter_mut().zip(values.chunks(2)) {
-                    *byte = (code(&pair[0]) << 4) | pair.get(1).map_or(0, code);
-                }
-                absmax
-            })
-            .collect();
+        let encode = |codes: &mut [u8], values: &[f32], scale: f32| {
+            let code = |x: &f32| book.nearest((x * scale).clamp(-1.0, 1.0));
+            for (byte, pair) in codes.iter_mut().zip(values.chunks(2)) {
+                *byte = (code(&pair[0]) << 4) | pair.get(1).map_or(0, code);
+            }
+        };
+        let halves = (codes.as_mut_slice(), Self::BLOCK / 2);
+        let absmax = encode_blocks(halves, (values, Self::BLOCK), 1.0, encode);
         let absmax = if double { Absmax::double(&absmax) } else { Absmax::Plain(absmax) };
         Self { kind, block: Self::BLOCK, count: values.len(), codes, absmax }
     }

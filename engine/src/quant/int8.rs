@@ -3,9 +3,7 @@
 //! This is how LLM.int8() stores weights (arXiv 2208.07339), without its other half: activations are not quantised
 //! here, so no outlier columns need to be kept apart and the product loses only what the weights lost.
 
-use rayon::prelude::*;
-
-use super::{Packed, stretch};
+use super::{Packed, encode_blocks, stretch};
 use crate::{EngineError, Result};
 
 /// 8 bits a number and an f32 a row.
@@ -23,18 +21,12 @@ impl Int8 {
     #[must_use]
     pub fn encode(values: &[f32], width: usize) -> Self {
         let mut codes = vec![0; values.len()];
-        let absmax = codes
-            .par_chunks_mut(width)
-            .zip(values.par_chunks(width))
-            .map(|(codes, values)| {
-                let absmax = super::absmax(values);
-                let scale = if absmax > 0.0 { LARGEST / absmax } else { 0.0 };
-                for (code, value) in codes.iter_mut().zip(values) {
-                    *code = (value * scale).round_ties_even() as i8;
-                }
-                absmax
-            })
-            .collect();
+        let encode = |codes: &mut [i8], values: &[f32], scale: f32| {
+            for (code, value) in codes.iter_mut().zip(values) {
+                *code = (value * scale).round_ties_even() as i8;
+            }
+        };
+        let absmax = encode_blocks((&mut codes, width), (values, width), LARGEST, encode);
         Self { width, codes, absmax }
     }
 

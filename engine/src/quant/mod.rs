@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Every codec is lossy once, when it encodes; what it gives back is the same bits every time. Neighbours:
-//! `model::Weight` multiplies by what is held here, `optim` keeps moments in [`Blockwise8`].
+//! `model::Weight` multiplies by what is held here, `optim` keeps moments as codes of the same books.
 
 mod bf16;
 mod blockwise8;
@@ -26,6 +26,8 @@ pub use codebook::{Codebook, dynamic8, dynamic8_unsigned, fp4, nf4};
 pub use four_bit::{Absmax, FourBit, FourBitKind};
 pub use gguf::GgufBlocks;
 pub use int8::Int8;
+
+use rayon::prelude::*;
 
 use crate::{EngineError, Result};
 
@@ -62,7 +64,26 @@ fn blocks_match(count: usize, block: usize, constants: usize) -> Result<()> {
     )))
 }
 
+/// Has `encode` fill `codes` block by block, cores sharing the blocks, and gives each block's largest magnitude.
+///
+/// `values` lie in blocks of `block`, whose codes take `room`; `encode` sees a block's codes, its values and what to
+/// multiply these by so that the largest of them becomes `largest`.
+fn encode_blocks<C: Send>(
+    (codes, room): (&mut [C], usize),
+    (values, block): (&[f32], usize),
+    largest: f32,
+    encode: impl Fn(&mut [C], &[f32], f32) + Sync,
+) -> Vec<f32> {
+    let blocks = codes.par_chunks_mut(room).zip(values.par_chunks(block));
+    let each = blocks.map(|(codes, values)| {
+        let absmax = absmax(values);
+        encode(codes, values, if absmax > 0.0 { largest / absmax } else { 0.0 });
+        absmax
+    });
+    each.collect()
+}
+
 /// The largest magnitude, 0 for none.
-fn absmax(values: &[f32]) -> f32 {
+pub(crate) fn absmax(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |max, x| f32::max(max, x.abs()))
 }

@@ -24,9 +24,9 @@ fn file_of(out: &Path) -> PathBuf {
 }
 
 /// Keeps the model as it is now.
-pub(super) fn keep(out: &Path, model: &mut Model) -> Result<()> {
+pub(super) fn keep(out: &Path, model: &Model) -> Result<()> {
     let entries: Vec<TensorEntry> = model
-        .trainables_mut()
+        .trainables()
         .map(|trainable| TensorEntry {
             name: trainable.name.clone(),
             dtype: Dtype::F32,
@@ -36,7 +36,7 @@ pub(super) fn keep(out: &Path, model: &mut Model) -> Result<()> {
     let path = file_of(out);
     let unfinished = path.with_extension("tmp");
     let mut file = TensorFile::create(&unfinished, &entries)?;
-    for trainable in model.trainables_mut() {
+    for trainable in model.trainables() {
         file.write_f32(&slices::view(&trainable.value.to_dtype(DType::F32)?)?)?;
     }
     file.finish()?;

@@ -61,7 +61,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         optimizer.restore(&folder.join(OPTIMIZER), state.step)?;
         if let Some(mark) = state.standing.best.filter(|_| recipe.evaluation.best.load_at_end) {
             if mark.step == state.step {
-                best::keep(&order.out, &mut model)?;
+                best::keep(&order.out, &model)?;
             } else {
                 best::take_from(folder, &order.out)?;
             }
@@ -129,13 +129,13 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     }
     run.end(steps_total, observer)?;
 
-    let Run { mut model, adapter, state, .. } = run;
+    let Run { model, adapter, state, .. } = run;
     let totals = state.totals;
     let summary = TrainSummary {
         steps: state.step,
         loss_first: totals.loss_first,
         loss_last: totals.loss_last,
-        trainable_parameters: model.trainables_mut().map(|t| t.value.elem_count() as u64).sum(),
+        trainable_parameters: model.trainables().map(|t| t.value.elem_count() as u64).sum(),
         tokens: totals.tokens,
         supervised_tokens: totals.supervised_tokens,
         rows: dataset.stats.rows,
@@ -188,14 +188,12 @@ impl Run<'_> {
         let longest = self.loader.longest_step()?;
         let in_backward = self.recipe.optim.in_backward;
         let mut forget = |trainable: &mut Trainable| {
-            trainable.clear();
+            if in_backward {
+                trainable.clear();
+            }
             Ok(())
         };
-        if in_backward {
-            self.learner.learn_each(&mut self.model, &longest, 1.0, &mut forget)?;
-        } else {
-            self.learner.learn(&mut self.model, &longest, 1.0)?;
-        }
+        self.learner.learn(&mut self.model, &longest, 1.0, &mut forget)?;
         memory::check()?;
         self.model.clear_gradients();
         if let Some(evaluator) = &self.evaluator {
@@ -279,19 +277,19 @@ impl Run<'_> {
             let noise = Noise { seed, step, micro_batch };
             self.model.noise = Some(noise).filter(|_| !self.recipe.objective.disables_dropout());
             let (model, optimizer) = (&mut self.model, &mut self.optimizer);
-            let learned = if in_backward {
-                self.learner.learn_each(model, batch, scale, &mut |trainable| {
-                    let norm = grad_norm(trainable.grad.as_ref())?;
-                    if !norm.is_finite() {
-                        return Err(EngineError::Diverged { step, what: "grad_norm", value: norm });
-                    }
-                    squares += norm * norm;
-                    optimizer.update(trainable)
-                })
-            } else {
-                self.learner.learn(model, batch, scale)
+            let mut step_now = |trainable: &mut Trainable| {
+                if !in_backward {
+                    return Ok(());
+                }
+                let norm = grad_norm(trainable.grad.as_ref())?;
+                if !norm.is_finite() {
+                    return Err(EngineError::Diverged { step, what: "grad_norm", value: norm });
+                }
+                squares += norm * norm;
+                optimizer.update(trainable)
             };
-            let Learned { loss, tally: more } = learned?;
+            let Learned { loss, tally: more } =
+                self.learner.learn(model, batch, scale, &mut step_now)?;
             sum += loss;
             tally.merge(more);
         }
@@ -303,7 +301,7 @@ impl Run<'_> {
         let norm = if in_backward {
             squares.sqrt()
         } else {
-            grad_norm(self.model.trainables_mut().filter_map(|t| t.grad.as_ref()))?
+            grad_norm(self.model.trainables().filter_map(|t| t.grad.as_ref()))?
         };
         if !norm.is_finite() {
             return diverged("grad_norm", norm);
@@ -355,7 +353,7 @@ impl Run<'_> {
         metrics.more.extend(found);
         let keep = better && settings.best.load_at_end;
         if keep {
-            best::keep(&self.order.out, &mut self.model)?;
+            best::keep(&self.order.out, &self.model)?;
         }
         Ok(keep)
     }

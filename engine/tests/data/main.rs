@@ -10,3 +10,6 @@ mod masks;
 mod opinions;
 mod sets;
 mod smollm2;
+
+#[path = "../places/mod.rs"]
+mod places;

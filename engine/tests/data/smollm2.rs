@@ -1,26 +1,12 @@
 //! The real SmolLM2-135M-Instruct, where it is at hand: `FLEETUNE_SMOLLM2` or `models/` after `scripts/fetch-smollm2`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use fleetune_engine::data::{ChatTemplate, Conversation, Tokenizer};
 use fleetune_engine::generate::{Answerer, End, Settings};
 
 use crate::bench::fixtures;
-
-fn gguf() -> Option<PathBuf> {
-    let fetched =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/SmolLM2-135M-Instruct.Q4_1.gguf");
-    let path = std::env::var_os("FLEETUNE_SMOLLM2").map_or(fetched, PathBuf::from);
-    if !path.is_file() {
-        eprintln!(
-            "skipped: no {}; run scripts/fetch-smollm2 or set FLEETUNE_SMOLLM2",
-            path.display()
-        );
-        return None;
-    }
-    Some(path)
-}
+use crate::places::smollm2;
 
 /// Ids that transformers made with the tokenizer it rebuilds from the same file.
 fn reference() -> BTreeMap<String, Vec<u32>> {
@@ -30,7 +16,7 @@ fn reference() -> BTreeMap<String, Vec<u32>> {
 
 #[test]
 fn the_gguf_tokenizer_gives_transformers_ids() {
-    let Some(path) = gguf() else { return };
+    let Some(path) = smollm2() else { return };
     let tokenizer = Tokenizer::load(&path).unwrap();
     let reference = reference();
     let text = tokenizer.decode(&reference["text"]).unwrap();
@@ -46,7 +32,7 @@ fn the_gguf_tokenizer_gives_transformers_ids() {
 
 #[test]
 fn the_model_answers_as_in_transformers() {
-    let Some(path) = gguf() else { return };
+    let Some(path) = smollm2() else { return };
     let answerer = Answerer::load(&path, None).unwrap();
     assert_eq!(answerer.stop_ids(), [2]);
     let mut told = String::new();

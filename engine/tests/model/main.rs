@@ -11,6 +11,9 @@ mod packed;
 mod parity;
 mod smollm2;
 
+#[path = "../places/mod.rs"]
+mod places;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 

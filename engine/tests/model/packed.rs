@@ -168,20 +168,7 @@ fn gradients_through_four_bits_agree_with_finite_differences() {
 
 #[test]
 fn a_gguf_model_kept_in_its_blocks_is_the_one_brought_to_f32() {
-    for dtype in [
-        GgmlDType::F16,
-        GgmlDType::BF16,
-        GgmlDType::Q4_0,
-        GgmlDType::Q4_1,
-        GgmlDType::Q5_0,
-        GgmlDType::Q5_1,
-        GgmlDType::Q8_0,
-        GgmlDType::Q2K,
-        GgmlDType::Q3K,
-        GgmlDType::Q4K,
-        GgmlDType::Q5K,
-        GgmlDType::Q6K,
-    ] {
+    for dtype in gguf::PACKED_TYPES {
         let gguf = gguf::gguf(dtype, &[], "llama");
         let ids: Vec<u32> = (0..20).collect();
         let kept = Model::load_as(&gguf.path(), Quantization::AsStored).unwrap();

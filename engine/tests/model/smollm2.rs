@@ -1,12 +1,12 @@
 //! A real model: SmolLM2-135M-Instruct from its GGUF file (`scripts/fetch-smollm2`).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use fleetune_engine::model::Model;
 use serde::Deserialize;
 
 use crate::fixture;
+use crate::places::smollm2;
 
 #[derive(Deserialize)]
 struct Reference {
@@ -15,17 +15,6 @@ struct Reference {
     logits: Vec<Vec<f64>>,
     log_sum_exp: Vec<f64>,
     best: Vec<usize>,
-}
-
-/// The file, or a line that says why there is no test.
-pub(crate) fn smollm2() -> Option<PathBuf> {
-    let path = std::env::var_os("FLEETUNE_SMOLLM2")
-        .map_or_else(|| fixture("../../models/SmolLM2-135M-Instruct.Q4_1.gguf"), PathBuf::from);
-    if !path.is_file() {
-        eprintln!("skipped: no {}; run scripts/fetch-smollm2", path.display());
-        return None;
-    }
-    Some(path)
 }
 
 #[test]

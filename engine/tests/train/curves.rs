@@ -4,15 +4,25 @@ use std::path::Path;
 
 use fleetune_shared::StepMetrics;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{Story, fixture};
 
+/// A run as a peer did it.
 #[derive(Deserialize)]
-struct Reference {
-    rows: String,
-    recipe: Value,
-    steps: Vec<Point>,
+pub(crate) struct Reference<P> {
+    pub(crate) rows: String,
+    pub(crate) recipe: Value,
+    pub(crate) steps: Vec<P>,
+}
+
+impl<P: DeserializeOwned> Reference<P> {
+    /// The run `name` in `folder`.
+    pub(crate) fn read(folder: &Path, name: &str) -> Self {
+        let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
 }
 
 #[derive(Deserialize)]
@@ -24,8 +34,7 @@ pub(crate) struct Point {
 /// The run `name` of `model`, and how it went there.
 pub(crate) fn reference(base: &Path, model: &str, name: &str) -> (Story, Vec<Point>) {
     let folder = fixture("train").join(model);
-    let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
-    let Reference { rows, recipe, steps } = serde_json::from_str(&text).unwrap();
+    let Reference { rows, recipe, steps } = Reference::read(&folder, name);
     let mut story = Story::new(base, &folder.join(rows), recipe);
     let init = folder.join(format!("{name}.init"));
     story.order.init_adapter = init.exists().then_some(init);

@@ -8,6 +8,9 @@ mod run;
 mod savers;
 mod smollm2;
 
+#[path = "../places/mod.rs"]
+mod places;
+
 use std::path::{Path, PathBuf};
 
 use fleetune_engine::train::{Observer, train};

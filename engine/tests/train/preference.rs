@@ -8,14 +8,8 @@ use fleetune_shared::StepMetrics;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::curves::Reference;
 use crate::{Story, fixture};
-
-#[derive(Deserialize)]
-struct Reference {
-    rows: String,
-    recipe: Value,
-    steps: Vec<Point>,
-}
 
 #[derive(Deserialize)]
 pub(crate) struct Point {
@@ -32,8 +26,7 @@ pub(crate) fn reference(
     steps_max: usize,
 ) -> (Story, Vec<Point>) {
     let folder = fixture("train").join(model);
-    let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
-    let Reference { rows, mut recipe, mut steps } = serde_json::from_str(&text).unwrap();
+    let Reference { rows, mut recipe, mut steps } = Reference::<Point>::read(&folder, name);
     // The rate is constant, so a shorter run is the beginning of the longer one.
     steps.truncate(steps_max);
     recipe["max_steps"] = steps.len().into();
@@ -202,7 +195,7 @@ fn a_reward_model_is_what_transformers_takes_it_for() {
 
     // Another run that goes on from there begins with its scores.
     let mut on = fresh(json!({"task": "reward"}));
-    on.order.init_adapter = Some(story.order.out.clone());
+    on.order.init_adapter = Some(story.order.out);
     let (gone_on, afresh) = (on.steps()[0].loss, first(json!({"task": "reward"})).loss);
     assert!(gone_on < afresh - 0.05, "{gone_on} {afresh}");
 

@@ -1,7 +1,7 @@
 //! A real model: SmolLM2-135M-Instruct from its GGUF file (`scripts/fetch-smollm2`), skipped where that is not.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use fleetune_engine::model::Model;
@@ -9,28 +9,15 @@ use fleetune_shared::recipe::{PeftType, RecipeFile};
 use serde_json::{Value, json};
 
 use crate::curves::{assert_follows, reference};
+use crate::places::smollm2;
 use crate::{fixture, preference};
 
-/// The file, or a line that says why there is no test.
-fn smollm2() -> Option<PathBuf> {
-    let path = std::env::var_os("FLEETUNE_SMOLLM2")
-        .map_or_else(|| fixture("../../models/SmolLM2-135M-Instruct.Q4_1.gguf"), PathBuf::from);
-    if !path.is_file() {
-        eprintln!("skipped: no {}; run scripts/fetch-smollm2", path.display());
-        return None;
-    }
-    Some(path)
-}
+/// Tensors of a module beside its A and B, its weight given.
+type More = dyn Fn(&str, &Tensor) -> Vec<(String, Tensor)>;
 
 /// The adapter that the peers' runs on SmolLM2 began with: the A that `stored` holds, B zero, and what `more` adds for each
 /// module, its weight given; its configuration changed by `keys`.
-fn beginning(
-    base: &Path,
-    stored: &Path,
-    init: &Path,
-    keys: Value,
-    more: &dyn Fn(&str, &Tensor) -> Vec<(String, Tensor)>,
-) {
+fn beginning(base: &Path, stored: &Path, init: &Path, keys: Value, more: &More) {
     let config = std::fs::read_to_string(stored.join("adapter_config.json")).unwrap();
     let mut config: Value = serde_json::from_str(&config).unwrap();
     config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
@@ -52,7 +39,7 @@ fn beginning(
     candle_core::safetensors::save(&all, init.join("adapter_model.safetensors")).unwrap();
 }
 
-fn follows(name: &str, keys: Value, more: &dyn Fn(&str, &Tensor) -> Vec<(String, Tensor)>) {
+fn follows(name: &str, keys: Value, more: &More) {
     let Some(base) = smollm2() else { return };
     let (mut story, expected) = reference(&base, "smollm2", name);
     let init = story.out.path().join("init");

@@ -15,4 +15,5 @@ mod targets;
 pub use config::AdapterConfig;
 pub use layout::{AdaptedModule, AdapterLayout, AdapterShape, ModuleKind};
 pub use lint::{Lint, Reader};
+pub(crate) use targets::compile;
 pub use targets::{AdapterTargets, Pattern, TargetError};

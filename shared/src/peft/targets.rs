@@ -83,10 +83,14 @@ pub(super) fn ends_with(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }
 
+/// Compiles what a user wrote, within bounds.
+pub(crate) fn compile(text: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).build()
+}
+
 /// `written` is what the user wrote, `text` what is compiled for it.
 fn expression(key: &'static str, written: &str, text: &str) -> Result<Regex, TargetError> {
-    let built = RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).build();
-    built.map_err(|error| {
+    compile(text).map_err(|error| {
         let why = match error {
             regex::Error::CompiledTooBig(_) => "one that compiles to less than 1 MiB".into(),
             error => {

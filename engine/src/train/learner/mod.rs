@@ -63,23 +63,9 @@ impl<'a> Learner<'a> {
         }
     }
 
-    /// Adds `scale` times the gradient of the loss of `batch` to everything that learns.
+    /// Adds `scale` times the gradient of the loss of `batch` to everything that learns, and shows `each` of it as soon
+    /// as its gradient is whole; see [`Model::forward_backward_each`].
     pub(super) fn learn(
-        &self,
-        model: &mut Model,
-        batch: &MicroBatch,
-        scale: f64,
-    ) -> Result<Learned> {
-        match self {
-            Self::Text { .. } => self.learn_each(model, batch, scale, &mut |_| Ok(())),
-            Self::Answers(answers) => answers.learn(model, batch, scale),
-            Self::Scores(scores) => scores.learn(model, batch, scale),
-        }
-    }
-
-    /// As [`Self::learn`], and shows `each` everything that learns as soon as its gradient is whole; see
-    /// [`Model::forward_backward_each`].
-    pub(super) fn learn_each(
         &self,
         model: &mut Model,
         batch: &MicroBatch,

@@ -91,27 +91,10 @@ impl Default for Lora {
 }
 
 impl Lora {
-    /// The factor on the adapter's product.
-    #[must_use]
-    pub fn scaling(&self) -> f64 {
-        let r = self.r as f64;
-        self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }
-    }
-
     /// Whether a fresh adapter leaves both the base and its answers as they were.
     #[must_use]
     pub fn begins_as_nothing(&self) -> bool {
         matches!(self.init, LoraInit::Default | LoraInit::Gaussian | LoraInit::Orthogonal)
-    }
-
-    /// Whether the linear layer `name` (such as `q_proj`) gets an adapter.
-    #[must_use]
-    pub fn targets(&self, name: &str) -> bool {
-        match &self.target_modules {
-            Targets::AllLinear => true,
-            Targets::Names(names) => names.iter().any(|target| target == name),
-            Targets::Regex(_) => false,
-        }
     }
 }
 

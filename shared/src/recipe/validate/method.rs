@@ -7,6 +7,7 @@ use super::super::{
     FourBit, Freeze, Ia3, Lora, LoraInit, Method, Quantization, RecipeError, RecipeFile, Targets,
 };
 use super::range::{SMALLEST, count, number, refuse};
+use crate::peft::compile;
 
 pub(super) fn method(file: &RecipeFile) -> Result<Method, RecipeError> {
     let ia3 = file.peft_type == Some(PeftType::Ia3);
@@ -160,8 +161,7 @@ fn names(key: &str, value: Option<&Vec<String>>) -> Result<Vec<String>, RecipeEr
 }
 
 fn regex(key: &str, pattern: &str) -> Result<(), RecipeError> {
-    let built = regex::RegexBuilder::new(pattern).size_limit(1 << 20).build();
-    match built {
+    match compile(pattern) {
         Ok(_) => Ok(()),
         Err(_) => refuse(key, pattern, "a regular expression without look-around"),
     }

@@ -109,6 +109,7 @@ mod tests {
     use super::super::EvalStrategy;
     use super::super::{
         Batching, Clip, CpoLoss, DpoLoss, Duration, FourBit, FourBitType, Objective, Quantization,
+        Targets,
     };
     use super::*;
 
@@ -127,9 +128,9 @@ mod tests {
         assert_eq!(recipe.batching, Batching { micro_batch: 8, accumulation: 1 });
         assert_eq!(recipe.clip, Clip(Some(1.0)));
         assert_eq!(recipe.schedule.learning_rate, 2e-4);
-        assert!(
-            matches!(&recipe.method, Method::Lora(l) if l.scaling() == 1.0 && l.targets("up_proj"))
-        );
+        let Method::Lora(lora) = recipe.method else { panic!("another method") };
+        assert_eq!((lora.r as f64, lora.use_rslora), (lora.lora_alpha, false), "scaled by one");
+        assert_eq!(lora.target_modules, Targets::AllLinear);
     }
 
     #[test]
