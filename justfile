@@ -22,6 +22,16 @@ demo *ARGS:
 fetch-smollm2:
     scripts/fetch-smollm2
 
+# The leaf operations against what this machine could do at most; FILTER picks some of them.
+bench-ops *FILTER:
+    cargo bench --workspace --bench ops -- {{FILTER}}
+
+# Whole steps beside TRL, torch + peft and torch.compile (about 6 GB of Python, once); --quick takes under 15 minutes.
+bench-peers *ARGS:
+    cargo build --release
+    bench/peers/setup
+    bench/peers/compare {{ARGS}}
+
 # Kills coordinator, agent and trainer at random moments, RUNS times each.
 chaos RUNS="20":
     FLEETUNE_CHAOS_RUNS={{RUNS}} cargo test -p fleetune-tests --test chaos -- --nocapture

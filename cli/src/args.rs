@@ -79,6 +79,7 @@ mod tests {
             "export model --gguf model.gguf --type q8_0",
             "export adapter --base model --gguf adapter.gguf",
             "generate --model m What is this?",
+            "bench --model m --method dpo --seq 512 --micro-batch 2 --dtype bfloat16 --set beta=0.2",
         ] {
             let words = std::iter::once("fleetune").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
@@ -103,6 +104,8 @@ mod tests {
             "jobs --phase asleep",
             "agent drain ../x",
             "generate --model m",
+            "bench --method lora",
+            "bench --model m --steps 0",
             "up --vram 10",
         ] {
             let words = std::iter::once("fleetune").chain(line.split(' '));

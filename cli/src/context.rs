@@ -1,18 +1,22 @@
 //! What every verb gets: where to print, whom to ask.
 
+use std::time::Instant;
+
 use fleetune_proto::Client;
 
 use crate::Failure;
 use crate::output::Output;
 
 pub(crate) struct Context {
+    /// When the process was started.
+    pub(crate) begun: Instant,
     pub(crate) output: Output,
     pub(crate) coordinator: String,
 }
 
 impl Context {
-    pub(crate) fn new(output: Output, coordinator: String) -> Self {
-        Self { output, coordinator }
+    pub(crate) fn new(begun: Instant, output: Output, coordinator: String) -> Self {
+        Self { begun, output, coordinator }
     }
 
     pub(crate) fn client(&self) -> Result<Client, Failure> {

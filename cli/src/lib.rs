@@ -16,6 +16,7 @@ mod recipe;
 mod tui;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{CommandFactory, FromArgMatches};
 
@@ -27,12 +28,13 @@ use output::{Mode, Output};
 /// Runs the program on the process's arguments.
 #[must_use]
 pub fn run() -> ExitCode {
+    let begun = Instant::now();
     let cli = match Cli::command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     let output = Output::new(cli.global.output);
-    let context = Context::new(output, cli.global.coordinator);
+    let context = Context::new(begun, output, cli.global.coordinator);
     match commands::run(cli.command, &context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => context.output.fail(&failure),

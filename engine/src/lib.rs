@@ -12,6 +12,7 @@
 //! `cu_seqlens` marking where each example begins.
 
 pub mod adapter;
+pub mod bench;
 pub mod checkpoint;
 pub mod data;
 mod error;

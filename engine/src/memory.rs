@@ -80,6 +80,16 @@ pub fn peak() -> ByteSize {
     ByteSize(PEAK.load(Relaxed) as u64)
 }
 
+/// The most of this process that was in memory at any moment since its start, mapped files included, where the system
+/// says so (`VmHWM` of Linux).
+#[must_use]
+pub fn resident_peak() -> Option<ByteSize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    Some(ByteSize(kib << 10))
+}
+
 /// Forgets the peak so far.
 pub fn reset_peak() {
     PEAK.store(CURRENT.load(Relaxed), Relaxed);

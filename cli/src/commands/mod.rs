@@ -3,6 +3,7 @@
 mod adapters;
 mod agent;
 mod agents;
+mod bench;
 mod combine;
 mod completions;
 mod coordinator;
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Export(export::Export),
     /// Let a model answer
     Generate(generate::Generate),
+    /// Time whole training steps of a model
+    Bench(bench::Bench),
     /// Print the recipe's JSON Schema
     Schema(schema::Schema),
     /// Print a script that completes commands in a shell
@@ -95,6 +98,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::MergeModels(verb) => verb.run(context),
         Command::Export(verb) => verb.run(context),
         Command::Generate(verb) => verb.run(context),
+        Command::Bench(verb) => verb.run(context),
         Command::Schema(verb) => verb.run(context),
         Command::Completions(verb) => verb.run(context),
         Command::Trainer(verb) => verb.run(),

@@ -33,6 +33,11 @@ impl RecipeOnDisk {
         Ok(Self { folder, file })
     }
 
+    /// A recipe that was made here; its paths are relative to the current folder.
+    pub(crate) fn here(file: RecipeFile) -> Self {
+        Self { folder: PathBuf::new(), file }
+    }
+
     /// The whole recipe, without its sweep.
     pub(crate) fn recipe(&self) -> Result<Recipe, Failure> {
         Ok(Recipe::try_from(RecipeFile { sweep: None, ..self.file.clone() })?)

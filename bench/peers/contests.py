@@ -1,0 +1,107 @@
+"""What is compared: contests, each with runners on one kind of rows.
+
+Every runner does the same work on the same rows in the same order. The flags of ours are those of `fleetune bench`, the
+others those of peer.py. Ratios are taken of a contest's first runner, which is one of ours.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One program with its flags."""
+
+    name: str
+    flags: tuple
+    ours: bool = False
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One kind of work."""
+
+    name: str
+    title: str
+    rows: str
+    micro_batch: int
+    runners: tuple
+
+
+def ours(name, *flags, quick=False):
+    # Every token is learned, as TRL and a bare loop do by default, in the order of the file.
+    same = ("--set", "assistant_only_loss=false", "--set", "train_sampling_strategy=sequential")
+    return Runner(f"fleetune {name}", (*flags, *same), ours=True, quick=quick)
+
+
+def theirs(name, *flags, quick=False):
+    return Runner(name, flags, quick=quick)
+
+
+WRAPPED = ("--set", "packing=true", "--set", "packing_strategy=wrapped")
+PACKED = ("--set", "packing=true")
+
+CONTESTS = [
+    Contest(
+        "lora",
+        "LoRA r=16 on all linear layers, full rows",
+        "conversations",
+        4,
+        (
+            ours("bf16", "--method", "lora", "--dtype", "bfloat16", *WRAPPED, quick=True),
+            ours("f32", "--method", "lora", "--dtype", "float32", *WRAPPED, quick=True),
+            theirs("TRL f32", "--peer", "trl", "--dtype", "f32", quick=True),
+            theirs("TRL bf16 autocast", "--peer", "trl", "--dtype", "amp", quick=True),
+            theirs("torch + peft f32", "--peer", "bare", "--dtype", "f32"),
+            theirs("torch + peft bf16", "--peer", "bare", "--dtype", "bf16", quick=True),
+            theirs("torch.compile bf16", "--peer", "compile", "--dtype", "bf16", quick=True),
+        ),
+    ),
+    Contest(
+        "full",
+        "Full fine-tuning, full rows",
+        "conversations",
+        4,
+        (
+            ours("bf16", "--method", "full", "--dtype", "bfloat16", *WRAPPED, quick=True),
+            ours("f32", "--method", "full", "--dtype", "float32", *WRAPPED),
+            theirs("TRL bf16 autocast", "--peer", "trl", "--method", "full", "--dtype", "amp"),
+            theirs("torch bf16", "--peer", "bare", "--method", "full", "--dtype", "bf16", quick=True),
+            theirs("torch.compile bf16", "--peer", "compile", "--method", "full", "--dtype", "bf16"),
+        ),
+    ),
+    Contest(
+        "qlora",
+        "QLoRA r=16, NF4 doubly quantised, full rows",
+        "conversations",
+        4,
+        (
+            ours("nf4", "--method", "qlora", *WRAPPED),
+            ours("bf16 LoRA", "--method", "lora", "--dtype", "bfloat16", *WRAPPED),
+            theirs("torch + bitsandbytes bf16", "--peer", "bare", "--method", "qlora", "--dtype", "bf16"),
+        ),
+    ),
+    Contest(
+        "dpo",
+        "DPO, LoRA r=16, pairs",
+        "pairs",
+        2,
+        (
+            ours("bf16", "--method", "dpo", "--dtype", "bfloat16", quick=True),
+            ours("f32", "--method", "dpo", "--dtype", "float32"),
+            theirs("TRL f32", "--peer", "dpo", "--dtype", "f32"),
+            theirs("TRL bf16", "--peer", "dpo", "--dtype", "bf16", quick=True),
+        ),
+    ),
+    Contest(
+        "short",
+        "LoRA r=16, short rows as they come",
+        "conversations",
+        4,
+        (
+            ours("bf16, packed", "--method", "lora", "--dtype", "bfloat16", *PACKED),
+            theirs("TRL bf16 autocast, not packed", "--peer", "trl", "--dtype", "amp", "--packing", "none"),
+            theirs("TRL bf16 autocast, packed", "--peer", "trl", "--dtype", "amp", "--packing", "bfd"),
+        ),
+    ),
+]

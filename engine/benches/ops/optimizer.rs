@@ -1,0 +1,33 @@
+//! AdamW on a matrix of about as many numbers as an adapter has, with moments in 32 and in 8 bits.
+
+use divan::Bencher;
+use fleetune_engine::model::Trainable;
+use fleetune_engine::optim::Optimizer;
+use fleetune_shared::Recipe;
+
+use crate::random;
+use crate::score::{Work, time};
+
+const SHAPE: [usize; 2] = [4096, 1024];
+const LEARNING_RATE: f64 = 1e-5;
+
+/// An optimizer's name in a recipe, and the bytes it reads and writes for one parameter: value and gradient, and two
+/// moments each way.
+const KINDS: [(&str, usize); 2] = [("adamw_torch", 3 * 4 + 4 * 4), ("adamw_8bit", 3 * 4 + 4)];
+
+#[divan::bench(args = KINDS.map(|(name, _)| name))]
+fn step(bencher: Bencher<'_, '_>, name: &str) {
+    let bytes = KINDS.iter().find(|kind| kind.0 == name).map_or(0, |kind| kind.1);
+    let recipe = format!("model_name_or_path: m\ndataset_name: d\noptim: {name}");
+    let recipe = Recipe::read(&recipe).expect("a recipe");
+    let mut weight = Trainable::new("weight", random(&SHAPE));
+    let folder = std::env::temp_dir();
+    let optimizer = Optimizer::new(recipe.optim, LEARNING_RATE, 0, &folder, [&mut weight]);
+    let mut optimizer = optimizer.expect("an optimizer");
+    let grad = random(&SHAPE);
+    let work = Work::Bytes(bytes * SHAPE[0] * SHAPE[1]);
+    time(bencher, "optimizer", name, work, || {
+        weight.grad = Some(grad.clone());
+        optimizer.step([&mut weight], LEARNING_RATE, 1.0).expect("a step");
+    });
+}
