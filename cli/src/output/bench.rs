@@ -5,7 +5,7 @@ use fleetune_shared::ByteSize;
 use fleetune_shared::recipe::RecipeFile;
 use serde_json::{Value, json};
 
-use super::{Colour, Show, Style, plain_line, seconds};
+use super::{Colour, Show, Style, plain_line};
 
 /// A bench and the recipe it ran.
 pub(crate) struct Benched<'a> {
@@ -42,18 +42,15 @@ impl Show for Benched<'_> {
             line(
                 "step",
                 format!(
-                    "{}, the median of {} after {} to warm up",
-                    seconds(found.step_seconds),
-                    found.steps,
-                    found.warm
+                    "{:.2} s, the median of {} after {} to warm up",
+                    found.step_seconds, found.steps, found.warm
                 ),
             ),
             line(
                 "first step",
                 format!(
-                    "done {} after the start, begun after {}",
-                    seconds(found.seconds_to_first_step),
-                    seconds(found.seconds_to_start)
+                    "done {:.2} s after the start, begun after {:.2} s",
+                    found.seconds_to_first_step, found.seconds_to_start
                 ),
             ),
             line(
@@ -121,8 +118,8 @@ mod tests {
         insta::assert_snapshot!(benched.table(Style::PLAIN), @r"
         model.gguf
           speed       218 tokens/s, 221 at best; 218 supervised tokens/s
-          step        9.4 s, the median of 5 after 1 to warm up
-          first step  done 15.6 s after the start, begun after 6.1 s
+          step        9.38 s, the median of 5 after 1 to warm up
+          first step  done 15.60 s after the start, begun after 6.10 s
           memory      1.86 GiB of heap at its peak, 1.95 GiB resident; 1.00 GiB estimated
           learned     4884480 parameters, loss 2.5000 → 1.2500
         ");

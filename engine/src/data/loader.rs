@@ -110,10 +110,26 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// Rows that cannot be read back.
     pub fn longest_step(&self) -> Result<MicroBatch> {
+        self.data.micro_batch(&self.longest())
+    }
+
+    /// Whether the next step has a micro-batch as large as [`Self::longest_step`].
+    #[must_use]
+    pub fn next_step_is_longest(&self) -> bool {
+        let tokens = |sequences: &[usize]| -> usize {
+            sequences.iter().map(|i| self.data.tokens_of(*i)).sum()
+        };
+        let end = (self.cursor.position + self.step_rows()).min(self.order.len());
+        let next = self.order[self.cursor.position..end].chunks(self.batching.micro_batch);
+        let longest = tokens(&self.longest());
+        next.map(tokens).any(|next| next == longest)
+    }
+
+    fn longest(&self) -> Vec<usize> {
         let mut sequences: Vec<usize> = (0..self.data.len()).collect();
         sequences.sort_by_key(|i| std::cmp::Reverse(self.data.tokens_of(*i)));
         sequences.truncate(self.batching.micro_batch);
-        self.data.micro_batch(&sequences)
+        sequences
     }
 
     fn step_rows(&self) -> usize {
@@ -184,6 +200,20 @@ mod tests {
         assert_eq!(sizes(&loader.next_step().unwrap()), [2, 1]);
         assert_eq!(loader.cursor(), Cursor { epoch: 1, position: 0 });
         assert_eq!(loader.epochs_done(), 1.0);
+    }
+
+    #[test]
+    fn a_step_knows_whether_it_is_the_longest() {
+        let data = dataset(6);
+        let batching = Batching { micro_batch: 2, accumulation: 1 };
+        let mut loader = Loader::new(&data, batching, Sampling::Sequential, 0);
+        let mut longest = || {
+            let longest = loader.next_step_is_longest();
+            loader.next_step().unwrap();
+            longest
+        };
+        // Rows grow, so the last two of the six are the longest together.
+        assert_eq!([longest(), longest(), longest(), longest()], [false, false, true, false]);
     }
 
     #[test]

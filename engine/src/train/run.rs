@@ -180,10 +180,14 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Tries the longest micro-batch the data can produce, and forgets it: a run that is too big for its memory says
-    /// so now rather than hours later. A resumed run has proven it already.
+    /// so now rather than hours later. Where the first step has one as large, as with packed rows, that step is the
+    /// trial; a resumed run has proven it already.
     fn dry(&mut self, observer: &mut dyn Observer) -> Result<()> {
         if self.state.step > 0 {
             return Ok(());
+        }
+        if self.loader.next_step_is_longest() {
+            return self.dry_evaluation();
         }
         let longest = self.loader.longest_step()?;
         let in_backward = self.recipe.optim.in_backward;
@@ -196,10 +200,7 @@ impl Run<'_> {
         self.learner.learn(&mut self.model, &longest, 1.0, &mut forget)?;
         memory::check()?;
         self.model.clear_gradients();
-        if let Some(evaluator) = &self.evaluator {
-            evaluator.learner.assess(&mut self.model, &evaluator.longest()?)?;
-            memory::check()?;
-        }
+        self.dry_evaluation()?;
         let (rows, tokens) = (longest.cu_seqlens.len() - 1, longest.tokens());
         let mut message =
             format!("dry run of the longest micro-batch: {rows} rows, {tokens} tokens");
@@ -208,6 +209,13 @@ impl Run<'_> {
         }
         observer.event(TrainerEvent::Log { message });
         Ok(())
+    }
+
+    /// As [`Self::dry`], of the held-out rows.
+    fn dry_evaluation(&mut self) -> Result<()> {
+        let Some(evaluator) = &self.evaluator else { return Ok(()) };
+        evaluator.learner.assess(&mut self.model, &evaluator.longest()?)?;
+        memory::check()
     }
 
     /// Asks the held-out rows before anything was learned, where the recipe wants that.
