@@ -26,6 +26,7 @@ pub mod objective;
 pub mod ops;
 pub mod optim;
 pub mod quant;
+pub mod selftest;
 pub mod tensor_file;
 pub mod train;
 

@@ -7,10 +7,10 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// pass, a recomputed forward pass and a resumed run see the same ones, however many threads share the work.
 #[derive(Clone, Debug)]
 pub struct DropoutMask {
-    key: [u8; 32],
-    stream: u64,
+    pub(super) key: [u8; 32],
+    pub(super) stream: u64,
     /// Of 65,536 draws so many drop.
-    dropped: u32,
+    pub(super) dropped: u32,
 }
 
 impl DropoutMask {
@@ -20,13 +20,18 @@ impl DropoutMask {
         Self { key, stream, dropped: ((p * 65_536.0).round() as u32).min(65_535) }
     }
 
+    /// What numbers that stay are multiplied by: 1/(1 − p).
+    pub(super) fn kept(&self) -> f32 {
+        65_536.0 / (65_536 - self.dropped) as f32
+    }
+
     /// Calls `each` with the factor of every number of row `row`, `width` in all: 0, or 1/(1 − p).
     pub(crate) fn row(&self, row: usize, width: usize, mut each: impl FnMut(usize, f32)) {
         let mut rng = ChaCha12Rng::from_seed(self.key);
         rng.set_stream(self.stream);
         // Two draws a word.
         rng.set_word_pos((row * width.div_ceil(2)) as u128);
-        let kept = 65_536.0 / (65_536 - self.dropped) as f32;
+        let kept = self.kept();
         for pair in (0..width).step_by(2) {
             let word = rng.next_u32();
             for (column, draw) in [(pair, word & 0xFFFF), (pair + 1, word >> 16)] {

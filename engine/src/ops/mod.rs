@@ -5,12 +5,16 @@
 //! All tensors are f32, contiguous and two-dimensional, one row per token, unless a method says otherwise.
 
 mod backend;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod cuda;
 mod dropout;
 mod portable;
 mod rotary;
 pub(crate) mod slices;
 
 pub use backend::{AttentionShape, Backend, Span};
+#[cfg(any(test, feature = "cuda"))]
+pub use cuda::Cuda;
 pub use dropout::DropoutMask;
 pub use portable::Portable;
 pub use rotary::{Frequencies, Rotary, Turn};

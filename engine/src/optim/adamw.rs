@@ -9,19 +9,19 @@ use super::step::Step;
 #[derive(Clone, Copy)]
 pub(super) struct AdamW {
     /// What gradients are multiplied by first (clipping).
-    grad_factor: f32,
+    pub(super) grad_factor: f32,
     /// `1 − lr · weight_decay`; 1 where nothing decays.
-    decay: f32,
+    pub(super) decay: f32,
     /// `1 − beta1`.
-    lerp: f32,
-    beta2: f32,
+    pub(super) lerp: f32,
+    pub(super) beta2: f32,
     /// `1 − beta2`.
-    square: f32,
+    pub(super) square: f32,
     /// `√(1 − beta2ᵗ)`.
-    correction: f32,
-    epsilon: f32,
+    pub(super) correction: f32,
+    pub(super) epsilon: f32,
     /// `lr / (1 − beta1ᵗ)`.
-    size: f32,
+    pub(super) size: f32,
 }
 
 impl AdamW {

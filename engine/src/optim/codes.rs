@@ -15,9 +15,9 @@ const SMALL: f32 = 1e-3;
 /// A code book, and a quick way to the nearest of its codes.
 #[derive(Debug)]
 pub(super) struct CodeMap {
-    book: &'static Codebook<256>,
+    pub(super) book: &'static Codebook<256>,
     /// The code nearest to each of [`GRID`] evenly spread numbers from −1 to 1.
-    grid: Box<[u8]>,
+    pub(super) grid: Box<[u8]>,
 }
 
 impl CodeMap {

@@ -11,6 +11,8 @@
 mod adafactor;
 mod adamw;
 mod codes;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod elementwise;
 #[cfg(test)]
 mod fixture;
@@ -26,6 +28,9 @@ mod sgd;
 mod state_file;
 mod step;
 
+#[cfg(any(test, feature = "cuda"))]
+pub use cuda::{Adam, Adam8};
 pub use norm::{clip_factor, grad_norm};
 pub use optimizer::Optimizer;
 pub use schedule::Schedule;
+pub use step::Step;

@@ -8,7 +8,7 @@ pub struct Codebook<const N: usize> {
     values: [f32; N],
     /// Codes ordered by what they stand for, and the middles between neighbours.
     by_value: [u8; N],
-    middles: Vec<f32>,
+    pub(crate) middles: Vec<f32>,
 }
 
 impl<const N: usize> Codebook<N> {

@@ -91,11 +91,11 @@ impl Absmax {
 /// 4 bits a number, and a constant a block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FourBit {
-    kind: FourBitKind,
-    block: usize,
-    count: usize,
-    codes: Vec<u8>,
-    absmax: Absmax,
+    pub(super) kind: FourBitKind,
+    pub(super) block: usize,
+    pub(super) count: usize,
+    pub(super) codes: Vec<u8>,
+    pub(super) absmax: Absmax,
 }
 
 impl FourBit {

@@ -11,6 +11,8 @@
 mod bf16;
 mod blockwise8;
 mod codebook;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod four_bit;
 mod gguf;
 mod int8;
@@ -23,6 +25,8 @@ use std::fmt::Debug;
 pub use bf16::Bf16;
 pub use blockwise8::Blockwise8;
 pub use codebook::{Codebook, dynamic8, dynamic8_unsigned, fp4, nf4};
+#[cfg(any(test, feature = "cuda"))]
+pub use cuda::FourBitOnCard;
 pub use four_bit::{Absmax, FourBit, FourBitKind};
 pub use gguf::GgufBlocks;
 pub use int8::Int8;

@@ -1,0 +1,217 @@
+//! The arithmetic on an NVIDIA card: products by cuBLAS through candle, everything else by the kernels in
+//! `engine/kernels`.
+//!
+//! ```text
+//!   Backend ─▶ Cuda ─┬─▶ candle ─▶ cuBLAS                 products
+//!                    └─▶ launch ─▶ Card ─┬─ Gpu           the driver; kernels compiled by NVRTC (feature `cuda`)
+//!                                        └─ tests::Host   the same kernels on the CPU, through kernels/host
+//! ```
+//!
+//! Everything above [`launch::Card`] is the same code on a GPU and in the tests. Compiled, not yet run on a GPU.
+
+mod attention;
+mod cross_entropy;
+mod dropout;
+mod gated;
+#[cfg(feature = "cuda")]
+mod gpu;
+pub(crate) mod launch;
+mod norm;
+mod product;
+mod rope;
+mod rows;
+mod soft_cap;
+mod source;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use candle_core::{Device, Tensor};
+use fleetune_shared::Activation;
+
+use self::launch::Card;
+use super::{AttentionShape, Backend, DropoutMask, Rotary, Turn};
+use crate::Result;
+
+/// The backend on a card. Tensors given to it live there.
+#[derive(Debug)]
+pub struct Cuda {
+    card: Box<dyn Card>,
+    /// Scores of attention that exist at a time.
+    tile_scores: usize,
+}
+
+/// 64 MiB of f32.
+#[cfg(feature = "cuda")]
+const TILE_SCORES: usize = 1 << 24;
+
+impl Cuda {
+    /// The card of this number, its kernels compiled.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::Tensor`] when there is no such card, no driver, or NVRTC refuses.
+    #[cfg(feature = "cuda")]
+    pub fn open(ordinal: usize) -> Result<Self> {
+        Ok(Self { card: Box::new(gpu::Gpu::open(ordinal)?), tile_scores: TILE_SCORES })
+    }
+
+    /// Where its tensors live.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.card.device()
+    }
+
+    pub(crate) fn card(&self) -> &dyn Card {
+        &*self.card
+    }
+}
+
+impl Backend for Cuda {
+    fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        product::project(x, w)
+    }
+
+    fn project_dx(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+        product::project_dx(dy, w)
+    }
+
+    fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+        product::project_dw(dy, x)
+    }
+
+    fn project_into(&self, y: &Tensor, from: usize, x: &Tensor, w: &Tensor) -> Result<()> {
+        product::project_into(y, from, x, w)
+    }
+
+    fn add_project_dx(&self, dx: &Tensor, dy: &Tensor, from: usize, w: &Tensor) -> Result<()> {
+        let part = dy.narrow(1, from, w.dim(0)?)?.contiguous()?;
+        self.add(dx, &product::project_dx(&part, w)?)
+    }
+
+    fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()> {
+        self.add(y, &product::product(c, m)?)
+    }
+
+    fn add(&self, sum: &Tensor, term: &Tensor) -> Result<()> {
+        rows::add(self.card(), sum, term)
+    }
+
+    fn add_bias(&self, y: &Tensor, bias: &Tensor) -> Result<()> {
+        rows::by_columns(self.card(), "add_bias", y, bias)
+    }
+
+    fn sum_rows(&self, dy: &Tensor) -> Result<Tensor> {
+        rows::sum(self.card(), dy)
+    }
+
+    fn scale(&self, y: &Tensor, factor: &Tensor) -> Result<()> {
+        rows::by_columns(self.card(), "scale_columns", y, factor)
+    }
+
+    fn dot_rows(&self, dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+        rows::dot(self.card(), dy, y)
+    }
+
+    fn dropout(&self, x: &Tensor, mask: &DropoutMask) -> Result<Tensor> {
+        dropout::dropout(self.card(), x, mask)
+    }
+
+    fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+        rows::gather(self.card(), table, ids)
+    }
+
+    fn scatter_add(&self, dtable: &Tensor, ids: &[u32], dy: &Tensor) -> Result<()> {
+        rows::scatter_add(self.card(), dtable, ids, dy)
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+        norm::forward(self.card(), x, weight, eps)
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        rstd: &Tensor,
+        dx: &Tensor,
+        dweight: bool,
+    ) -> Result<Option<Tensor>> {
+        norm::backward(self.card(), dy, x, weight, rstd, dx)?;
+        dweight.then(|| norm::backward_weight(self.card(), dy, x, rstd)).transpose()
+    }
+
+    fn rotate(&self, x: &Tensor, rotary: &Rotary, turn: Turn) -> Result<()> {
+        rope::rotate(self.card(), x, rotary, turn)
+    }
+
+    fn gated(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        gated::forward(self.card(), activation, gate, up)
+    }
+
+    fn gated_backward(
+        &self,
+        activation: Activation,
+        gate: &Tensor,
+        up: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        gated::backward(self.card(), activation, gate, up, dy)
+    }
+
+    fn soft_cap(&self, x: &Tensor, cap: f64) -> Result<()> {
+        soft_cap::forward(self.card(), x, cap as f32)
+    }
+
+    fn soft_cap_backward(&self, dy: &Tensor, y: &Tensor, cap: f64) -> Result<()> {
+        soft_cap::backward(self.card(), dy, y, cap as f32)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        shape: &AttentionShape<'_>,
+    ) -> Result<(Tensor, Tensor)> {
+        attention::forward(self.card(), self.tile_scores, (q, k, v), shape)
+    }
+
+    fn attention_backward(
+        &self,
+        dout: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        lse: &Tensor,
+        shape: &AttentionShape<'_>,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        attention::backward(self.card(), self.tile_scores, (q, k, v), (dout, out, lse), shape)
+    }
+
+    fn cross_entropy(&self, logits: &Tensor, targets: &[u32], smoothing: f64) -> Result<f64> {
+        cross_entropy::forward(self.card(), logits, targets, smoothing)
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        logits: &Tensor,
+        targets: &[u32],
+        smoothing: f64,
+        scale: f64,
+    ) -> Result<f64> {
+        cross_entropy::backward(self.card(), logits, targets, smoothing, scale)
+    }
+
+    fn log_probs(&self, logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
+        cross_entropy::log_probs(self.card(), logits, targets)
+    }
+
+    fn log_probs_backward(&self, logits: &Tensor, targets: &[u32], dlogps: &[f64]) -> Result<()> {
+        cross_entropy::log_probs_backward(self.card(), logits, targets, dlogps)
+    }
+
+    fn log_collisions(&self, logits: &Tensor) -> Result<Vec<f64>> {
+        cross_entropy::log_collisions(self.card(), logits)
+    }
+}

@@ -1,0 +1,124 @@
+//! Does this machine compute what it should, and how fast: every operation of a backend beside its portable twin.
+//!
+//! ```text
+//!   cases ─ inputs ─┬─▶ Portable on the CPU ────────┬─▶ compare ─▶ Report
+//!                   └─▶ the backend on its device ──┘
+//! ```
+//!
+//! Inputs are the same numbers on every machine. Neighbours: `fleetune selftest` prints what comes back; the tests of
+//! `ops::cuda` run the same cases through the host shim.
+
+mod case;
+mod cases;
+mod numbers;
+mod report;
+mod size;
+
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+
+use self::case::Case;
+pub use self::report::{Measured, Report, Unit};
+pub use self::size::Size;
+use crate::Result;
+use crate::ops::{Backend, Portable};
+
+/// Holds every operation of `ops`, whose tensors live on `device`, against [`Portable`], and times each for about
+/// `each`.
+///
+/// # Errors
+/// When the twin itself or a transfer fails; an operation that fails is a [`Report`] that says so.
+pub fn run(ops: &dyn Backend, device: &Device, size: &Size, each: Duration) -> Result<Vec<Report>> {
+    cases::all(size)?.iter().map(|case| examine(case, ops, device, each)).collect()
+}
+
+fn examine(case: &Case, ops: &dyn Backend, device: &Device, each: Duration) -> Result<Report> {
+    let expected = numbers(&(case.run)(&Portable, &fresh(case, &Device::Cpu)?)?)?;
+    let outcome = || -> Result<Measured> {
+        let found = numbers(&(case.run)(ops, &fresh(case, device)?)?)?;
+        let difference = difference(&found, &expected);
+        let seconds = seconds(case, ops, device, each)?;
+        Ok(Measured { difference, per_second: case.work.amount() / seconds })
+    };
+    Ok(Report {
+        op: case.op,
+        tolerance: case.tolerance,
+        unit: case.work.unit(),
+        outcome: outcome().map_err(|error| error.to_string()),
+    })
+}
+
+/// The inputs on `device`, nobody else's: operations write into them.
+fn fresh(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
+    case.inputs.iter().map(|input| Ok(input.copy()?.to_device(device)?)).collect()
+}
+
+fn numbers(tensors: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+    let one = |tensor: &Tensor| Ok(tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?);
+    tensors.iter().map(one).collect()
+}
+
+/// The largest |found − expected| / (|expected| + root mean square of its tensor); infinite where shapes differ or
+/// something is not a number.
+fn difference(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
+    if !found.iter().map(Vec::len).eq(expected.iter().map(Vec::len)) {
+        return f64::INFINITY;
+    }
+    let of_tensor = |(found, expected): (&Vec<f64>, &Vec<f64>)| {
+        let squares: f64 = expected.iter().map(|x| x * x).sum();
+        let typical = (squares / expected.len() as f64).sqrt();
+        let of_number = |(found, expected): (&f64, &f64)| {
+            let difference = (found - expected).abs();
+            let relative =
+                if difference == 0.0 { 0.0 } else { difference / (expected.abs() + typical) };
+            if relative.is_nan() { f64::INFINITY } else { relative }
+        };
+        found.iter().zip(expected).map(of_number).fold(0.0, f64::max)
+    };
+    found.iter().zip(expected).map(of_tensor).fold(0.0, f64::max)
+}
+
+/// The median time of one run; inputs are renewed before each, which is not counted.
+fn seconds(case: &Case, ops: &dyn Backend, device: &Device, each: Duration) -> Result<f64> {
+    let (mut spent, mut times) = (Duration::ZERO, Vec::new());
+    while spent < each || times.is_empty() {
+        let inputs = fresh(case, device)?;
+        device.synchronize()?;
+        let began = Instant::now();
+        let results = (case.run)(ops, &inputs)?;
+        device.synchronize()?;
+        let time = began.elapsed();
+        drop(results);
+        spent += time;
+        times.push(time);
+    }
+    times.sort();
+    Ok(times[times.len() / 2].as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_twin_is_equal_to_itself() {
+        let reports = run(&Portable, &Device::Cpu, &Size::odd(), Duration::ZERO).unwrap();
+        assert!(reports.len() > 25);
+        for report in reports {
+            let measured = report.outcome.as_ref().unwrap();
+            assert_eq!(measured.difference, 0.0, "{}", report.op);
+            assert!(report.passed() && measured.per_second > 0.0);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_or_not_there_differs_without_bound() {
+        let of = |found: &[f64]| difference(&[found.to_vec()], &[vec![1.0, -1.0]]);
+        assert_eq!(of(&[1.0, -1.0]), 0.0);
+        assert!((of(&[1.0, -1.2]) - 0.1).abs() < 1e-12);
+        assert_eq!(of(&[1.0, f64::NAN]), f64::INFINITY);
+        assert_eq!(of(&[1.0]), f64::INFINITY);
+        assert_eq!(difference(&[vec![0.0]], &[vec![0.0]]), 0.0);
+    }
+}
