@@ -36,6 +36,14 @@ bench-peers *ARGS:
 chaos RUNS="20":
     FLEETUNE_CHAOS_RUNS={{RUNS}} cargo test -p fleetune-tests --test chaos -- --nocapture
 
+# Compiles the CUDA kernels for four generations of cards; gets nvcc if there is none. No GPU needed.
+kernels:
+    scripts/compile-kernels
+
+# Type-checks the build for NVIDIA cards; the first time takes about ten minutes.
+check-cuda:
+    eval "$(scripts/fetch-nvcc)" && CARGO_TARGET_DIR=target/cuda cargo check --features cuda
+
 # Opens an adapter of ours in Python's PEFT.
 interop:
     tests/interop/run

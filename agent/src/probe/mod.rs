@@ -46,8 +46,8 @@ pub enum ProbeError {
     },
     /// Built for the CPU only.
     #[error(
-        "--device cuda: this build computes on the CPU only; build with --features cuda, \
-         or use --device cpu"
+        "--device cuda: trainers of this version compute on the CPU only, however it was built (docs/cuda.md); \
+         use --device cpu"
     )]
     NoCuda,
     /// A size for a GPU that has its own.
@@ -86,11 +86,11 @@ impl Probe {
     /// # Errors
     /// As [`Probe::open`].
     pub fn open_with(settings: &CardSettings, library: Option<&OsStr>) -> Result<Self, ProbeError> {
-        let built_with_cuda = cfg!(feature = "cuda");
+        let trains_on_cuda = fleetune_engine::train::trains_on(Device::Cuda);
         let device = match settings.device {
-            DeviceChoice::Cuda if !built_with_cuda => return Err(ProbeError::NoCuda),
+            DeviceChoice::Cuda if !trains_on_cuda => return Err(ProbeError::NoCuda),
             DeviceChoice::Cuda => Device::Cuda,
-            DeviceChoice::Auto if built_with_cuda && settings.vram.is_none() => Device::Cuda,
+            DeviceChoice::Auto if trains_on_cuda && settings.vram.is_none() => Device::Cuda,
             DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
         };
         match (device, settings.vram) {

@@ -17,6 +17,7 @@ mod merge;
 mod merge_models;
 mod preview;
 mod schema;
+mod selftest;
 mod submit;
 mod sweep;
 mod top;
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Generate(generate::Generate),
     /// Time whole training steps of a model
     Bench(bench::Bench),
+    /// Hold every operation of this machine's arithmetic against its reference, and time it
+    Selftest(selftest::Selftest),
     /// Print the recipe's JSON Schema
     Schema(schema::Schema),
     /// Print a script that completes commands in a shell
@@ -99,6 +102,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Export(verb) => verb.run(context),
         Command::Generate(verb) => verb.run(context),
         Command::Bench(verb) => verb.run(context),
+        Command::Selftest(verb) => verb.run(context),
         Command::Schema(verb) => verb.run(context),
         Command::Completions(verb) => verb.run(context),
         Command::Trainer(verb) => verb.run(),

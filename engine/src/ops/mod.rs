@@ -7,6 +7,7 @@
 mod backend;
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod cuda;
+mod device;
 mod dropout;
 mod portable;
 mod rotary;
@@ -15,6 +16,7 @@ pub(crate) mod slices;
 pub use backend::{AttentionShape, Backend, Span};
 #[cfg(any(test, feature = "cuda"))]
 pub use cuda::Cuda;
+pub use device::open;
 pub use dropout::DropoutMask;
 pub use portable::Portable;
 pub use rotary::{Frequencies, Rotary, Turn};

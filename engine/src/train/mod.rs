@@ -18,6 +18,15 @@ mod resume;
 mod run;
 mod setup;
 
+use fleetune_shared::Device;
+
 pub use observer::Observer;
 pub(crate) use result::publish;
 pub use run::train;
+
+/// Whether [`train`] can compute on a device. Operations run on cards ([`crate::ops::open`]); `docs/cuda.md` lists what
+/// keeps whole models from them.
+#[must_use]
+pub const fn trains_on(device: Device) -> bool {
+    matches!(device, Device::Cpu)
+}
