@@ -12,6 +12,11 @@
 #include "../rows.cu"
 #include "../soft_cap.cu"
 
+// Not a card's: half of the threads wait for a barrier that the others never come to, which a test wants told.
+__global__ void half_a_barrier(unsigned) {
+    if (threadIdx.x < blockDim.x / 2) __syncthreads();
+}
+
 #define KERNEL(name)                                                                                            \
     extern "C" const char* host_##name(                                                                         \
         unsigned blocks, unsigned threads, void* const* arguments, const std::size_t* sizes, std::size_t count  \
@@ -50,3 +55,4 @@ KERNEL(gather)
 KERNEL(scatter_add)
 KERNEL(soft_cap)
 KERNEL(soft_cap_backward)
+KERNEL(half_a_barrier)

@@ -48,8 +48,8 @@ impl Gpu {
         Ok(Self { device, cuda, ptx: ptx.to_src() })
     }
 
-    /// Where a tensor's numbers begin. The address stays good while the tensor lives; everything runs on one stream,
-    /// so what is queued later finds what was queued before.
+    /// Where a tensor's numbers begin. The address stays good while the tensor lives. candle's stream is the calling
+    /// thread's, so one thread drives a card, and what it queues later finds what it queued before.
     fn address(&self, tensor: &Tensor, written: bool) -> candle_core::Result<u64> {
         if written {
             let taken = Taken { device: &self.cuda, address: Mutex::new(0) };

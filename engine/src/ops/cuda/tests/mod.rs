@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 pub(crate) use self::host::host;
 use self::host::without;
+use super::launch::Arg;
 use super::source::SOURCE;
 use crate::ops::{Backend, Portable};
 use crate::selftest::{self, Size};
@@ -48,6 +49,22 @@ fn every_operation_is_its_portable_twin() {
             assert!(report.passed(), "{report:?} at {size:?}");
         }
     }
+}
+
+#[test]
+fn a_launch_that_a_card_would_take_wrongly_is_refused() {
+    let Some(cuda) = host() else { return };
+    let refused = |args: &[Arg<'_>], text: &str| {
+        let error = cuda.card().launch("half_a_barrier", 1, args).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    };
+    refused(&[Arg::U32(0)], "in vain");
+    refused(&[Arg::U64(0)], "of another size");
+    refused(&[Arg::U32(0), Arg::U32(0)], "another number of arguments");
+    // And the next one runs.
+    let sum = cuda.card().upload(&[1.0_f32, 2.0]).unwrap();
+    cuda.add(&sum, &cuda.card().upload(&[10.0_f32, 20.0]).unwrap()).unwrap();
+    assert_eq!(sum.to_vec1::<f32>().unwrap(), [11.0, 22.0]);
 }
 
 /// Kernels that the operations of a backend do not need; theirs are the tests of `quant` and `optim`.
