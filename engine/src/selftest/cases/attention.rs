@@ -69,7 +69,7 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
     };
     let cache = Layout {
         spans: vec![Span { q: 0..1, k: 0..tokens - 3 }, Span { q: 1..3, k: tokens - 3..tokens }],
-        ..causal.clone()
+        ..causal
     };
     let mut cases = Vec::new();
     for (op, op_backward, layout) in [
