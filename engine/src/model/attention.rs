@@ -16,7 +16,7 @@ use super::linear::{Linear, LinearSaved};
 use super::norm::{Norm, OutNorm, OutNormSaved};
 use super::projections::Projections;
 use crate::Result;
-use crate::ops::{AttentionShape, Span, Turn};
+use crate::ops::{AttentionShape, Onto, Span, Turn};
 
 #[derive(Debug)]
 pub(crate) struct Attention {
@@ -74,9 +74,7 @@ impl Attention {
             }
         };
         drop(turned_q);
-        let (y, o) = self.o.forward(pass, &out)?;
-        let (y, out_norm) = self.out_norm.forward(ops, y)?;
-        ops.add(&y, &x)?;
+        let (y, o, out_norm) = self.out_norm.forward(pass, &self.o, &out, &x)?;
         let saved = AttentionSaved { x, rstd, qkv, q, k, v, head_rstd, out, lse, o, out_norm };
         Ok((y, saved))
     }
@@ -104,7 +102,7 @@ impl Attention {
         if !want_o {
             return Ok(None);
         }
-        let dout = self.o.backward(pass, &do_proj, &out, &o, want_out)?;
+        let dout = self.o.backward(pass, &do_proj, &out, &o, want_out.then_some(Onto::New))?;
         drop(do_proj);
         let Some(dout) = dout else { return Ok(None) };
         let (dq, dk, dv) = {

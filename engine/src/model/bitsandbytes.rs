@@ -23,9 +23,10 @@ use serde::Deserialize;
 
 use super::files::Shard;
 use super::shards::Shards;
-use super::weight::{PackedMatrix, Weight};
 use crate::ops::slices::view;
-use crate::quant::{Absmax, Blockwise8, FourBit, FourBitKind, Int8, dynamic8};
+use crate::quant::{
+    Absmax, Blockwise8, FourBit, FourBitKind, Int8, PackedMatrix, Weight, dynamic8,
+};
 use crate::{EngineError, Result};
 
 /// A folder's tensors, quantised or not.

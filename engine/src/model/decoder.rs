@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{IndexOp, Tensor};
 use fleetune_shared::ModelSpec;
-use fleetune_shared::recipe::{CheckpointingLevel, Quantization};
+use fleetune_shared::recipe::{CheckpointingLevel, FourBit, Quantization};
 
 use super::block::{Block, Pass, Saved};
 use super::cache::KvCache;
@@ -16,7 +16,7 @@ use super::noise::Noise;
 use super::norm::Norm;
 use super::trainable::{Parameter, Trainable};
 use crate::data::MicroBatch;
-use crate::ops::{Backend, Frequencies, Portable, Rotary, Span};
+use crate::ops::{Backend, Frequencies, Mixed, Portable, Rotary, Span};
 use crate::{EngineError, Result};
 
 /// A decoder-only transformer with frozen weights, until [`Model::attach`] or [`Model::train_full`] says what learns.
@@ -69,7 +69,13 @@ impl Model {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_as(path: &Path, how: Quantization) -> Result<Self> {
-        super::load::load(path, Arc::new(Portable), how)
+        let ops: Arc<dyn Backend> = match how {
+            Quantization::Bfloat16 | Quantization::FourBit(FourBit { bfloat16: true, .. }) => {
+                Arc::new(Mixed::default())
+            }
+            _ => Arc::new(Portable),
+        };
+        super::load::load(path, ops, how)
     }
 
     /// A model of the shape that `config.json` in the folder `path` gives, with weights drawn from `seed` as

@@ -6,7 +6,8 @@ use super::block::Pass;
 use super::trainable::{Parameter, Role, Trainable};
 use crate::Result;
 use crate::adapter::{Half, LoraLayer, key};
-use crate::ops::Backend;
+use crate::ops::{Backend, Onto};
+use crate::quant::Weight;
 
 /// `y = E[id] + s·(A[:, id])ᵀ·Bᵀ`.
 #[derive(Debug)]
@@ -67,7 +68,8 @@ impl Embedding {
         }
         if let Some(lora) = &mut self.lora {
             let low = (lora.low(ops, ids)? * lora.scaling)?;
-            let dlow = (ops.project_dx(dy, &lora.b.value)? * lora.scaling)?;
+            let b = Weight::F32(lora.b.value.clone());
+            let dlow = (ops.linear_dx(dy, &b, None, Onto::F32)? * lora.scaling)?;
             let da = lora.a.value.t()?.contiguous()?.zeros_like()?;
             ops.scatter_add(&da, ids, &dlow)?;
             lora.a.accumulate(ops, da.t()?.contiguous()?)?;

@@ -14,9 +14,8 @@ use fleetune_shared::{
 
 use super::files::wrong;
 use super::gguf_names::hf_name;
-use super::weight::PackedMatrix;
 use crate::ops::Frequencies;
-use crate::quant::GgufBlocks;
+use crate::quant::{GgufBlocks, PackedMatrix};
 use crate::{EngineError, Result};
 
 /// An open GGUF file.

@@ -13,6 +13,7 @@ use super::block::Pass;
 use super::linear::LinearSaved;
 use crate::Result;
 use crate::data::{IGNORED, MicroBatch};
+use crate::ops::Onto;
 
 /// Positions that predict something, and what.
 pub(super) struct Labelled {
@@ -118,8 +119,11 @@ impl Model {
     /// The last product, `[rows, H]` to `[rows, V]`: the head's own, or the embedding's when tied.
     fn head_project(&self, pass: &Pass<'_>, normed: &Tensor) -> Result<(Tensor, LinearSaved)> {
         match &self.head {
-            Some(head) => head.forward(pass, normed),
-            None => Ok((self.embed.table.project(pass.ops, normed)?, LinearSaved::default())),
+            Some(head) => head.forward(pass, normed, Onto::F32),
+            None => {
+                let logits = self.embed.table.project(pass.ops, normed, None, Onto::F32)?;
+                Ok((logits, LinearSaved::default()))
+            }
         }
     }
 
@@ -131,14 +135,15 @@ impl Model {
         normed: &Tensor,
         saved: &LinearSaved,
     ) -> Result<Tensor> {
+        let dlogits = pass.ops.as_activation(dlogits)?;
         if let Some(head) = &mut self.head {
-            let dnormed = head.backward(pass, dlogits, normed, saved, true)?;
+            let dnormed = head.backward(pass, &dlogits, normed, saved, Some(Onto::F32))?;
             return Ok(dnormed.expect("a gradient that was wanted"));
         }
         let table = &mut self.embed.table;
-        let dnormed = table.project_dx(pass.ops, dlogits)?;
+        let dnormed = table.project_dx(pass.ops, &dlogits, None, Onto::F32)?;
         if let Some(table) = table.trained_mut() {
-            table.accumulate_product(pass.ops, dlogits, normed)?;
+            table.accumulate_product(pass.ops, &dlogits, normed)?;
         }
         Ok(dnormed)
     }

@@ -10,10 +10,9 @@ use candle_core::Tensor;
 use fleetune_shared::recipe::{FourBitType, Quantization};
 
 use super::source::WeightFiles;
-use super::weight::{PackedMatrix, Weight};
 use crate::Result;
 use crate::ops::slices::view;
-use crate::quant::{Bf16, FourBit, FourBitKind, Int8, Packed};
+use crate::quant::{Bf16, FourBit, FourBitKind, Int8, Packed, PackedMatrix, Weight};
 
 /// Reads `name` and keeps it as `how` says. Weights that a checkpoint stores quantised stay as they are unless f32 or
 /// bf16 is asked for; a GGUF file's blocks only under [`Quantization::AsStored`].

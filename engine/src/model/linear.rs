@@ -7,7 +7,7 @@ use super::lora::Lora;
 use super::scale::Scale;
 use super::trainable::{Parameter, Trainable};
 use crate::Result;
-use crate::ops::Backend;
+use crate::ops::{Backend, LowRank, Onto};
 
 /// `y = x · Wᵀ + b`, changed by its adapter while adapters are on.
 #[derive(Debug)]
@@ -47,21 +47,32 @@ impl Linear {
     }
 
     /// `[T, in]` to `[T, out]`, and what the backward pass wants again.
-    pub(crate) fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<(Tensor, LinearSaved)> {
+    pub(crate) fn forward(
+        &self,
+        pass: &Pass<'_>,
+        x: &Tensor,
+        onto: Onto,
+    ) -> Result<(Tensor, LinearSaved)> {
+        let alone = |y| (y, LinearSaved::default());
         match &self.adapter {
             Some(Beside::Lora(lora)) if !pass.adapters => {
-                Ok((lora.without(pass.ops, self, x)?, LinearSaved::default()))
+                lora.without(pass.ops, self, x, onto).map(alone)
             }
-            None => Ok((self.base(pass.ops, x)?, LinearSaved::default())),
-            Some(_) if !pass.adapters => Ok((self.base(pass.ops, x)?, LinearSaved::default())),
-            Some(Beside::Lora(lora)) => lora.forward(pass, self, x),
-            Some(Beside::Scale(scale)) => scale.forward(pass.ops, self, x),
+            Some(Beside::Lora(lora)) => lora.forward(pass, self, x, onto),
+            Some(Beside::Scale(scale)) if pass.adapters => scale.forward(pass.ops, self, x, onto),
+            _ => self.base(pass.ops, x, None, onto).map(alone),
         }
     }
 
-    /// `x · Wᵀ + b`.
-    pub(super) fn base(&self, ops: &dyn Backend, x: &Tensor) -> Result<Tensor> {
-        let y = self.weight.project(ops, x)?;
+    /// `x · Wᵀ + low + b`.
+    pub(super) fn base(
+        &self,
+        ops: &dyn Backend,
+        x: &Tensor,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
+        let y = self.weight.project(ops, x, low, onto)?;
         if let Some(bias) = &self.bias {
             ops.add_bias(&y, bias.value())?;
         }
@@ -73,14 +84,14 @@ impl Linear {
         self.trainables().next().is_some()
     }
 
-    /// Adds to the gradients of whatever learns, and gives the input's when it is wanted.
+    /// Adds to the gradients of whatever learns, and gives the input's where it is wanted.
     pub(crate) fn backward(
         &mut self,
         pass: &Pass<'_>,
         dy: &Tensor,
         x: &Tensor,
         saved: &LinearSaved,
-        want_dx: bool,
+        onto: Option<Onto>,
     ) -> Result<Option<Tensor>> {
         let ops = pass.ops;
         let Self { weight, bias, adapter } = self;
@@ -92,15 +103,15 @@ impl Linear {
                 if let Some(weight) = weight.trained_mut() {
                     weight.accumulate_product(ops, dy, x)?;
                 }
-                want_dx.then(|| weight.project_dx(ops, dy)).transpose()
+                onto.map(|onto| weight.project_dx(ops, dy, None, onto)).transpose()
             }
             Some(Beside::Lora(lora)) => {
                 if let Some(bias) = bias.as_mut().and_then(Parameter::trained_mut) {
                     bias.accumulate(ops, ops.sum_rows(dy)?)?;
                 }
-                lora.backward(pass, weight, dy, x, saved, want_dx)
+                lora.backward(pass, weight, dy, x, saved, onto)
             }
-            Some(Beside::Scale(scale)) => scale.backward(ops, weight, dy, x, saved, want_dx),
+            Some(Beside::Scale(scale)) => scale.backward(ops, weight, dy, x, saved, onto),
         }
     }
 

@@ -17,9 +17,9 @@ use super::norm::{Norm, OutNorm};
 use super::projections::Projections;
 use super::source::{self, WeightFiles};
 use super::trainable::Parameter;
-use super::weight::Weight;
 use crate::Result;
 use crate::ops::{Backend, Frequencies};
+use crate::quant::Weight;
 
 pub(super) fn load(path: &Path, ops: Arc<dyn Backend>, how: Quantization) -> Result<Model> {
     let files = WeightFiles::open(path)?;

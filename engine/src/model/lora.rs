@@ -16,7 +16,7 @@ use super::residual::Beginning;
 use super::trainable::{Parameter, Role, Trainable};
 use crate::Result;
 use crate::adapter::{Half, LoraLayer, key};
-use crate::ops::{Backend, DropoutMask, slices};
+use crate::ops::{Backend, DropoutMask, LowRank, Onto, Portable, slices};
 
 /// `y = x·Wᵀ + b + s·(x̃·Aᵀ)·Bᵀ` with `x̃` the input after dropout (LoRA, arXiv 2106.09685). With magnitudes, each
 /// column of `x̃·Wᵀ + s·(x̃·Aᵀ)·Bᵀ` is stretched by `m / ‖W + s·B·A‖`, and what dropout takes from the base's part is
@@ -91,7 +91,7 @@ impl Lora {
             let value = match magnitude {
                 Some(value) => value,
                 None => {
-                    let lengths = lora.lengths(ops, weight, &squares)?;
+                    let lengths = lora.lengths(weight, &squares)?;
                     slices::tensor(
                         lengths.into_iter().map(|x| x as f32).collect(),
                         &[squares.len()],
@@ -109,6 +109,7 @@ impl Lora {
         pass: &Pass<'_>,
         linear: &Linear,
         x: &Tensor,
+        onto: Onto,
     ) -> Result<(Tensor, LinearSaved)> {
         let ops = pass.ops;
         let dropped = self.dropped(pass, x)?;
@@ -116,20 +117,20 @@ impl Lora {
         let low = ops.project(input, &self.a.value)?;
         let b = (self.b.value.t()?.contiguous()? * self.scaling)?;
         let Some(magnitude) = &self.magnitude else {
-            let y = linear.base(ops, x)?;
-            ops.add_low_rank(&y, &low, &b)?;
+            let y = linear.base(ops, x, Some(LowRank { c: &low, m: &b }), onto)?;
             if let Some(bias) = &self.bias {
                 ops.add_bias(&y, &(&bias.value * self.scaling)?)?;
             }
             return Ok((y, LinearSaved { low: Some(low), unscaled: None }));
         };
-        let stretch = self.stretch(ops, &linear.weight, magnitude)?;
-        let unscaled = linear.weight.project(ops, input)?;
-        let rest = match &dropped {
-            None => None,
-            Some(_) => Some((linear.weight.project(ops, x)? - &unscaled)?),
-        };
-        ops.add_low_rank(&unscaled, &low, &b)?;
+        let stretch = self.stretch(&linear.weight, magnitude)?;
+        let low_rank = Some(LowRank { c: &low, m: &b });
+        let unscaled = linear.weight.project(ops, input, low_rank, Onto::New)?;
+        // What dropout took from the base's part.
+        let rest = dropped
+            .as_ref()
+            .map(|dropped| linear.weight.project(ops, &(x - dropped)?, None, Onto::New));
+        let rest = rest.transpose()?;
         let y = unscaled.copy()?;
         ops.scale(&y, &stretch.factor)?;
         if let Some(rest) = rest {
@@ -138,7 +139,7 @@ impl Lora {
         if let Some(bias) = &linear.bias {
             ops.add_bias(&y, bias.value())?;
         }
-        Ok((y, LinearSaved { low: Some(low), unscaled: Some(unscaled) }))
+        Ok((ops.deliver(y, onto)?, LinearSaved { low: Some(low), unscaled: Some(unscaled) }))
     }
 
     /// With `g = f ⊙ dy`, `f` DoRA's stretch or 1: `dA = s·(g·B)ᵀ·x̃`, `dB = s·gᵀ·(x̃·Aᵀ)`, `dm = Σ dy ⊙ y/m`, and
@@ -150,11 +151,11 @@ impl Lora {
         dy: &Tensor,
         x: &Tensor,
         saved: &LinearSaved,
-        want_dx: bool,
+        onto: Option<Onto>,
     ) -> Result<Option<Tensor>> {
         let ops = pass.ops;
         let Some(low) = &saved.low else {
-            return want_dx.then(|| weight.project_dx(ops, dy)).transpose();
+            return onto.map(|onto| weight.project_dx(ops, dy, None, onto)).transpose();
         };
         let mask = self.mask(pass);
         let dropped = mask.as_ref().map(|mask| ops.dropout(x, mask)).transpose()?;
@@ -162,7 +163,7 @@ impl Lora {
 
         let stretched = match (&self.magnitude, &saved.unscaled) {
             (Some(magnitude), Some(unscaled)) => {
-                let stretch = self.stretch(ops, weight, magnitude)?;
+                let stretch = self.stretch(weight, magnitude)?;
                 let dmagnitude = (ops.dot_rows(dy, unscaled)? * &stretch.inverse)?;
                 let g = dy.copy()?;
                 ops.scale(&g, &stretch.factor)?;
@@ -172,23 +173,16 @@ impl Lora {
         };
         let g = stretched.as_ref().map_or(dy, |(g, _)| g);
         let dlow = (ops.project_dx(g, &self.b.value)? * self.scaling)?;
-        let dx = match (&mask, want_dx) {
-            (_, false) => None,
-            (None, true) => {
-                let dx = weight.project_dx(ops, g)?;
-                ops.add_low_rank(&dx, &dlow, &self.a.value)?;
-                Some(dx)
-            }
-            (Some(mask), true) => {
+        let low_rank = Some(LowRank { c: &dlow, m: &self.a.value });
+        let dx = match (&mask, onto) {
+            (_, None) => None,
+            (None, Some(onto)) => Some(weight.project_dx(ops, g, low_rank, onto)?),
+            (Some(mask), Some(onto)) => {
                 let through = match &stretched {
                     None => ops.project_dx(&dlow, &self.a.value)?,
-                    Some((g, _)) => {
-                        let through = weight.project_dx(ops, &(g - dy)?)?;
-                        ops.add_low_rank(&through, &dlow, &self.a.value)?;
-                        through
-                    }
+                    Some((g, _)) => weight.project_dx(ops, &(g - dy)?, low_rank, Onto::New)?,
                 };
-                let dx = weight.project_dx(ops, dy)?;
+                let dx = weight.project_dx(ops, dy, None, onto)?;
                 ops.add(&dx, &ops.dropout(&through, mask)?)?;
                 Some(dx)
             }
@@ -205,13 +199,18 @@ impl Lora {
     }
 
     /// What the base answered before the pair took its part: `x·Wᵀ + b`.
-    pub(super) fn without(&self, ops: &dyn Backend, linear: &Linear, x: &Tensor) -> Result<Tensor> {
-        let y = linear.base(ops, x)?;
-        if let Some(Beginning { a, b }) = &self.beginning {
-            let b = (b.t()?.contiguous()? * self.scaling)?;
-            ops.add_low_rank(&y, &ops.project(x, a)?, &b)?;
-        }
-        Ok(y)
+    pub(super) fn without(
+        &self,
+        ops: &dyn Backend,
+        linear: &Linear,
+        x: &Tensor,
+        onto: Onto,
+    ) -> Result<Tensor> {
+        let Some(Beginning { a, b }) = &self.beginning else {
+            return linear.base(ops, x, None, onto);
+        };
+        let b = (b.t()?.contiguous()? * self.scaling)?;
+        linear.base(ops, x, Some(LowRank { c: &ops.project(x, a)?, m: &b }), onto)
     }
 
     /// The pair that does beside the base as it was loaded what this one does beside what it left: `[A; A₀]` and
@@ -250,16 +249,11 @@ impl Lora {
         self.mask(pass).map(|mask| pass.ops.dropout(x, &mask)).transpose()
     }
 
-    fn stretch<'a>(
-        &self,
-        ops: &dyn Backend,
-        weight: &Parameter,
-        magnitude: &'a Magnitude,
-    ) -> Result<&'a Stretch> {
+    fn stretch<'a>(&self, weight: &Parameter, magnitude: &'a Magnitude) -> Result<&'a Stretch> {
         if let Some(stretch) = magnitude.stretch.get() {
             return Ok(stretch);
         }
-        let lengths = self.lengths(ops, weight, &magnitude.squares)?;
+        let lengths = self.lengths(weight, &magnitude.squares)?;
         // A row of zeros has no direction to stretch.
         let inverse: Vec<f32> =
             lengths.iter().map(|x| if *x > 0.0 { (1.0 / x) as f32 } else { 0.0 }).collect();
@@ -270,11 +264,13 @@ impl Lora {
 
     /// `‖W + s·B·A‖` row by row, of which only `r` rows are ever multiplied by W:
     /// `‖w‖² + 2s·b·(A·w) + s²·b·(A·Aᵀ)·b`.
-    fn lengths(&self, ops: &dyn Backend, weight: &Parameter, squares: &[f64]) -> Result<Vec<f64>> {
+    /// In f32, whatever activations are.
+    fn lengths(&self, weight: &Parameter, squares: &[f64]) -> Result<Vec<f64>> {
+        let ops = &Portable;
         let (a, b) = (&self.a.value, &self.b.value);
         let r = a.dim(0)?;
         // `[out, r]` each.
-        let across = weight.project(ops, a)?.t()?.contiguous()?;
+        let across = weight.project(ops, a, None, Onto::New)?.t()?.contiguous()?;
         let within = ops.project(b, &ops.project(a, a)?)?;
         let (across, within, b) =
             (slices::view(&across)?, slices::view(&within)?, slices::view(b)?);

@@ -15,6 +15,7 @@ use super::linear::{Linear, LinearSaved};
 use super::norm::{Norm, OutNorm, OutNormSaved};
 use super::projections::Projections;
 use crate::Result;
+use crate::ops::Onto;
 
 #[derive(Debug)]
 pub(crate) struct Mlp {
@@ -54,10 +55,8 @@ impl Mlp {
         drop(normed);
         let [gate, up] = &gates.0;
         let activation = ops.gated(pass.spec.hidden_act, gate, up)?;
-        let (y, down) = self.down.forward(pass, &activation)?;
+        let (y, down, out_norm) = self.out_norm.forward(pass, &self.down, &activation, &x)?;
         drop(activation);
-        let (y, out_norm) = self.out_norm.forward(ops, y)?;
-        ops.add(&y, &x)?;
         Ok((y, MlpSaved { x, rstd, gates: Some(gates), down, out_norm }))
     }
 
@@ -89,7 +88,8 @@ impl Mlp {
             None => self.gate_up.forward(pass, &self.norm.forward(ops, &x)?.0)?,
         };
         let activation = ops.gated(act, &gate, &up)?;
-        let dactivation = self.down.backward(pass, &ddown, &activation, &down, want_gate)?;
+        let onto = want_gate.then_some(Onto::New);
+        let dactivation = self.down.backward(pass, &ddown, &activation, &down, onto)?;
         drop((activation, ddown));
         let Some(dactivation) = dactivation else { return Ok(None) };
         let (dgate, dup) = ops.gated_backward(act, &gate, &up, &dactivation)?;

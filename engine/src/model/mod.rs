@@ -37,8 +37,8 @@ mod score;
 mod shards;
 mod source;
 mod trainable;
-mod weight;
 
+pub use crate::quant::{PackedMatrix, Weight};
 pub use attach::Attached;
 pub use cache::KvCache;
 pub use decoder::Model;
@@ -53,4 +53,3 @@ pub use save::{save, save_surroundings};
 pub(crate) use shards::{Shards, read_all};
 pub use source::{WeightFiles, spec_of};
 pub use trainable::{Role, Trainable};
-pub use weight::{PackedMatrix, Weight};

@@ -3,9 +3,11 @@
 use candle_core::Tensor;
 use fleetune_shared::ModelSpec;
 
+use super::block::Pass;
+use super::linear::{Linear, LinearSaved};
 use super::trainable::Parameter;
 use crate::Result;
-use crate::ops::Backend;
+use crate::ops::{Backend, Onto};
 
 /// `x · rstd · w`, or `x · rstd · (1 + w)` where the architecture keeps its weights around zero.
 #[derive(Debug)]
@@ -84,20 +86,34 @@ pub(crate) struct OutNorm(pub(crate) Option<Norm>);
 pub(crate) struct OutNormSaved(Option<(Tensor, Tensor)>);
 
 impl OutNorm {
-    pub(crate) fn forward(&self, ops: &dyn Backend, out: Tensor) -> Result<(Tensor, OutNormSaved)> {
-        let Some(norm) = &self.0 else { return Ok((out, OutNormSaved(None))) };
-        let (y, rstd) = norm.forward(ops, &out)?;
-        Ok((y, OutNormSaved(Some((out, rstd)))))
+    /// Adds what `linear` makes of `x`, and what the norm makes of that, to a copy of the residual.
+    pub(crate) fn forward(
+        &self,
+        pass: &Pass<'_>,
+        linear: &Linear,
+        x: &Tensor,
+        residual: &Tensor,
+    ) -> Result<(Tensor, LinearSaved, OutNormSaved)> {
+        let sum = Onto::Sum(residual.copy()?);
+        let Some(norm) = &self.0 else {
+            let (y, saved) = linear.forward(pass, x, sum)?;
+            return Ok((y, saved, OutNormSaved(None)));
+        };
+        let (out, saved) = linear.forward(pass, x, Onto::New)?;
+        let (y, rstd) = norm.forward(pass.ops, &out)?;
+        Ok((pass.ops.deliver(y, sum)?, saved, OutNormSaved(Some((out, rstd)))))
     }
 
-    /// The gradient of the sub-layer's output; `dy` itself where there is no norm.
+    /// The gradient of the sub-layer's output, made as activations are.
     pub(crate) fn backward(
         &mut self,
         ops: &dyn Backend,
         dy: &Tensor,
         saved: OutNormSaved,
     ) -> Result<Tensor> {
-        let (Some(norm), Some((out, rstd))) = (&mut self.0, saved.0) else { return Ok(dy.clone()) };
+        let (Some(norm), Some((out, rstd))) = (&mut self.0, saved.0) else {
+            return ops.as_activation(dy);
+        };
         let dout = out.zeros_like()?;
         norm.backward(ops, Some(dy), &out, &rstd, &dout)?;
         Ok(dout)

@@ -5,6 +5,7 @@ use candle_core::{Error, Tensor};
 use super::block::Pass;
 use super::linear::{Linear, LinearSaved};
 use crate::Result;
+use crate::ops::Onto;
 
 /// `N` projections of one input: a linear layer for each, or one that makes all of them, whose output is cut (Phi-3's
 /// `qkv_proj` and `gate_up_proj`). The weights stay as the files have them, so that adapters, quantised blocks and
@@ -30,7 +31,7 @@ impl<const N: usize> Projections<N> {
     ) -> Result<([Tensor; N], Vec<LinearSaved>)> {
         let (mut outs, mut saved) = (Vec::new(), Vec::new());
         for linear in &self.linears {
-            let (y, kept) = linear.forward(pass, x)?;
+            let (y, kept) = linear.forward(pass, x, Onto::New)?;
             outs.push(y);
             saved.push(kept);
         }
@@ -48,7 +49,7 @@ impl<const N: usize> Projections<N> {
         Ok((outs, saved))
     }
 
-    /// The input's gradient, the sum over all projections, if it is wanted; adds to the gradients of what learns.
+    /// The input's gradient in f32, the sum over all projections, if it is wanted; adds to the gradients of what learns.
     pub(crate) fn backward(
         &mut self,
         pass: &Pass<'_>,
@@ -60,16 +61,12 @@ impl<const N: usize> Projections<N> {
         if let ([linear], [saved]) = (self.linears.as_mut_slice(), saved) {
             let dy = Tensor::cat(&dys, 1)?;
             drop(dys);
-            return linear.backward(pass, &dy, x, saved, want_dx);
+            return linear.backward(pass, &dy, x, saved, want_dx.then_some(Onto::F32));
         }
-        let mut sum: Option<Tensor> = None;
+        let mut sum = None;
         for ((linear, dy), saved) in self.linears.iter_mut().zip(dys).zip(saved) {
-            let dx = linear.backward(pass, &dy, x, saved, want_dx)?;
-            match (&sum, dx) {
-                (Some(sum), Some(dx)) => pass.ops.add(sum, &dx)?,
-                (None, dx) => sum = dx,
-                (Some(_), None) => {}
-            }
+            let onto = want_dx.then(|| sum.take().map_or(Onto::F32, Onto::Sum));
+            sum = linear.backward(pass, &dy, x, saved, onto)?;
         }
         Ok(sum)
     }

@@ -13,8 +13,8 @@ use super::decoder::Model;
 use super::files::{CONFIG, wrong};
 use super::load::assemble;
 use super::source::{expected, spec_of};
-use super::weight::Weight;
 use crate::ops::Backend;
+use crate::quant::Weight;
 use crate::{EngineError, Result};
 
 pub(super) fn random(path: &Path, ops: Arc<dyn Backend>, seed: u64) -> Result<Model> {

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use fleetune_shared::ModelSpec;
+use half::bf16;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
 use super::Model;
 use super::files::{COMPANIONS, CONFIG, Layout, SINGLE, wrong};
 use crate::data::Tokenizer;
-use crate::ops::slices::{view, with_bf16};
+use crate::ops::slices::{view, view_as};
 use crate::tensor_file::{TensorEntry, TensorFile};
 use crate::{EngineError, Result};
 
@@ -107,9 +108,8 @@ pub(crate) fn write_tensors<'a>(
     let mut file = TensorFile::create(path, &entries)?;
     for (_, tensor) in tensors {
         if tensor.dtype() == DType::BF16 {
-            let bytes = with_bf16(tensor, |numbers| {
-                numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>()
-            })?;
+            let numbers = view_as::<bf16>(tensor)?;
+            let bytes: Vec<_> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
             file.write(&bytes)?;
         } else {
             file.write_f32(&view(tensor)?)?;

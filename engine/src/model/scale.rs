@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::linear::{Linear, LinearSaved};
 use super::trainable::{Parameter, Trainable};
 use crate::Result;
-use crate::ops::Backend;
+use crate::ops::{Backend, Onto};
 
 /// `y = l ⊙ (x · Wᵀ + b)`, or `y = (l ⊙ x) · Wᵀ + b` in the feed-forward half.
 #[derive(Debug)]
@@ -25,16 +25,17 @@ impl Scale {
         ops: &dyn Backend,
         linear: &Linear,
         x: &Tensor,
+        onto: Onto,
     ) -> Result<(Tensor, LinearSaved)> {
         if self.feedforward {
             let x = x.copy()?;
             ops.scale(&x, &self.factor()?)?;
-            return Ok((linear.base(ops, &x)?, LinearSaved::default()));
+            return Ok((linear.base(ops, &x, None, onto)?, LinearSaved::default()));
         }
-        let unscaled = linear.base(ops, x)?;
+        let unscaled = linear.base(ops, x, None, Onto::New)?;
         let y = unscaled.copy()?;
         ops.scale(&y, &self.factor()?)?;
-        Ok((y, LinearSaved { low: None, unscaled: Some(unscaled) }))
+        Ok((ops.deliver(y, onto)?, LinearSaved { low: None, unscaled: Some(unscaled) }))
     }
 
     /// `dl = Σ dy ⊙ (x·Wᵀ + b)` and `dx = (l ⊙ dy)·W`, or `dl = Σ (dy·W) ⊙ x` and `dx = l ⊙ (dy·W)`.
@@ -45,28 +46,24 @@ impl Scale {
         dy: &Tensor,
         x: &Tensor,
         saved: &LinearSaved,
-        want_dx: bool,
+        onto: Option<Onto>,
     ) -> Result<Option<Tensor>> {
         let factor = self.factor()?;
         if self.feedforward {
-            let dscaled = weight.project_dx(ops, dy)?;
+            let dscaled = weight.project_dx(ops, dy, None, Onto::New)?;
             let dfactor = ops.dot_rows(&dscaled, x)?;
             self.scale.accumulate(ops, dfactor.reshape(self.scale.value.shape())?)?;
-            if !want_dx {
-                return Ok(None);
-            }
+            let Some(onto) = onto else { return Ok(None) };
             ops.scale(&dscaled, &factor)?;
-            return Ok(Some(dscaled));
+            return ops.deliver(dscaled, onto).map(Some);
         }
         if let Some(unscaled) = &saved.unscaled {
             let dfactor = ops.dot_rows(dy, unscaled)?;
             self.scale.accumulate(ops, dfactor.reshape(self.scale.value.shape())?)?;
         }
-        if !want_dx {
-            return Ok(None);
-        }
+        let Some(onto) = onto else { return Ok(None) };
         let dy = dy.copy()?;
         ops.scale(&dy, &factor)?;
-        Ok(Some(weight.project_dx(ops, &dy)?))
+        weight.project_dx(ops, &dy, None, onto).map(Some)
     }
 }

@@ -9,7 +9,9 @@ use super::block::Pass;
 use super::trainable::Trainable;
 use super::{Model, random};
 use crate::data::MicroBatch;
+use crate::ops::Onto;
 use crate::ops::slices::view;
+use crate::quant::Weight;
 use crate::{EngineError, Result};
 
 /// Deviation of a fresh score's weights, transformers' default.
@@ -102,7 +104,8 @@ impl Model {
         let Some(score) = &self.score else {
             return Err(EngineError::input("the model has no score, so it judges no answer"));
         };
-        let scores = self.ops.project(normed, &score.value)?;
+        let weight = Weight::F32(score.value.clone());
+        let scores = self.ops.linear(normed, &weight, None, Onto::F32)?;
         Ok(view(&scores)?.iter().map(|score| f64::from(*score)).collect())
     }
 }

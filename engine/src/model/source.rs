@@ -10,7 +10,7 @@ use safetensors::tensor::Dtype;
 use super::bitsandbytes::Checkpoint;
 use super::files::{Layout, wrong};
 use super::gguf::GgufFile;
-use super::weight::PackedMatrix;
+use crate::quant::PackedMatrix;
 use crate::{EngineError, Result};
 
 /// Larger configurations are refused.

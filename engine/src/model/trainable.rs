@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use fleetune_shared::TILE_NUMBERS;
+use half::bf16;
 
-use super::{PackedMatrix, Weight};
 use crate::Result;
-use crate::ops::{Backend, slices};
-use crate::quant::Packed;
+use crate::ops::{Backend, LowRank, Onto, slices};
+use crate::quant::{Packed, PackedMatrix, Weight};
 
 /// One trained tensor: what the optimizer steps, what a checkpoint stores.
 #[derive(Debug)]
@@ -132,10 +132,9 @@ impl Packed for Masters {
     }
 
     fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()> {
-        slices::with_bf16(&self.0, |all| {
-            let values = &all[from..from + out.len()];
-            out.iter_mut().zip(values).for_each(|(out, value)| *out = value.to_f32());
-        })
+        let all = slices::view_as::<bf16>(&self.0)?;
+        slices::widen(out, &all[from..from + out.len()]);
+        Ok(())
     }
 }
 
@@ -183,19 +182,31 @@ impl Parameter {
         }
     }
 
-    /// `x · Wᵀ`, see [`Backend::project`].
-    pub(crate) fn project(&self, ops: &dyn Backend, x: &Tensor) -> Result<Tensor> {
+    /// `x · Wᵀ + low`, see [`Backend::linear`].
+    pub(crate) fn project(
+        &self,
+        ops: &dyn Backend,
+        x: &Tensor,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
         match self.numbers() {
-            Numbers::Held(weight) => weight.project(ops, x),
-            Numbers::Learning(trainable) => trainable.weight().project(ops, x),
+            Numbers::Held(weight) => ops.linear(x, weight, low, onto),
+            Numbers::Learning(trainable) => ops.linear(x, &trainable.weight(), low, onto),
         }
     }
 
-    /// `dy · W`, see [`Backend::project_dx`].
-    pub(crate) fn project_dx(&self, ops: &dyn Backend, dy: &Tensor) -> Result<Tensor> {
+    /// `dy · W + low`, see [`Backend::linear_dx`].
+    pub(crate) fn project_dx(
+        &self,
+        ops: &dyn Backend,
+        dy: &Tensor,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
         match self.numbers() {
-            Numbers::Held(weight) => weight.project_dx(ops, dy),
-            Numbers::Learning(trainable) => trainable.weight().project_dx(ops, dy),
+            Numbers::Held(weight) => ops.linear_dx(dy, weight, low, onto),
+            Numbers::Learning(trainable) => ops.linear_dx(dy, &trainable.weight(), low, onto),
         }
     }
 

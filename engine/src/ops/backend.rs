@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fleetune_shared::Activation;
 
 use super::{DropoutMask, Rotary, Turn};
 use crate::Result;
+use crate::quant::Weight;
 
 /// Queries of one example and the keys they may look at.
 ///
@@ -40,17 +41,81 @@ pub struct AttentionShape<'a> {
     pub soft_cap: Option<f64>,
 }
 
+/// A product to be added to another: `c · m`, `[T, r]` and `[r, n]` with a small `r`.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRank<'a> {
+    /// `[T, r]`, made as activations are.
+    pub c: &'a Tensor,
+    /// `[r, n]`, f32.
+    pub m: &'a Tensor,
+}
+
+/// Where a product goes.
+#[derive(Debug)]
+pub enum Onto {
+    /// A tensor of its own, made as activations are.
+    New,
+    /// A tensor of its own, f32.
+    F32,
+    /// Added to this one, f32, which is given back.
+    Sum(Tensor),
+}
+
 /// The leaf operations. `T` is tokens, `H` the residual width, `F` the MLP width.
 ///
 /// # Errors
-/// Every method fails on tensors that are not contiguous f32 of the stated shapes, or when the device does.
+/// Every method fails on tensors that are not contiguous, of the stated shapes and f32 (or, where they are activations,
+/// as [`Backend::activations`] says), or when the device does.
 pub trait Backend: Debug + Send + Sync {
+    /// What activations between layers are made of: f32 or bf16. Residual stream, norms' factors, log-sum-exps, logits
+    /// and gradients of what learns are f32 always.
+    fn activations(&self) -> DType {
+        DType::F32
+    }
+
+    /// `x` as activations are, for whoever multiplies it several times.
+    fn as_activation(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.to_dtype(self.activations())?)
+    }
+
+    /// `y`, a product made elsewhere, brought to where it is wanted.
+    fn deliver(&self, y: Tensor, onto: Onto) -> Result<Tensor> {
+        match onto {
+            Onto::New => self.as_activation(&y),
+            Onto::F32 => Ok(y.to_dtype(DType::F32)?),
+            Onto::Sum(sum) => {
+                self.add(&sum, &y)?;
+                Ok(sum)
+            }
+        }
+    }
+
+    /// `x · wᵀ + low`: `[T, in]` and `[out, in]` give `[T, out]`.
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Weight,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor>;
+
+    /// Gradient of [`Self::linear`] for its input: `dy · w + low`, `[T, out]` and `[out, in]` give `[T, in]`.
+    fn linear_dx(
+        &self,
+        dy: &Tensor,
+        w: &Weight,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor>;
+
     /// `x · wᵀ`: `[T, in]` and `[out, in]` give `[T, out]`.
-    fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor>;
+    fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        self.linear(x, &Weight::F32(w.clone()), None, Onto::New)
+    }
 
     /// Gradient of [`Self::project`] for its input: `dy · w`, `[T, out]` and `[out, in]` give `[T, in]`.
     fn project_dx(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-        Ok(dy.matmul(w)?)
+        self.linear_dx(dy, &Weight::F32(w.clone()), None, Onto::New)
     }
 
     /// Gradient of [`Self::project`] for its weight: `dyᵀ · x`, `[T, out]` and `[T, in]` give `[out, in]`.
@@ -58,13 +123,6 @@ pub trait Backend: Debug + Send + Sync {
     fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         Ok(dy.t()?.matmul(x)?)
     }
-
-    /// As [`Self::project`] with some rows of a weight: `x · wᵀ` becomes columns `from..` of `y`.
-    fn project_into(&self, y: &Tensor, from: usize, x: &Tensor, w: &Tensor) -> Result<()>;
-
-    /// As [`Self::project_dx`] with some rows of a weight: **adds** the product of columns `from..` of `dy` with `w`
-    /// to `dx`.
-    fn add_project_dx(&self, dx: &Tensor, dy: &Tensor, from: usize, w: &Tensor) -> Result<()>;
 
     /// `y += c · m` in place: `[T, n]`, `[T, r]`, `[r, n]` with a small `r`.
     fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()>;

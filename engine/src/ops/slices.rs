@@ -1,27 +1,31 @@
-//! Tensors seen as slices: how the portable loops reach into candle's storage.
+//! Tensors seen as slices: how the loops reach into candle's storage.
 
+use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, Device, Error, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 
-use half::bf16;
-
+use super::number::Number;
+use super::wide::wide;
 use crate::Result;
 
 /// Read access to the numbers of a tensor.
-pub(crate) struct View<'a> {
+pub(crate) struct View<'a, N = f32> {
     guard: StorageRef<'a>,
     range: Range<usize>,
+    numbers: PhantomData<N>,
 }
 
-impl Deref for View<'_> {
-    type Target = [f32];
+impl<N: Number> Deref for View<'_, N> {
+    type Target = [N];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[N] {
         match &*self.guard {
-            Storage::Cpu(CpuStorage::F32(all)) => &all[self.range.clone()],
-            // `view` made this, and let nothing else through.
+            // `view_as` made this, and let nothing else through.
+            Storage::Cpu(all) => {
+                N::cpu_storage_as_slice(all).map_or(&[], |all| &all[self.range.clone()])
+            }
             _ => &[],
         }
     }
@@ -29,11 +33,18 @@ impl Deref for View<'_> {
 
 /// The numbers of `tensor`, which must be contiguous f32 on the CPU.
 pub(crate) fn view(tensor: &Tensor) -> Result<View<'_>> {
+    view_as(tensor)
+}
+
+/// The numbers of `tensor`, which must be contiguous on the CPU and of the type asked for.
+pub(crate) fn view_as<N: Number>(tensor: &Tensor) -> Result<View<'_, N>> {
     let (guard, layout) = tensor.storage_and_layout();
     let range = contiguous(layout)?;
     match &*guard {
-        Storage::Cpu(CpuStorage::F32(_)) => Ok(View { guard, range }),
-        _ => Err(wrong("f32 on the cpu", layout).into()),
+        Storage::Cpu(all) if N::cpu_storage_as_slice(all).is_ok() => {
+            Ok(View { guard, range, numbers: PhantomData })
+        }
+        _ => Err(wrong(&format!("{} on the cpu", N::DTYPE.as_str()), layout).into()),
     }
 }
 
@@ -47,16 +58,16 @@ fn wrong(what: &str, layout: &Layout) -> Error {
 }
 
 /// candle lends a tensor's storage for writing only inside such an operation.
-struct Write<F>(Mutex<Option<F>>);
+struct Write<N, F>(Mutex<Option<F>>, PhantomData<fn(N)>);
 
-impl<F: FnOnce(&mut [f32])> InplaceOp1 for Write<F> {
+impl<N: Number, F: FnOnce(&mut [N])> InplaceOp1 for Write<N, F> {
     fn name(&self) -> &'static str {
         "write"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         let range = contiguous(layout)?;
-        let CpuStorage::F32(all) = storage else { return Err(wrong("f32", layout)) };
+        let Some(all) = N::of_mut(storage) else { return Err(wrong(N::DTYPE.as_str(), layout)) };
         if let Some(write) = self.0.lock().ok().and_then(|mut write| write.take()) {
             write(&mut all[range]);
         }
@@ -67,42 +78,29 @@ impl<F: FnOnce(&mut [f32])> InplaceOp1 for Write<F> {
 /// Lets `write` change the numbers of `tensor`, which must be contiguous f32 on the CPU and must not share its
 /// storage with a [`View`] that is still open.
 pub(crate) fn edit(tensor: &Tensor, write: impl FnOnce(&mut [f32])) -> Result<()> {
-    Ok(tensor.inplace_op1(&Write(Mutex::new(Some(write))))?)
+    edit_as(tensor, write)
 }
 
-/// As [`view`], of a bf16 tensor, lent to `read`.
-pub(crate) fn with_bf16<T>(tensor: &Tensor, read: impl FnOnce(&[bf16]) -> T) -> Result<T> {
-    let (guard, layout) = tensor.storage_and_layout();
-    let range = contiguous(layout)?;
-    match &*guard {
-        Storage::Cpu(CpuStorage::BF16(all)) => Ok(read(&all[range])),
-        _ => Err(wrong("bf16 on the cpu", layout).into()),
-    }
-}
-
-/// As [`edit`], of a bf16 tensor.
-pub(crate) fn edit_bf16(tensor: &Tensor, write: impl FnOnce(&mut [bf16])) -> Result<()> {
-    Ok(tensor.inplace_op1(&WriteBf16(Mutex::new(Some(write))))?)
-}
-
-struct WriteBf16<F>(Mutex<Option<F>>);
-
-impl<F: FnOnce(&mut [bf16])> InplaceOp1 for WriteBf16<F> {
-    fn name(&self) -> &'static str {
-        "write"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let range = contiguous(layout)?;
-        let CpuStorage::BF16(all) = storage else { return Err(wrong("bf16", layout)) };
-        if let Some(write) = self.0.lock().ok().and_then(|mut write| write.take()) {
-            write(&mut all[range]);
-        }
-        Ok(())
-    }
+/// As [`edit`], of a tensor of `N`.
+pub(crate) fn edit_as<N: Number>(tensor: &Tensor, write: impl FnOnce(&mut [N])) -> Result<()> {
+    Ok(tensor.inplace_op1(&Write(Mutex::new(Some(write)), PhantomData))?)
 }
 
 /// A tensor around `numbers`.
-pub(crate) fn tensor(numbers: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
+pub(crate) fn tensor<N: Number>(numbers: Vec<N>, shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
+}
+
+wide! {
+    /// Each of `from` as f32.
+    pub(crate) fn widen[N: Number](to: &mut [f32], from: &[N]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+    }
+}
+
+wide! {
+    /// The nearest to each of `from`.
+    pub(crate) fn narrow[N: Number](to: &mut [N], from: &[f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = N::narrow(*from));
+    }
 }

@@ -42,6 +42,7 @@ impl AdamW {
 }
 
 impl Rule<2> for AdamW {
+    #[inline(always)]
     fn apply(self, value: f32, grad: f32, [m, v]: [f32; 2]) -> (f32, [f32; 2]) {
         let grad = grad * self.grad_factor;
         let m = m + (grad - m) * self.lerp;

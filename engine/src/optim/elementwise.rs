@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::moment::{BLOCK, Moment, Run};
+use crate::ops::wide::wide;
 
 /// Numbers updated in one go by one thread: whole blocks.
 const RUN: usize = 64 * BLOCK;
@@ -11,6 +12,24 @@ const RUN: usize = 64 * BLOCK;
 pub(super) trait Rule<const N: usize>: Copy + Send + Sync {
     /// A number, its gradient and its moments before the step to number and moments after it.
     fn apply(self, value: f32, grad: f32, moments: [f32; N]) -> (f32, [f32; N]);
+}
+
+wide! {
+    /// One block.
+    fn step[const N: usize, R: Rule<N>](
+        rule: R,
+        values: &mut [f32],
+        grads: &[f32],
+        moments: &mut [[f32; BLOCK]; N],
+    ) {
+        for (i, (value, grad)) in values.iter_mut().zip(grads).enumerate() {
+            let (after, new) = rule.apply(*value, *grad, moments.each_ref().map(|m| m[i]));
+            *value = after;
+            for (moment, new) in moments.iter_mut().zip(new) {
+                moment[i] = new;
+            }
+        }
+    }
 }
 
 /// Applies `rule` to `values`. Every block is computed alone, so the result does not depend on how they are shared
@@ -35,13 +54,7 @@ pub(super) fn update<const N: usize>(
             for (numbers, run) in numbers.iter_mut().zip(&runs) {
                 run.load(block, &mut numbers[..values.len()]);
             }
-            for (i, (value, grad)) in values.iter_mut().zip(grads).enumerate() {
-                let (after, moments) = rule.apply(*value, *grad, numbers.each_ref().map(|m| m[i]));
-                *value = after;
-                for (numbers, moment) in numbers.iter_mut().zip(moments) {
-                    numbers[i] = moment;
-                }
-            }
+            step(rule, values, grads, &mut numbers);
             for (numbers, run) in numbers.iter().zip(&mut runs) {
                 run.store(block, &numbers[..values.len()]);
             }

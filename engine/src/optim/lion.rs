@@ -33,6 +33,7 @@ impl Lion {
 }
 
 impl Rule<1> for Lion {
+    #[inline(always)]
     fn apply(self, value: f32, grad: f32, [m]: [f32; 1]) -> (f32, [f32; 1]) {
         let grad = grad * self.grad_factor;
         let direction = m * self.beta1 + self.rest[0] * grad;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle_core::DType;
 use fleetune_shared::recipe::{Optim, OptimName};
+use half::bf16;
 use indexmap::IndexMap;
 use safetensors::tensor::Dtype;
 
@@ -135,12 +136,11 @@ impl Optimizer {
         };
         let grads = slices::view(&grad)?;
         if trainable.value.dtype() == DType::BF16 {
-            let mut values = slices::with_bf16(&trainable.value, |v| {
-                v.iter().map(|v| v.to_f32()).collect::<Vec<_>>()
-            })?;
+            let mut values = vec![0.0; trainable.value.elem_count()];
+            slices::widen(&mut values, &slices::view_as::<bf16>(&trainable.value)?);
             apply(&self.settings, &step, memory, &mut values, &grads)?;
             let (seed, number) = (self.seed, step.number);
-            return slices::edit_bf16(&trainable.value, |to| {
+            return slices::edit_as(&trainable.value, |to: &mut [bf16]| {
                 rounding::round(seed, number, &trainable.name, &values, to);
             });
         }

@@ -29,12 +29,14 @@ impl Sgd {
 }
 
 impl Rule<0> for Sgd {
+    #[inline(always)]
     fn apply(self, value: f32, grad: f32, []: [f32; 0]) -> (f32, [f32; 0]) {
         (value - self.learning_rate * self.grad(value, grad), [])
     }
 }
 
 impl Rule<1> for Sgd {
+    #[inline(always)]
     fn apply(self, value: f32, grad: f32, [m]: [f32; 1]) -> (f32, [f32; 1]) {
         let m = m * self.momentum + self.grad(value, grad);
         (value - self.learning_rate * m, [m])

@@ -5,6 +5,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::{Packed, stretch};
 use crate::Result;
+use crate::ops::slices::widen;
 
 /// 16 bits a number.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +32,11 @@ impl Packed for Bf16 {
 
     fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()> {
         stretch(self.count(), from, out.len())?;
-        let values = &self.0[from..][..out.len()];
-        out.iter_mut().zip(values).for_each(|(out, value)| *out = value.to_f32());
+        widen(out, &self.0[from..][..out.len()]);
         Ok(())
+    }
+
+    fn as_bf16(&self) -> Option<&[bf16]> {
+        Some(&self.0)
     }
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Every codec is lossy once, when it encodes; what it gives back is the same bits every time. Neighbours:
-//! `model::Weight` multiplies by what is held here, `optim` keeps moments as codes of the same books.
+//! `ops` multiplies by what is held here, `optim` keeps moments as codes of the same books.
 
 mod bf16;
 mod blockwise8;
@@ -19,6 +19,7 @@ mod int8;
 mod mean;
 #[cfg(test)]
 mod parity;
+mod weight;
 
 use std::fmt::Debug;
 
@@ -30,9 +31,11 @@ pub use cuda::FourBitOnCard;
 pub use four_bit::{Absmax, FourBit, FourBitKind};
 pub use gguf::GgufBlocks;
 pub use int8::Int8;
+pub use weight::{PackedMatrix, Weight};
 
 use rayon::prelude::*;
 
+use crate::ops::slices::narrow;
 use crate::{EngineError, Result};
 
 /// A run of numbers that takes less room than f32.
@@ -48,6 +51,22 @@ pub trait Packed: Debug + Send + Sync {
     /// # Errors
     /// When the stretch ends beyond [`Self::count`] or is cut where the format cannot be.
     fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()>;
+
+    /// As [`Self::unpack`], each number as the nearest bf16.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`].
+    fn unpack_bf16(&self, from: usize, out: &mut [half::bf16]) -> Result<()> {
+        let mut numbers = vec![0.0; out.len()];
+        self.unpack(from, &mut numbers)?;
+        narrow(out, &numbers);
+        Ok(())
+    }
+
+    /// All numbers, where they are kept as bf16.
+    fn as_bf16(&self) -> Option<&[half::bf16]> {
+        None
+    }
 }
 
 /// Refuses a stretch beyond the end.

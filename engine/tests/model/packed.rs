@@ -90,12 +90,20 @@ fn assert_as_its_twin(name: &str, how: Quantization) {
     let batch = examples();
     let expected = plain.forward_backward(&batch, 0.25).unwrap();
     let found = packed.forward_backward(&batch, 0.25).unwrap();
-    assert!((found / expected - 1.0).abs() < 1e-6, "{name} {how:?}: {found}, not {expected}");
+    // With weights in bf16 activations and factors of products are bf16 too.
+    let bf16 = how == Quantization::Bfloat16;
+    let (loss_limit, grad_limit) = if bf16 { (1e-4, 2e-2) } else { (1e-6, 1e-6) };
+    let error = (found / expected - 1.0).abs();
+    assert!(error < loss_limit, "{name} {how:?}: {found}, not {expected}");
     for (packed, plain) in packed.trainables_mut().zip(plain.trainables_mut()) {
         let (found, expected) = (packed.grad.as_ref().unwrap(), plain.grad.as_ref().unwrap());
         assert!(norm(expected) > 0.0);
         let error = relative(found, expected);
-        assert!(error < 1e-6, "{name} {how:?}: gradient of {} is off by {error:e}", packed.name);
+        assert!(
+            error < grad_limit,
+            "{name} {how:?}: gradient of {} is off by {error:e}",
+            packed.name
+        );
     }
 }
 

@@ -25,12 +25,13 @@ mod source;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fleetune_shared::Activation;
 
 use self::launch::Card;
-use super::{AttentionShape, Backend, DropoutMask, Rotary, Turn};
+use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Rotary, Turn};
 use crate::Result;
+use crate::quant::Weight;
 
 /// The backend on a card. Tensors given to it live there.
 #[derive(Debug)]
@@ -63,28 +64,64 @@ impl Cuda {
     pub(crate) fn card(&self) -> &dyn Card {
         &*self.card
     }
+
+    /// As many rows as `x` has, of `width` zeros.
+    fn zeros(&self, x: &Tensor, width: usize) -> Result<Tensor> {
+        Ok(Tensor::zeros((x.dim(0)?, width), DType::F32, self.device())?)
+    }
+
+    fn finish(&self, y: Tensor, low: Option<LowRank<'_>>, onto: Onto) -> Result<Tensor> {
+        if let Some(LowRank { c, m }) = low {
+            self.add_low_rank(&y, c, m)?;
+        }
+        self.deliver(y, onto)
+    }
 }
 
 impl Backend for Cuda {
-    fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
-        product::project(x, w)
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Weight,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
+        let y = match w {
+            Weight::F32(w) => product::project(x, w)?,
+            Weight::Packed(w) => {
+                let y = self.zeros(x, w.dims2().0)?;
+                w.tiles(|from, tile| {
+                    product::project_into(&y, from, x, &tile.to_device(self.device())?)
+                })?;
+                y
+            }
+        };
+        self.finish(y, low, onto)
     }
 
-    fn project_dx(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-        product::project_dx(dy, w)
+    fn linear_dx(
+        &self,
+        dy: &Tensor,
+        w: &Weight,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
+        let dx = match w {
+            Weight::F32(w) => product::project_dx(dy, w)?,
+            Weight::Packed(w) => {
+                let dx = self.zeros(dy, w.dims2().1)?;
+                w.tiles(|from, tile| {
+                    let part = dy.narrow(1, from, tile.dim(0)?)?.contiguous()?;
+                    self.add(&dx, &product::project_dx(&part, &tile.to_device(self.device())?)?)
+                })?;
+                dx
+            }
+        };
+        self.finish(dx, low, onto)
     }
 
     fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         product::project_dw(dy, x)
-    }
-
-    fn project_into(&self, y: &Tensor, from: usize, x: &Tensor, w: &Tensor) -> Result<()> {
-        product::project_into(y, from, x, w)
-    }
-
-    fn add_project_dx(&self, dx: &Tensor, dy: &Tensor, from: usize, w: &Tensor) -> Result<()> {
-        let part = dy.narrow(1, from, w.dim(0)?)?.contiguous()?;
-        self.add(dx, &product::project_dx(&part, w)?)
     }
 
     fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()> {

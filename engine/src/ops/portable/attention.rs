@@ -12,25 +12,27 @@ use rayon::prelude::*;
 
 use super::exp::exp;
 use super::reduce::max;
+use super::rows::plus;
 use super::tanh::{capped, slope};
 use crate::Result;
 use crate::ops::slices::{edit, tensor, view};
+use crate::ops::wide::wide;
 use crate::ops::{AttentionShape, Span};
 
 /// Rows of a tile: as many as keep a tile of 512 keys in the second cache.
 const TILE_ROWS: usize = 192;
 
 /// An example and a key head, and how they lie in the tensors.
-struct Task<'a> {
-    span: &'a Span,
-    kv_head: usize,
-    group: usize,
-    head_dim: usize,
-    window: usize,
+pub(crate) struct Task<'a> {
+    pub(crate) span: &'a Span,
+    pub(crate) kv_head: usize,
+    pub(crate) group: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) window: usize,
 }
 
 impl Task<'_> {
-    fn all<'a>(shape: &AttentionShape<'a>) -> Vec<Task<'a>> {
+    pub(crate) fn all<'a>(shape: &AttentionShape<'a>) -> Vec<Task<'a>> {
         let group = shape.heads / shape.kv_heads;
         let task = |span| {
             (0..shape.kv_heads).map(move |kv_head| Task {
@@ -44,17 +46,17 @@ impl Task<'_> {
         shape.spans.iter().flat_map(task).collect()
     }
 
-    fn queries(&self) -> usize {
+    pub(crate) fn queries(&self) -> usize {
         self.span.q.len()
     }
 
     /// Numbers of one token's query heads.
-    fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.group * self.head_dim
     }
 
     /// Keys that query `t` of the task sees.
-    fn seen(&self, t: usize) -> Range<usize> {
+    pub(crate) fn seen(&self, t: usize) -> Range<usize> {
         let end = self.span.k.len() - self.queries() + t + 1;
         end.saturating_sub(self.window)..end
     }
@@ -110,7 +112,7 @@ impl Task<'_> {
     }
 }
 
-pub(super) fn forward(
+pub(crate) fn forward(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -157,18 +159,44 @@ fn forward_one(
     Ok((out, lse))
 }
 
-/// Softmax in place; gives the log-sum-exp.
-fn softmax(row: &mut [f32]) -> f32 {
-    let max = max(row);
-    row.iter_mut().for_each(|x| *x = exp(*x - max));
-    let sum: f32 = row.chunks(64).map(|run| run.iter().sum::<f32>()).sum();
-    let inverse = 1.0 / sum;
-    row.iter_mut().for_each(|x| *x *= inverse);
-    max + sum.ln()
+wide! {
+    /// Softmax in place; gives the log-sum-exp.
+    fn softmax(row: &mut [f32]) -> f32 {
+        let max = max(row);
+        row.iter_mut().for_each(|x| *x = exp(*x - max));
+        let sum: f32 = row.chunks(64).map(|run| run.iter().sum::<f32>()).sum();
+        let inverse = 1.0 / sum;
+        row.iter_mut().for_each(|x| *x *= inverse);
+        max + sum.ln()
+    }
+}
+
+wide! {
+    /// `exp(x − lse)` in place.
+    fn exponentials(row: &mut [f32], lse: f32) {
+        row.iter_mut().for_each(|x| *x = exp(*x - lse));
+    }
+}
+
+wide! {
+    /// `ds = p · (ds − Σ dout · out)` in place.
+    fn softmax_backward(ds: &mut [f32], p: &[f32], dout: &[f32], out: &[f32]) {
+        let delta: f32 = dout.iter().zip(out).map(|(a, b)| a * b).sum();
+        for (ds, p) in ds.iter_mut().zip(p) {
+            *ds = p * (*ds - delta);
+        }
+    }
 }
 
 /// Writes one task's rows of `part` numbers to their place in rows of `width`.
-fn scatter(all: &mut [f32], rows: &[f32], first: usize, slot: usize, width: usize, part: usize) {
+pub(crate) fn scatter<N: Copy>(
+    all: &mut [N],
+    rows: &[N],
+    first: usize,
+    slot: usize,
+    width: usize,
+    part: usize,
+) {
     for (t, row) in rows.chunks_exact(part).enumerate() {
         all[(first + t) * width + slot * part..][..part].copy_from_slice(row);
     }
@@ -176,7 +204,7 @@ fn scatter(all: &mut [f32], rows: &[f32], first: usize, slot: usize, width: usiz
 
 /// With P = exp(S − lse) and D = rowsum(dO ∘ O): dV = Pᵀ·dO, dS = P ∘ (dO·Vᵀ − D), dQ = dS·K, dK = dSᵀ·Q; under a
 /// soft cap dS is multiplied by its slope.
-pub(super) fn backward(
+pub(crate) fn backward(
     dout: &Tensor,
     q: &Tensor,
     k: &Tensor,
@@ -247,7 +275,7 @@ fn backward_one(
                     }
                 }
                 let lse = rows.lse[at];
-                seen.iter_mut().for_each(|x| *x = exp(*x - lse));
+                exponentials(seen, lse);
             }
         })?;
         let reach = keys.start * task.head_dim..keys.end * task.head_dim;
@@ -259,11 +287,7 @@ fn backward_one(
             edit(&dscores, |dscores| {
                 for (r, ds) in dscores.chunks_exact_mut(width).enumerate() {
                     let head = r * task.head_dim..(r + 1) * task.head_dim;
-                    let delta: f32 =
-                        dout[head.clone()].iter().zip(&out[head]).map(|(a, b)| a * b).sum();
-                    for (ds, p) in ds.iter_mut().zip(&p[r * width..]) {
-                        *ds = p * (*ds - delta);
-                    }
+                    softmax_backward(ds, &p[r * width..], &dout[head.clone()], &out[head]);
                     if let Some(slopes) = &slopes {
                         ds.iter_mut().zip(&slopes[r * width..]).for_each(|(ds, s)| *ds *= s);
                     }
@@ -279,9 +303,7 @@ fn backward_one(
 
 /// Adds a product to the rows it covers.
 fn add(sum: &mut [f32], term: &Tensor) -> Result<()> {
-    for (sum, term) in sum.iter_mut().zip(view(term)?.iter()) {
-        *sum += term;
-    }
+    plus(sum, &*view(term)?);
     Ok(())
 }
 

@@ -7,11 +7,12 @@ use super::exp::exp;
 use super::reduce::max;
 use crate::Result;
 use crate::ops::slices::{edit, view};
+use crate::ops::wide::wide;
 
 /// Lanes a row's exponentials are summed in, as PyTorch's `log_softmax` does with AVX-512.
 const LANES: usize = 16;
 
-pub(super) fn forward(logits: &Tensor, targets: &[u32], smoothing: f64) -> Result<f64> {
+pub(crate) fn forward(logits: &Tensor, targets: &[u32], smoothing: f64) -> Result<f64> {
     let (_, vocab) = logits.dims2()?;
     let logits = view(logits)?;
     let rows = logits.par_chunks_exact(vocab).zip(targets);
@@ -30,28 +31,26 @@ fn loss(row: &[f32], target: u32, lse: f64, smoothing: f64) -> f64 {
     (1.0 - smoothing) * likely + smoothing * (lse - mean)
 }
 
-pub(super) fn log_probs(logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
+pub(crate) fn log_probs(logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
     let (_, vocab) = logits.dims2()?;
     let logits = view(logits)?;
     let rows = logits.par_chunks_exact(vocab).zip(targets);
     Ok(rows.map(|(row, target)| f64::from(row[*target as usize]) - log_sum_exp(row)).collect())
 }
 
-pub(super) fn log_probs_backward(logits: &Tensor, targets: &[u32], dlogps: &[f64]) -> Result<()> {
+pub(crate) fn log_probs_backward(logits: &Tensor, targets: &[u32], dlogps: &[f64]) -> Result<()> {
     let (_, vocab) = logits.dims2()?;
     edit(logits, |logits| {
         let rows = logits.par_chunks_exact_mut(vocab).zip(targets).zip(dlogps);
         rows.for_each(|((row, target), dlogp)| {
             let (shift, scale) = (log_sum_exp(row) as f32, -dlogp as f32);
-            for logit in row.iter_mut() {
-                *logit = exp(*logit - shift) * scale;
-            }
+            soften(row, shift, scale, 0.0);
             row[*target as usize] -= scale;
         });
     })
 }
 
-pub(super) fn log_collisions(logits: &Tensor) -> Result<Vec<f64>> {
+pub(crate) fn log_collisions(logits: &Tensor) -> Result<Vec<f64>> {
     let (_, vocab) = logits.dims2()?;
     let each = |row: &[f32]| {
         let max = max(row);
@@ -67,7 +66,7 @@ pub(super) fn log_collisions(logits: &Tensor) -> Result<Vec<f64>> {
     Ok(logits.par_chunks_exact(vocab).map(each).collect())
 }
 
-pub(super) fn backward(
+pub(crate) fn backward(
     logits: &Tensor,
     targets: &[u32],
     smoothing: f64,
@@ -87,9 +86,7 @@ pub(super) fn backward(
                 let spread = (scale * smoothing / vocab as f64) as f32;
                 let kept = (scale * (1.0 - smoothing)) as f32;
                 let scale = scale as f32;
-                for logit in row.iter_mut() {
-                    *logit = exp(*logit - shift) * scale - spread;
-                }
+                soften(row, shift, scale, spread);
                 row[*target as usize] -= kept;
                 loss
             })
@@ -98,18 +95,29 @@ pub(super) fn backward(
     Ok(each.iter().sum())
 }
 
-/// In f32 over the whole row. Sums in f64 are nearer the truth by 3e-6 in SmolLM2's first loss, but PyTorch's curve of
-/// full fine-tuning is then left by up to 5e-4 within twenty steps, where these follow it to 5e-5.
-fn log_sum_exp(row: &[f32]) -> f64 {
-    let max = max(row);
-    let mut sums = [0f32; LANES];
-    let whole = row.chunks_exact(LANES);
-    let rest = whole.remainder();
-    for chunk in whole {
-        sums.iter_mut().zip(chunk).for_each(|(sum, logit)| *sum += exp(logit - max));
+wide! {
+    /// Each logit becomes `exp(logit − shift) · scale − spread`.
+    fn soften(row: &mut [f32], shift: f32, scale: f32, spread: f32) {
+        for logit in row.iter_mut() {
+            *logit = exp(*logit - shift) * scale - spread;
+        }
     }
-    let sum = sums.iter().sum::<f32>() + rest.iter().map(|l| exp(l - max)).sum::<f32>();
-    f64::from(max) + f64::from(sum).ln()
+}
+
+wide! {
+    /// In f32 over the whole row. Sums in f64 are nearer the truth by 3e-6 in SmolLM2's first loss, but PyTorch's curve
+    /// of full fine-tuning is then left by up to 5e-4 within twenty steps, where these follow it to 5e-5.
+    fn log_sum_exp(row: &[f32]) -> f64 {
+        let max = max(row);
+        let mut sums = [0f32; LANES];
+        let whole = row.chunks_exact(LANES);
+        let rest = whole.remainder();
+        for chunk in whole {
+            sums.iter_mut().zip(chunk).for_each(|(sum, logit)| *sum += exp(logit - max));
+        }
+        let sum = sums.iter().sum::<f32>() + rest.iter().map(|l| exp(l - max)).sum::<f32>();
+        f64::from(max) + f64::from(sum).ln()
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 ///
 /// Cephes' `expf`: x = n·ln 2 + f with |f| ≤ ln 2 / 2, a polynomial for eᶠ, and n moved into the exponent bits.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it leaves the nearest whole number in the low bits
     let clamped = x.clamp(-87.0, 88.0);
     let rounded = clamped * std::f32::consts::LOG2_E + ROUND;

@@ -8,17 +8,22 @@ use super::exp::exp;
 use super::parallel;
 use super::tanh::tanh;
 use crate::Result;
-use crate::ops::slices::{tensor, view};
+use crate::ops::number::Number;
+use crate::ops::slices::{tensor, view_as};
+use crate::ops::wide::wide;
 
+#[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+#[inline(always)]
 fn silu(x: f32) -> f32 {
     x * sigmoid(x)
 }
 
 /// `silu(x)` and its slope.
+#[inline(always)]
 fn silu_and_slope(x: f32) -> (f32, f32) {
     let sigma = sigmoid(x);
     (x * sigma, sigma * (1.0 + x * (1.0 - sigma)))
@@ -28,71 +33,84 @@ fn silu_and_slope(x: f32) -> (f32, f32) {
 const ROOT: f32 = 0.797_884_6;
 const CUBE: f32 = 0.044_715;
 
+#[inline(always)]
 fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + tanh(ROOT * (x + CUBE * x * x * x)))
 }
 
 /// `gelu(x)` and its slope.
+#[inline(always)]
 fn gelu_and_slope(x: f32) -> (f32, f32) {
     let t = tanh(ROOT * (x + CUBE * x * x * x));
     let inner = ROOT * (1.0 + 3.0 * CUBE * x * x);
     (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
 }
 
-pub(super) fn forward(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    match activation {
-        Activation::Silu => forward_with(silu, gate, up),
-        Activation::GeluTanh => forward_with(gelu, gate, up),
+wide! {
+    fn forward_with[N: Number](
+        act: impl Fn(f32) -> f32,
+        y: &mut [N],
+        gate: &[N],
+        up: &[N],
+    ) {
+        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+            *y = N::narrow(act(gate.widen()) * up.widen());
+        }
     }
 }
 
-pub(super) fn backward(
+wide! {
+    /// `dup = dy · act(gate)`, `dgate = dy · up · act'(gate)`.
+    fn backward_with[N: Number](
+        act: impl Fn(f32) -> (f32, f32),
+        dgate: &mut [N],
+        dup: &mut [N],
+        gate: &[N],
+        up: &[N],
+        dy: &[N],
+    ) {
+        let outs = dgate.iter_mut().zip(dup);
+        let inps = gate.iter().zip(up).zip(dy);
+        for ((dgate, dup), ((gate, up), dy)) in outs.zip(inps) {
+            let (value, slope) = act(gate.widen());
+            *dup = N::narrow(dy.widen() * value);
+            *dgate = N::narrow(dy.widen() * up.widen() * slope);
+        }
+    }
+}
+
+pub(crate) fn forward<N: Number>(
+    activation: Activation,
+    gate: &Tensor,
+    up: &Tensor,
+) -> Result<Tensor> {
+    let (tokens, width) = gate.dims2()?;
+    let (gate, up) = (view_as::<N>(gate)?, view_as::<N>(up)?);
+    let mut y = vec![N::default(); gate.len()];
+    let task = parallel::rows_per_task(width) * width;
+    let inps = gate.par_chunks(task).zip(up.par_chunks(task));
+    y.par_chunks_mut(task).zip(inps).for_each(|(y, (gate, up))| match activation {
+        Activation::Silu => forward_with(silu, y, gate, up),
+        Activation::GeluTanh => forward_with(gelu, y, gate, up),
+    });
+    tensor(y, &[tokens, width])
+}
+
+pub(crate) fn backward<N: Number>(
     activation: Activation,
     gate: &Tensor,
     up: &Tensor,
     dy: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
-    match activation {
-        Activation::Silu => backward_with(silu_and_slope, gate, up, dy),
-        Activation::GeluTanh => backward_with(gelu_and_slope, gate, up, dy),
-    }
-}
-
-fn forward_with(act: impl Fn(f32) -> f32 + Sync, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (tokens, width) = gate.dims2()?;
-    let (gate, up) = (view(gate)?, view(up)?);
-    let (gate, up) = (&*gate, &*up);
-    let mut y = vec![0.0; gate.len()];
-    parallel::rows(&mut y, width, |t, y| {
-        let (gate, up) = (&gate[t * width..][..width], &up[t * width..][..width]);
-        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-            *y = act(*gate) * up;
-        }
-    });
-    tensor(y, &[tokens, width])
-}
-
-/// `dup = dy · act(gate)`, `dgate = dy · up · act'(gate)`.
-fn backward_with(
-    act: impl Fn(f32) -> (f32, f32) + Sync,
-    gate: &Tensor,
-    up: &Tensor,
-    dy: &Tensor,
-) -> Result<(Tensor, Tensor)> {
-    let (tokens, width) = gate.dims2()?;
-    let (gate, up, dy) = (view(gate)?, view(up)?, view(dy)?);
-    let (mut dgate, mut dup) = (vec![0.0; gate.len()], vec![0.0; gate.len()]);
+    let (gate, up, dy) = (view_as::<N>(gate)?, view_as::<N>(up)?, view_as::<N>(dy)?);
+    let (mut dgate, mut dup) = (vec![N::default(); gate.len()], vec![N::default(); gate.len()]);
     let task = parallel::rows_per_task(width) * width;
     let outs = dgate.par_chunks_mut(task).zip(dup.par_chunks_mut(task));
     let inps = gate.par_chunks(task).zip(up.par_chunks(task)).zip(dy.par_chunks(task));
-    outs.zip(inps).for_each(|((dgate, dup), ((gate, up), dy))| {
-        let outs = dgate.iter_mut().zip(dup);
-        let inps = gate.iter().zip(up).zip(dy);
-        for ((dgate, dup), ((gate, up), dy)) in outs.zip(inps) {
-            let (value, slope) = act(*gate);
-            *dup = dy * value;
-            *dgate = dy * up * slope;
-        }
+    outs.zip(inps).for_each(|((dgate, dup), ((gate, up), dy))| match activation {
+        Activation::Silu => backward_with(silu_and_slope, dgate, dup, gate, up, dy),
+        Activation::GeluTanh => backward_with(gelu_and_slope, dgate, dup, gate, up, dy),
     });
     Ok((tensor(dgate, &[tokens, width])?, tensor(dup, &[tokens, width])?))
 }

@@ -2,23 +2,24 @@
 //!
 //! Runs wherever Rust does. Each operation is one file with its forward and its backward; this file only hands out.
 
-mod attention;
+pub(super) mod attention;
 mod cross_entropy;
-mod exp;
-mod gated;
-mod norm;
-mod parallel;
+pub(super) mod exp;
+pub(super) mod gated;
+pub(super) mod norm;
+pub(super) mod parallel;
 mod product;
-mod reduce;
-mod rope;
-mod rows;
-mod tanh;
+pub(super) mod reduce;
+pub(super) mod rope;
+pub(super) mod rows;
+pub(super) mod tanh;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use fleetune_shared::Activation;
 
-use super::{AttentionShape, Backend, DropoutMask, Rotary, Turn};
+use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Rotary, Turn};
 use crate::Result;
+use crate::quant::Weight;
 
 /// The backend in plain Rust, on the CPU.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,45 +28,81 @@ pub struct Portable;
 /// Fewer tokens than this are projected by dot products: packing a weight for a product costs more than reading it.
 const FEW: usize = 4;
 
+/// As many rows as `x` has, of `width` zeros.
+fn zeros(x: &Tensor, width: usize) -> Result<Tensor> {
+    Ok(Tensor::zeros((x.dim(0)?, width), DType::F32, &Device::Cpu)?)
+}
+
 impl Backend for Portable {
-    fn project(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
-        if x.dim(0)? < FEW { rows::project_few(x, w) } else { Ok(x.matmul(&w.t()?)?) }
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Weight,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
+        let y = match w {
+            Weight::F32(w) if x.dim(0)? < FEW => rows::project_few(x, w)?,
+            Weight::F32(w) => x.matmul(&w.t()?)?,
+            Weight::Packed(w) => {
+                let y = zeros(x, w.dims2().0)?;
+                w.tiles(|from, tile| product::project_into(&y, from, x, tile))?;
+                y
+            }
+        };
+        if let Some(LowRank { c, m }) = low {
+            rows::add_low_rank::<f32>(&y, c, m)?;
+        }
+        self.deliver(y, onto)
     }
 
-    fn project_into(&self, y: &Tensor, from: usize, x: &Tensor, w: &Tensor) -> Result<()> {
-        product::project_into(y, from, x, w)
-    }
-
-    fn add_project_dx(&self, dx: &Tensor, dy: &Tensor, from: usize, w: &Tensor) -> Result<()> {
-        product::add_project_dx(dx, dy, from, w)
+    fn linear_dx(
+        &self,
+        dy: &Tensor,
+        w: &Weight,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
+        let dx = match w {
+            Weight::F32(w) => dy.matmul(w)?,
+            Weight::Packed(w) => {
+                let dx = zeros(dy, w.dims2().1)?;
+                w.tiles(|from, tile| product::add_project_dx(&dx, dy, from, tile))?;
+                dx
+            }
+        };
+        if let Some(LowRank { c, m }) = low {
+            rows::add_low_rank::<f32>(&dx, c, m)?;
+        }
+        self.deliver(dx, onto)
     }
 
     fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()> {
-        rows::add_low_rank(y, c, m)
+        rows::add_low_rank::<f32>(y, c, m)
     }
 
     fn add(&self, sum: &Tensor, term: &Tensor) -> Result<()> {
-        rows::add(sum, term)
+        rows::add::<f32, f32>(sum, term)
     }
 
     fn add_bias(&self, y: &Tensor, bias: &Tensor) -> Result<()> {
-        rows::add_bias(y, bias)
+        rows::add_bias::<f32>(y, bias)
     }
 
     fn sum_rows(&self, dy: &Tensor) -> Result<Tensor> {
-        rows::sum(dy)
+        rows::sum::<f32>(dy)
     }
 
     fn scale(&self, y: &Tensor, factor: &Tensor) -> Result<()> {
-        rows::scale(y, factor)
+        rows::scale::<f32>(y, factor)
     }
 
     fn dot_rows(&self, dy: &Tensor, y: &Tensor) -> Result<Tensor> {
-        rows::dot_rows(dy, y)
+        rows::dot_rows::<f32, f32>(dy, y)
     }
 
     fn dropout(&self, x: &Tensor, mask: &DropoutMask) -> Result<Tensor> {
-        rows::dropout(x, mask)
+        rows::dropout::<f32>(x, mask)
     }
 
     fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
@@ -77,7 +114,7 @@ impl Backend for Portable {
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
-        norm::forward(x, weight, eps)
+        norm::forward::<f32, f32>(x, weight, eps)
     }
 
     fn rms_norm_backward(
@@ -89,16 +126,16 @@ impl Backend for Portable {
         dx: &Tensor,
         dweight: bool,
     ) -> Result<Option<Tensor>> {
-        norm::backward(dy, x, weight, rstd, dx)?;
-        dweight.then(|| norm::backward_weight(dy, x, rstd)).transpose()
+        norm::backward::<f32, f32, f32>(dy, x, weight, rstd, dx)?;
+        dweight.then(|| norm::backward_weight::<f32, f32>(dy, x, rstd)).transpose()
     }
 
     fn rotate(&self, x: &Tensor, rotary: &Rotary, turn: Turn) -> Result<()> {
-        rope::rotate(x, rotary, turn)
+        rope::rotate::<f32>(x, rotary, turn)
     }
 
     fn gated(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        gated::forward(activation, gate, up)
+        gated::forward::<f32>(activation, gate, up)
     }
 
     fn gated_backward(
@@ -108,7 +145,7 @@ impl Backend for Portable {
         up: &Tensor,
         dy: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
-        gated::backward(activation, gate, up, dy)
+        gated::backward::<f32>(activation, gate, up, dy)
     }
 
     fn soft_cap(&self, x: &Tensor, cap: f64) -> Result<()> {

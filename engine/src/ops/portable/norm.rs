@@ -6,31 +6,60 @@ use rayon::prelude::*;
 use super::reduce::{dot, dot3};
 use super::{parallel, rows};
 use crate::Result;
-use crate::ops::slices::{edit, tensor, view};
+use crate::ops::number::Number;
+use crate::ops::slices::{edit_as, tensor, view, view_as};
+use crate::ops::wide::wide;
 
-pub(super) fn forward(x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
-    let (tokens, width) = x.dims2()?;
-    let (x, weight) = (view(x)?, view(weight)?);
-    let (x, weight) = (&*x, &*weight);
-    let rstd: Vec<f32> = x
-        .par_chunks_exact(width)
-        .map(|x| {
-            let mean = dot(x, x) / width as f32;
-            (1.0 / (f64::from(mean) + eps).sqrt()) as f32
-        })
-        .collect();
-    let mut y = vec![0.0; x.len()];
-    parallel::rows(&mut y, width, |t, y| {
-        let (x, rstd) = (&x[t * width..][..width], rstd[t]);
+wide! {
+    /// One row; gives its `rstd`.
+    fn forward_row[X: Number, Y: Number](y: &mut [Y], x: &[X], weight: &[f32], eps: f64) -> f32 {
+        let mean = dot(x, x) / x.len() as f32;
+        let rstd = (1.0 / (f64::from(mean) + eps).sqrt()) as f32;
         for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * rstd * weight;
+            *y = Y::narrow(x.widen() * rstd * weight);
+        }
+        rstd
+    }
+}
+
+pub(crate) fn forward<X: Number, Y: Number>(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    let (tokens, width) = x.dims2()?;
+    let (x, weight) = (view_as::<X>(x)?, view(weight)?);
+    let (x, weight) = (&*x, &*weight);
+    let (mut y, mut rstd) = (vec![Y::default(); x.len()], vec![0.0; tokens]);
+    let task = parallel::rows_per_task(width);
+    let outs = y.par_chunks_mut(task * width).zip(rstd.par_chunks_mut(task));
+    outs.zip(x.par_chunks(task * width)).for_each(|((y, rstd), x)| {
+        let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
+        for ((y, x), rstd) in rows.zip(rstd) {
+            *rstd = forward_row(y, x, weight, eps);
         }
     });
     Ok((tensor(y, &[tokens, width])?, tensor(rstd, &[tokens])?))
 }
 
+wide! {
+    fn backward_row[Y: Number, X: Number, D: Number](
+        dx: &mut [D],
+        dy: &[Y],
+        x: &[X],
+        weight: &[f32],
+        rstd: f32,
+    ) {
+        let mean = dot3(dy, weight, x) * rstd / x.len() as f32;
+        for (((dx, dy), x), weight) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
+            let more = rstd * (dy.widen() * weight - x.widen() * rstd * mean);
+            *dx = D::narrow(dx.widen() + more);
+        }
+    }
+}
+
 /// With x̂ = x · rstd: `dx += rstd · (dy·w − x̂ · mean(dy · w · x̂))`.
-pub(super) fn backward(
+pub(crate) fn backward<Y: Number, X: Number, D: Number>(
     dy: &Tensor,
     x: &Tensor,
     weight: &Tensor,
@@ -38,27 +67,34 @@ pub(super) fn backward(
     dx: &Tensor,
 ) -> Result<()> {
     let (_, width) = x.dims2()?;
-    let (dy, x, weight, rstd) = (view(dy)?, view(x)?, view(weight)?, view(rstd)?);
+    let (dy, x, weight, rstd) = (view_as::<Y>(dy)?, view_as::<X>(x)?, view(weight)?, view(rstd)?);
     let (dy, x, weight, rstd) = (&*dy, &*x, &*weight, &*rstd);
-    edit(dx, |dx| {
+    edit_as(dx, |dx: &mut [D]| {
         parallel::rows(dx, width, |t, dx| {
-            let (dy, x, rstd) = (&dy[t * width..][..width], &x[t * width..][..width], rstd[t]);
-            let mean = dot3(dy, weight, x) * rstd / width as f32;
-            for (((dx, dy), x), weight) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
-                *dx += rstd * (dy * weight - x * rstd * mean);
-            }
+            let (dy, x) = (&dy[t * width..][..width], &x[t * width..][..width]);
+            backward_row(dx, dy, x, weight, rstd[t]);
         });
     })
 }
 
-pub(super) fn backward_weight(dy: &Tensor, x: &Tensor, rstd: &Tensor) -> Result<Tensor> {
+wide! {
+    fn add_row[Y: Number, X: Number](sum: &mut [f32], dy: &[Y], x: &[X], rstd: f32) {
+        for ((sum, dy), x) in sum.iter_mut().zip(dy).zip(x) {
+            *sum += dy.widen() * x.widen() * rstd;
+        }
+    }
+}
+
+pub(crate) fn backward_weight<Y: Number, X: Number>(
+    dy: &Tensor,
+    x: &Tensor,
+    rstd: &Tensor,
+) -> Result<Tensor> {
     let (_, width) = x.dims2()?;
-    let (dy, x, rstd) = (view(dy)?, view(x)?, view(rstd)?);
+    let (dy, x, rstd) = (view_as::<Y>(dy)?, view_as::<X>(x)?, view(rstd)?);
     let (x, rstd) = (&*x, &*rstd);
     let sum = rows::sum_over_rows(&dy, width, |t, dy, sum| {
-        for ((sum, dy), x) in sum.iter_mut().zip(dy).zip(&x[t * width..]) {
-            *sum += dy * x * rstd[t];
-        }
+        add_row(sum, dy, &x[t * width..][..width], rstd[t]);
     });
     tensor(sum, &[width])
 }

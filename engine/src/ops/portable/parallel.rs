@@ -9,12 +9,12 @@ use rayon::prelude::*;
 const GRAIN: usize = 1 << 14;
 
 /// Rows of `width` that make up one task.
-pub(super) fn rows_per_task(width: usize) -> usize {
+pub(crate) fn rows_per_task(width: usize) -> usize {
     (GRAIN / width.max(1)).max(1)
 }
 
 /// Calls `each` with the index and numbers of every row of `out`.
-pub(super) fn rows(out: &mut [f32], width: usize, each: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn rows<N: Send>(out: &mut [N], width: usize, each: impl Fn(usize, &mut [N]) + Sync) {
     let per_task = rows_per_task(width);
     out.par_chunks_mut(per_task * width).enumerate().for_each(|(task, chunk)| {
         for (i, row) in chunk.chunks_exact_mut(width).enumerate() {
@@ -24,6 +24,10 @@ pub(super) fn rows(out: &mut [f32], width: usize, each: impl Fn(usize, &mut [f32
 }
 
 /// Calls `each` with matching pieces of `out` and `inp`, which are equally long.
-pub(super) fn pieces(out: &mut [f32], inp: &[f32], each: impl Fn(&mut [f32], &[f32]) + Sync) {
+pub(crate) fn pieces<N: Send, M: Sync>(
+    out: &mut [N],
+    inp: &[M],
+    each: impl Fn(&mut [N], &[M]) + Sync,
+) {
     out.par_chunks_mut(GRAIN).zip(inp.par_chunks(GRAIN)).for_each(|(out, inp)| each(out, inp));
 }

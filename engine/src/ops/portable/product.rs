@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::{FEW, parallel, reduce::dot};
+use super::{FEW, parallel, rows::dots};
 use crate::ops::slices::{edit, view};
 use crate::{EngineError, Result};
 
@@ -43,9 +43,7 @@ pub(super) fn project_into(y: &Tensor, from: usize, x: &Tensor, w: &Tensor) -> R
             let per_task = parallel::rows_per_task(inner);
             for (x, y) in x.chunks_exact(inner).zip(y.chunks_exact_mut(width)) {
                 let y = y[from..from + rows].par_chunks_mut(per_task);
-                y.zip(w.par_chunks(per_task * inner)).for_each(|(y, w)| {
-                    y.iter_mut().zip(w.chunks_exact(inner)).for_each(|(y, w)| *y = dot(x, w));
-                });
+                y.zip(w.par_chunks(per_task * inner)).for_each(|(y, w)| dots(y, x, w));
             }
             return;
         }

@@ -1,19 +1,32 @@
 //! From many numbers to one, in lanes that a compiler may run at once.
 
+use crate::ops::number::Number;
+
 /// `Σ a · b` in eight lanes, which a compiler may run at once and which lose less than one long sum.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    lanes(
-        a.chunks_exact(8).zip(b.chunks_exact(8)).map(|(a, b)| std::array::from_fn(|i| a[i] * b[i])),
-    ) + a.iter().zip(b).skip(a.len() / 8 * 8).map(|(a, b)| a * b).sum::<f32>()
+#[inline(always)]
+pub(crate) fn dot<A: Number, B: Number>(a: &[A], b: &[B]) -> f32 {
+    let whole = a.chunks_exact(8).zip(b.chunks_exact(8));
+    lanes(whole.map(|(a, b)| std::array::from_fn(|i| a[i].widen() * b[i].widen())))
+        + a.iter().zip(b).skip(a.len() / 8 * 8).map(|(a, b)| a.widen() * b.widen()).sum::<f32>()
 }
 
 /// `Σ a · b · c`, as [`dot`].
-pub(super) fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+#[inline(always)]
+pub(crate) fn dot3<A: Number, B: Number, C: Number>(a: &[A], b: &[B], c: &[C]) -> f32 {
     let whole = a.chunks_exact(8).zip(b.chunks_exact(8)).zip(c.chunks_exact(8));
-    lanes(whole.map(|((a, b), c)| std::array::from_fn(|i| a[i] * b[i] * c[i])))
-        + a.iter().zip(b).zip(c).skip(a.len() / 8 * 8).map(|((a, b), c)| a * b * c).sum::<f32>()
+    lanes(
+        whole
+            .map(|((a, b), c)| std::array::from_fn(|i| a[i].widen() * b[i].widen() * c[i].widen())),
+    ) + a
+        .iter()
+        .zip(b)
+        .zip(c)
+        .skip(a.len() / 8 * 8)
+        .map(|((a, b), c)| a.widen() * b.widen() * c.widen())
+        .sum::<f32>()
 }
 
+#[inline(always)]
 fn lanes(terms: impl Iterator<Item = [f32; 8]>) -> f32 {
     let mut sums = [0.0; 8];
     for term in terms {
@@ -23,7 +36,8 @@ fn lanes(terms: impl Iterator<Item = [f32; 8]>) -> f32 {
 }
 
 /// The largest number, in eight lanes; −∞ for none.
-pub(super) fn max(row: &[f32]) -> f32 {
+#[inline(always)]
+pub(crate) fn max(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 8];
     let whole = row.chunks_exact(8);
     let rest = whole.remainder();

@@ -6,11 +6,12 @@ use super::exp::exp;
 use super::parallel;
 use crate::Result;
 use crate::ops::slices::{edit, view};
+use crate::ops::wide::wide;
 
 /// `tanh x` to about 2 ulp of f32: Cephes' polynomial near zero, where the quotient would cancel, and
 /// `1 − 2 / (e²ˣ + 1)` elsewhere.
 #[inline(always)]
-pub(super) fn tanh(x: f32) -> f32 {
+pub(crate) fn tanh(x: f32) -> f32 {
     let z = x * x;
     let poly = -5.704_988_7e-3;
     let poly = poly * z + 2.063_909e-2;
@@ -25,32 +26,38 @@ pub(super) fn tanh(x: f32) -> f32 {
 
 /// `c · tanh(x / c)`.
 #[inline(always)]
-pub(super) fn capped(x: f32, cap: f32) -> f32 {
+pub(crate) fn capped(x: f32, cap: f32) -> f32 {
     cap * tanh(x / cap)
 }
 
 /// The slope of [`capped`], from its value.
 #[inline(always)]
-pub(super) fn slope(capped: f32, cap: f32) -> f32 {
+pub(crate) fn slope(capped: f32, cap: f32) -> f32 {
     let t = capped / cap;
     1.0 - t * t
 }
 
-pub(super) fn soft_cap(x: &Tensor, cap: f32) -> Result<()> {
-    let (_, width) = x.dims2()?;
-    edit(x, |x| {
-        parallel::rows(x, width, |_, row| row.iter_mut().for_each(|x| *x = capped(*x, cap)));
-    })
+wide! {
+    fn cap_all(row: &mut [f32], cap: f32) {
+        row.iter_mut().for_each(|x| *x = capped(*x, cap));
+    }
 }
 
-pub(super) fn soft_cap_backward(dy: &Tensor, y: &Tensor, cap: f32) -> Result<()> {
+wide! {
+    fn slope_all(dy: &mut [f32], y: &[f32], cap: f32) {
+        dy.iter_mut().zip(y).for_each(|(dy, y)| *dy *= slope(*y, cap));
+    }
+}
+
+pub(crate) fn soft_cap(x: &Tensor, cap: f32) -> Result<()> {
+    let (_, width) = x.dims2()?;
+    edit(x, |x| parallel::rows(x, width, |_, row| cap_all(row, cap)))
+}
+
+pub(crate) fn soft_cap_backward(dy: &Tensor, y: &Tensor, cap: f32) -> Result<()> {
     let y = view(y)?;
     let y = &*y;
-    edit(dy, |dy| {
-        parallel::pieces(dy, y, |dy, y| {
-            dy.iter_mut().zip(y).for_each(|(dy, y)| *dy *= slope(*y, cap));
-        });
-    })
+    edit(dy, |dy| parallel::pieces(dy, y, |dy, y| slope_all(dy, y, cap)))
 }
 
 #[cfg(test)]

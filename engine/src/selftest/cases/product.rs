@@ -5,6 +5,8 @@ use super::super::numbers::Numbers;
 use super::super::size::Size;
 use super::SUM;
 use crate::Result;
+use crate::ops::{LowRank, Onto};
+use crate::quant::Weight;
 
 pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
     let Size { tokens, hidden, inner, rank, .. } = *size;
@@ -14,9 +16,6 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
     let dy = numbers.tensor(&[tokens, inner], 1.0)?;
     let c = numbers.tensor(&[tokens, rank], 1.0)?;
     let m = numbers.tensor(&[rank, inner], 1.0)?;
-    // A piece of a wider result, as tiles of a packed weight are multiplied.
-    let (from, rows) = (inner / 3, inner / 2);
-    let piece = w.narrow(0, from, rows)?.contiguous()?;
     let flops = 2 * tokens * hidden * inner;
     let one = x.narrow(0, 0, 1)?.contiguous()?;
     Ok(vec![
@@ -30,32 +29,27 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
             vec![one, w.clone()],
             |ops, t| Ok(vec![ops.project(&t[0], &t[1])?]),
         ),
-        Case::new("project_dx", SUM, Work::Flops(flops), vec![dy.clone(), w], |ops, t| {
+        Case::new("project_dx", SUM, Work::Flops(flops), vec![dy.clone(), w.clone()], |ops, t| {
             Ok(vec![ops.project_dx(&t[0], &t[1])?])
         }),
         Case::new("project_dw", SUM, Work::Flops(flops), vec![dy.clone(), x.clone()], |ops, t| {
             Ok(vec![ops.project_dw(&t[0], &t[1])?])
         }),
         Case::new(
-            "project_into",
+            "linear, low rank",
             SUM,
-            Work::Flops(2 * tokens * hidden * rows),
-            vec![dy.clone(), x.clone(), piece.clone()],
-            move |ops, t| {
-                ops.project_into(&t[0], from, &t[1], &t[2])?;
-                Ok(vec![t[0].clone()])
+            Work::Flops(flops + 2 * tokens * rank * inner),
+            vec![x.clone(), w.clone(), c.clone(), m.clone()],
+            |ops, t| {
+                let low = LowRank { c: &t[2], m: &t[3] };
+                let w = Weight::F32(t[1].clone());
+                Ok(vec![ops.linear(&t[0], &w, Some(low), Onto::New)?])
             },
         ),
-        Case::new(
-            "add_project_dx",
-            SUM,
-            Work::Flops(2 * tokens * hidden * rows),
-            vec![x, dy.clone(), piece],
-            move |ops, t| {
-                ops.add_project_dx(&t[0], &t[1], from, &t[2])?;
-                Ok(vec![t[0].clone()])
-            },
-        ),
+        Case::new("linear_dx, added", SUM, Work::Flops(flops), vec![dy.clone(), w, x], |ops, t| {
+            let w = Weight::F32(t[1].clone());
+            Ok(vec![ops.linear_dx(&t[0], &w, None, Onto::Sum(t[2].clone()))?])
+        }),
         Case::new(
             "add_low_rank",
             SUM,

@@ -1,4 +1,4 @@
-//! How a base weight is held, and multiplied without ever being whole in f32.
+//! How a base weight is held, and taken apart without ever being whole in f32.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use candle_core::{DType, Device, Tensor};
 use fleetune_shared::TILE_NUMBERS;
 use rayon::prelude::*;
 
+use super::Packed;
 use crate::Result;
 use crate::ops::Backend;
 use crate::ops::slices::edit;
-use crate::quant::Packed;
 
 /// A base model's tensor in the form it is kept in. A clone shares the numbers.
 #[derive(Clone, Debug)]
@@ -37,6 +37,16 @@ impl PackedMatrix {
         Self { dims: [numbers.count() / width.max(1), width], numbers }
     }
 
+    /// Rows and their width.
+    pub(crate) fn dims2(&self) -> (usize, usize) {
+        (self.dims[0], self.dims[1])
+    }
+
+    /// The numbers.
+    pub(crate) fn numbers(&self) -> &dyn Packed {
+        self.numbers.as_ref()
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -59,7 +69,7 @@ impl PackedMatrix {
     }
 
     /// The matrix in f32 a tile at a time: the first row of each, and its numbers, which are gone afterwards.
-    pub(super) fn tiles(&self, mut each: impl FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
+    pub(crate) fn tiles(&self, mut each: impl FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
         let [rows, width] = self.dims;
         let in_tile = tile_rows(width).min(rows);
         // One buffer for all.
@@ -95,30 +105,6 @@ impl Weight {
         match self {
             Self::F32(value) => Some(value),
             Self::Packed(_) => None,
-        }
-    }
-
-    /// `x · Wᵀ`: `[T, in]` to `[T, out]`.
-    pub(crate) fn project(&self, ops: &dyn Backend, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::F32(value) => ops.project(x, value),
-            Self::Packed(matrix) => {
-                let y = zeros(x.dim(0)?, matrix.dims[0])?;
-                matrix.tiles(|from, tile| ops.project_into(&y, from, x, tile))?;
-                Ok(y)
-            }
-        }
-    }
-
-    /// `dy · W`: `[T, out]` to `[T, in]`.
-    pub(crate) fn project_dx(&self, ops: &dyn Backend, dy: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::F32(value) => ops.project_dx(dy, value),
-            Self::Packed(matrix) => {
-                let dx = zeros(dy.dim(0)?, matrix.dims[1])?;
-                matrix.tiles(|from, tile| ops.add_project_dx(&dx, dy, from, tile))?;
-                Ok(dx)
-            }
         }
     }
 
@@ -160,8 +146,8 @@ fn zeros(rows: usize, width: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Portable;
     use crate::ops::slices::view;
+    use crate::ops::{Onto, Portable};
     use crate::quant::{Bf16, FourBit, FourBitKind, Int8};
 
     fn waves(rows: usize, width: usize, phase: f32) -> Tensor {
@@ -197,7 +183,7 @@ mod tests {
             let whole = weight.to_f32().unwrap();
             for tokens in [1, 3, 4, 37] {
                 let x = waves(tokens, width, 0.5);
-                let found = weight.project(&Portable, &x).unwrap();
+                let found = Portable.linear(&x, &weight, None, Onto::New).unwrap();
                 let expected = Portable.project(&x, &whole).unwrap();
                 assert!(apart(&found, &expected) < 1e-5, "{:?}", apart(&found, &expected));
                 if tokens < 4 {
@@ -205,7 +191,7 @@ mod tests {
                 }
             }
             let dy = waves(5, rows, 0.25);
-            let found = weight.project_dx(&Portable, &dy).unwrap();
+            let found = Portable.linear_dx(&dy, &weight, None, Onto::New).unwrap();
             let expected = Portable.project_dx(&dy, &whole).unwrap();
             assert!(apart(&found, &expected) < 2e-4, "{:?}", apart(&found, &expected));
         }

@@ -1,0 +1,373 @@
+//! Causal attention whose five products multiply bf16 (FlashAttention-2, arXiv 2307.08691).
+//!
+//! Tasks and what their queries see are those of the portable twin. A task packs its keys and values once; its queries
+//! pass in tiles. Of a tile's square matrices the transposed products take what they need by rows, so that nothing
+//! square is ever transposed: dVᵀ = dOᵀ·P and dKᵀ = Qᵀ·dS, turned once at the end.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use half::bf16;
+use rayon::prelude::*;
+
+use super::kernel::COLUMNS;
+use super::pack;
+use super::panels::{Panels, Rows};
+use crate::Result;
+use crate::ops::AttentionShape;
+use crate::ops::number::Number;
+use crate::ops::portable::attention::{Task, scatter};
+use crate::ops::portable::exp::exp;
+use crate::ops::portable::reduce::max;
+use crate::ops::portable::tanh::{capped, slope};
+use crate::ops::slices::{narrow, tensor, view, view_as};
+use crate::ops::wide::wide;
+
+/// Scores of a tile: as many as stay in the second cache with their gradients.
+const TILE: usize = 48 << 10;
+/// Rows a tile has at least, so that a panel is worth reading.
+const LEAST_ROWS: usize = 32;
+
+/// Queries of one tile, and the keys they look at.
+struct Tile {
+    tokens: Range<usize>,
+    rows: usize,
+    keys: Range<usize>,
+}
+
+fn tiles<'t>(task: &'t Task<'_>) -> impl Iterator<Item = Tile> + 't {
+    let rows = (TILE / task.span.k.len().min(task.window).max(1)).clamp(LEAST_ROWS, 192);
+    let tokens = (rows / task.group).max(1);
+    (0..task.queries()).step_by(tokens).map(move |from| {
+        let to = (from + tokens).min(task.queries());
+        // Whole panels.
+        let first = task.seen(from).start / COLUMNS * COLUMNS;
+        Tile {
+            tokens: from..to,
+            rows: (to - from) * task.group,
+            keys: first..task.seen(to - 1).end,
+        }
+    })
+}
+
+impl Tile {
+    /// Which of the tile's keys row `row` sees.
+    fn seen(&self, task: &Task<'_>, row: usize) -> Range<usize> {
+        let seen = task.seen(self.tokens.start + row / task.group);
+        seen.start - self.keys.start..seen.end - self.keys.start
+    }
+
+    /// Numbers of a row of scores: the keys, and one more where that makes it even.
+    fn width(&self) -> usize {
+        self.keys.len().next_multiple_of(2)
+    }
+
+    /// The tile's rows of a query-shaped tensor: `[rows, head_dim]`.
+    fn gather(&self, task: &Task<'_>, all: &[bf16], heads: usize) -> Vec<bf16> {
+        let (width, stride) = (task.width(), heads * task.head_dim);
+        let at = |t: usize| (task.span.q.start + t) * stride + task.kv_head * width;
+        self.tokens.clone().flat_map(|t| &all[at(t)..at(t) + width]).copied().collect()
+    }
+}
+
+/// A task's head of a key-shaped tensor: `[keys, head_dim]`.
+fn head(task: &Task<'_>, all: &[bf16], kv_heads: usize) -> Vec<bf16> {
+    let (width, stride) = (task.head_dim, kv_heads * task.head_dim);
+    let at = |t: usize| t * stride + task.kv_head * width;
+    task.span.k.clone().flat_map(|t| &all[at(t)..at(t) + width]).copied().collect()
+}
+
+wide! {
+    fn cap_all(scores: &mut [f32], scale: f32, cap: f32) {
+        scores.iter_mut().for_each(|x| *x = capped(*x * scale, cap) / scale);
+    }
+}
+
+wide! {
+    /// `e^(scale · x − m)` with the largest exponent `m`; gives the sum of them and the log-sum-exp.
+    fn exponentials(p: &mut [bf16], scores: &[f32], scale: f32) -> (f32, f32) {
+        let most = max(scores) * scale;
+        let mut sums = [0.0f32; 16];
+        let (whole, rest) = scores.as_chunks::<16>();
+        let (to, to_rest) = p.as_chunks_mut::<16>();
+        for (to, x) in to.iter_mut().zip(whole) {
+            for i in 0..16 {
+                let e = exp(x[i] * scale - most);
+                sums[i] += e;
+                to[i] = bf16::narrow(e);
+            }
+        }
+        for (to, x) in to_rest.iter_mut().zip(rest) {
+            let e = exp(x * scale - most);
+            sums[0] += e;
+            *to = bf16::narrow(e);
+        }
+        let sum: f32 = sums.iter().sum();
+        (sum, most + sum.ln())
+    }
+}
+
+wide! {
+    fn shrink(to: &mut [bf16], from: &[f32], factor: f32) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16::narrow(from * factor));
+    }
+}
+
+/// Gives the output, made as activations are, and the log-sum-exp.
+pub(super) fn forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    shape: &AttentionShape<'_>,
+) -> Result<(Tensor, Tensor)> {
+    let (tokens, width) = q.dims2()?;
+    let (q, k, v) = (view_as::<bf16>(q)?, view_as::<bf16>(k)?, view_as::<bf16>(v)?);
+    let (q, k, v) = (&*q, &*k, &*v);
+    let tasks = Task::all(shape);
+    let done: Vec<(Vec<bf16>, Vec<f32>)> =
+        tasks.par_iter().map(|task| forward_one(task, q, k, v, shape)).collect();
+    let (mut out, mut lse) = (vec![bf16::ZERO; tokens * width], vec![0.0; tokens * shape.heads]);
+    for (task, (task_out, task_lse)) in tasks.iter().zip(&done) {
+        scatter(&mut out, task_out, task.span.q.start, task.kv_head, width, task.width());
+        scatter(&mut lse, task_lse, task.span.q.start, task.kv_head, shape.heads, task.group);
+    }
+    Ok((tensor(out, &[tokens, width])?, tensor(lse, &[tokens, shape.heads])?))
+}
+
+fn forward_one(
+    task: &Task<'_>,
+    q: &[bf16],
+    k: &[bf16],
+    v: &[bf16],
+    shape: &AttentionShape<'_>,
+) -> (Vec<bf16>, Vec<f32>) {
+    let (dim, scale) = (task.head_dim, shape.scale as f32);
+    let (mut keys, mut values) = (Panels::default(), Panels::default());
+    keys.take_columns(&head(task, k, shape.kv_heads), dim);
+    values.take_rows(&head(task, v, shape.kv_heads), dim, dim);
+    let mut out = vec![bf16::ZERO; task.queries() * task.width()];
+    let mut lse = Vec::with_capacity(task.queries() * task.group);
+    let (mut scores, mut p, mut sums) = (Vec::new(), Vec::new(), Vec::new());
+    for tile in tiles(task) {
+        let (width, rows) = (tile.width(), tile.rows);
+        let q = tile.gather(task, q, shape.heads);
+        scores.resize(rows * width, 0.0);
+        let left = Rows { numbers: &q, stride: dim, count: rows };
+        keys.times(left, (tile.keys.clone(), 0..dim), (&mut scores, width), false);
+        p.clear();
+        p.resize(rows * width, bf16::ZERO);
+        sums.clear();
+        let each = scores.chunks_exact_mut(width).zip(p.chunks_exact_mut(width));
+        for (row, (scores, p)) in each.enumerate() {
+            let seen = tile.seen(task, row);
+            let scores = &mut scores[seen.clone()];
+            if let Some(cap) = shape.soft_cap {
+                cap_all(scores, scale, cap as f32);
+            }
+            let (sum, log) = exponentials(&mut p[seen], scores, scale);
+            sums.push(sum);
+            lse.push(log);
+        }
+        let mut rows_out = vec![0.0; rows * dim];
+        let left = Rows { numbers: &p, stride: width, count: rows };
+        values.times(left, (0..dim, tile.keys.clone()), (&mut rows_out, dim), false);
+        let to = out[tile.tokens.start * task.width()..].chunks_exact_mut(dim);
+        for ((to, from), sum) in to.zip(rows_out.chunks_exact(dim)).zip(&sums) {
+            shrink(to, from, 1.0 / sum);
+        }
+    }
+    (out, lse)
+}
+
+wide! {
+    /// One row: scores become P = e^(s − lse), and dP becomes dS = P ∘ (dP − Σ dout · out), times the scale and, under
+    /// a cap, its slope.
+    fn softmax_backward(
+        scores: &mut [f32],
+        dp: &mut [f32],
+        dout: &[bf16],
+        out: &[bf16],
+        lse: f32,
+        scale: f32,
+        cap: Option<f32>,
+    ) {
+        let delta: f32 = dout.iter().zip(out).map(|(a, b)| a.widen() * b.widen()).sum();
+        match cap {
+            None => {
+                for (s, dp) in scores.iter_mut().zip(dp) {
+                    *s = exp(*s * scale - lse);
+                    *dp = *s * (*dp - delta) * scale;
+                }
+            }
+            Some(cap) => {
+                for (s, dp) in scores.iter_mut().zip(dp) {
+                    let x = capped(*s * scale, cap);
+                    *s = exp(x - lse);
+                    *dp = *s * (*dp - delta) * slope(x, cap) * scale;
+                }
+            }
+        }
+    }
+}
+
+/// What the backward pass reads row by row.
+struct Given<'a> {
+    dout: &'a [bf16],
+    q: &'a [bf16],
+    k: &'a [bf16],
+    v: &'a [bf16],
+    out: &'a [bf16],
+    lse: &'a [f32],
+}
+
+/// Gradients for `q`, `k` and `v`, made as activations are.
+pub(super) fn backward(
+    dout: &Tensor,
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    out: &Tensor,
+    lse: &Tensor,
+    shape: &AttentionShape<'_>,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let ((queries, width), (keys, kv_width)) = (q.dims2()?, k.dims2()?);
+    let (dout, out, lse) = (view_as(dout)?, view_as(out)?, view(lse)?);
+    let (q, k, v) = (view_as(q)?, view_as(k)?, view_as(v)?);
+    let given = Given { dout: &dout, q: &q, k: &k, v: &v, out: &out, lse: &lse };
+    let tasks = Task::all(shape);
+    let done: Vec<[Vec<bf16>; 3]> =
+        tasks.par_iter().map(|task| backward_one(task, &given, shape)).collect();
+    let mut dq = vec![bf16::ZERO; queries * width];
+    let (mut dk, mut dv) = (vec![bf16::ZERO; keys * kv_width], vec![bf16::ZERO; keys * kv_width]);
+    for (task, [task_dq, task_dk, task_dv]) in tasks.iter().zip(&done) {
+        let (head, kv) = (task.kv_head, task.head_dim);
+        scatter(&mut dq, task_dq, task.span.q.start, head, width, task.width());
+        scatter(&mut dk, task_dk, task.span.k.start, head, kv_width, kv);
+        scatter(&mut dv, task_dv, task.span.k.start, head, kv_width, kv);
+    }
+    let kv_shape = [keys, kv_width];
+    Ok((tensor(dq, &[queries, width])?, tensor(dk, &kv_shape)?, tensor(dv, &kv_shape)?))
+}
+
+fn backward_one(task: &Task<'_>, given: &Given<'_>, shape: &AttentionShape<'_>) -> [Vec<bf16>; 3] {
+    let (dim, scale) = (task.head_dim, shape.scale as f32);
+    let cap = shape.soft_cap.map(|cap| cap as f32);
+    let (key, value) = (head(task, given.k, shape.kv_heads), head(task, given.v, shape.kv_heads));
+    let [mut k_columns, mut k_rows, mut v_columns] = [(); 3].map(|()| Panels::default());
+    k_columns.take_columns(&key, dim);
+    k_rows.take_rows(&key, dim, dim);
+    v_columns.take_columns(&value, dim);
+    let all = task.span.k.len();
+    let mut dq = vec![bf16::ZERO; task.queries() * task.width()];
+    // Transposed: `[dim, keys]`.
+    let (mut dk, mut dv) = (vec![0f32; dim * all], vec![0f32; dim * all]);
+    let (mut scores, mut dp, mut ds) = (Vec::new(), Vec::new(), Vec::new());
+    let mut square = Panels::default();
+    for tile in tiles(task) {
+        let (width, rows) = (tile.width(), tile.rows);
+        let [q, dout, out] =
+            [given.q, given.dout, given.out].map(|all| tile.gather(task, all, shape.heads));
+        scores.resize(rows * width, 0.0);
+        dp.resize(rows * width, 0.0);
+        let of = |numbers| Rows { numbers, stride: dim, count: rows };
+        let place = || (tile.keys.clone(), 0..dim);
+        k_columns.times(of(&q), place(), (&mut scores, width), false);
+        v_columns.times(of(&dout), place(), (&mut dp, width), false);
+        let each = scores.chunks_exact_mut(width).zip(dp.chunks_exact_mut(width));
+        for (row, (scores, dp)) in each.enumerate() {
+            let (t, h) = (tile.tokens.start + row / task.group, row % task.group);
+            let at = (task.span.q.start + t) * shape.heads + task.kv_head * task.group + h;
+            let seen = tile.seen(task, row);
+            for unseen in [0..seen.start, seen.end..width] {
+                scores[unseen.clone()].fill(0.0);
+                dp[unseen].fill(0.0);
+            }
+            let numbers = row * dim..(row + 1) * dim;
+            let (dout, out) = (&dout[numbers.clone()], &out[numbers]);
+            let (scores, dp) = (&mut scores[seen.clone()], &mut dp[seen]);
+            softmax_backward(scores, dp, dout, out, given.lse[at], scale, cap);
+        }
+        ds.resize(rows * width, bf16::ZERO);
+        narrow(&mut ds, &dp);
+        let left = Rows { numbers: &ds, stride: width, count: rows };
+        let to = &mut dq[tile.tokens.start * task.width()..];
+        k_rows.times(left, (0..dim, tile.keys.clone()), (to, dim), false);
+        // Rows of a transposed tile are filled up to pairs.
+        let depth = rows.next_multiple_of(2);
+        for (square_of, left, sum) in [(&scores, dout, &mut dv), (&dp, q, &mut dk)] {
+            square.take_rows(square_of, width, tile.keys.len());
+            let left = turned(left, dim, depth);
+            let left = Rows { numbers: &left, stride: depth, count: dim };
+            let to = (&mut sum[tile.keys.start..], all);
+            square.times(left, (0..tile.keys.len(), 0..rows), to, true);
+        }
+    }
+    let back = |sum: Vec<f32>| -> Vec<bf16> {
+        let turned = pack::transposed(&sum, all);
+        turned.into_iter().map(bf16::narrow).collect()
+    };
+    [dq, back(dk), back(dv)]
+}
+
+/// `xᵀ` of `[rows, dim]`, each row filled up to `depth` with zeros.
+fn turned(mut x: Vec<bf16>, dim: usize, depth: usize) -> Vec<bf16> {
+    x.resize(depth * dim, bf16::ZERO);
+    pack::transposed(&x, dim)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::super::{narrowed, widened};
+    use super::*;
+    use crate::ops::Span;
+    use crate::ops::portable::attention as twin;
+    use crate::quant::absmax;
+
+    fn waves(rows: usize, width: usize, phase: f32) -> Tensor {
+        let wave = |i: usize| ((i * i % 1013) as f32 * 0.03 + i as f32 * 0.7 + phase).sin();
+        let numbers: Vec<f32> = (0..rows * width).map(wave).collect();
+        narrowed(&Tensor::from_vec(numbers, (rows, width), &Device::Cpu).unwrap()).unwrap()
+    }
+
+    fn near(found: &Tensor, expected: &Tensor, limit: f32) {
+        let found = widened(found).unwrap();
+        let (found, expected) = (view(&found).unwrap(), view(expected).unwrap());
+        let most = absmax(&expected);
+        for (i, (found, expected)) in found.iter().zip(expected.iter()).enumerate() {
+            assert!((found - expected).abs() < limit * most, "{i}: {found} {expected} of {most}");
+        }
+    }
+
+    #[test]
+    fn it_is_the_portable_twin_to_the_precision_of_its_numbers() {
+        let spans = [Span { q: 0..130, k: 0..130 }, Span { q: 130..137, k: 130..137 }];
+        let cached = [Span { q: 0..3, k: 0..60 }];
+        for (spans, window, soft_cap, head_dim) in [
+            (&spans[..], None, None, 64),
+            (&spans[..], Some(50), None, 20),
+            (&spans[..], None, Some(3.0), 16),
+            (&cached[..], Some(58), None, 16),
+        ] {
+            let (queries, keys) = (spans.last().unwrap().q.end, spans.last().unwrap().k.end);
+            let (heads, kv_heads) = (6, 2);
+            let scale = 1.0 / (head_dim as f64).sqrt();
+            let shape =
+                AttentionShape { heads, kv_heads, head_dim, spans, window, scale, soft_cap };
+            let q = waves(queries, heads * head_dim, 0.0);
+            let k = waves(keys, kv_heads * head_dim, 1.0);
+            let v = waves(keys, kv_heads * head_dim, 2.0);
+            let dout = waves(queries, heads * head_dim, 3.0);
+            let [wq, wk, wv, wdout] = [&q, &k, &v, &dout].map(|t| widened(t).unwrap());
+            let (out, lse) = forward(&q, &k, &v, &shape).unwrap();
+            let (twin_out, twin_lse) = twin::forward(&wq, &wk, &wv, &shape).unwrap();
+            near(&out, &twin_out, 1e-2);
+            near(&lse, &twin_lse, 1e-5);
+            let (dq, dk, dv) = backward(&dout, (&q, &k, &v), &out, &lse, &shape).unwrap();
+            let expected =
+                twin::backward(&wdout, &wq, &wk, &wv, &twin_out, &twin_lse, &shape).unwrap();
+            near(&dq, &expected.0, 2e-2);
+            near(&dk, &expected.1, 2e-2);
+            near(&dv, &expected.2, 1e-2);
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Activations and factors of products in bf16, everything that sums in f32: what autocast does on a card.
+//!
+//! Products multiply bf16 and add f32, with the instruction made for it where the machine has one; weights are
+//! unpacked, from whatever they are held in, into the layout the product reads. Other operations are those of
+//! [`Portable`], on bf16 numbers.
+
+mod attention;
+mod kernel;
+mod pack;
+mod panels;
+mod product;
+
+use std::sync::Mutex;
+
+use candle_core::{DType, Tensor};
+use fleetune_shared::Activation;
+use half::bf16;
+
+use self::product::{Left, Matrix, Right, Scratch, multiply};
+use super::portable::{gated, norm, rope, rows};
+use super::slices::{edit_as, tensor, view, view_as};
+use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Portable, Rotary, Turn};
+use crate::Result;
+use crate::quant::Weight;
+
+/// The backend whose activations are bf16, on the CPU.
+#[derive(Debug, Default)]
+pub struct Mixed {
+    scratch: Mutex<Scratch>,
+}
+
+/// Fewer tokens than this are projected in f32, by dot products.
+const FEW: usize = 4;
+
+/// Calls a function of one or two types of numbers with those of the tensors.
+macro_rules! of_dtype {
+    ($tensor:expr, $N:ident => $call:expr) => {
+        match $tensor.dtype() {
+            DType::BF16 => {
+                type $N = bf16;
+                $call
+            }
+            _ => {
+                type $N = f32;
+                $call
+            }
+        }
+    };
+}
+
+fn narrowed(x: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::BF16 {
+        return Ok(x.contiguous()?);
+    }
+    let x = x.contiguous()?;
+    let numbers = view(&x)?;
+    let mut out = vec![bf16::ZERO; numbers.len()];
+    super::portable::parallel::pieces(&mut out, &numbers, super::slices::narrow);
+    tensor(out, x.dims())
+}
+
+fn widened(x: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::F32 {
+        return Ok(x.clone());
+    }
+    let numbers = view_as::<bf16>(x)?;
+    let mut out = vec![0.0; numbers.len()];
+    super::portable::parallel::pieces(&mut out, &numbers, super::slices::widen);
+    tensor(out, x.dims())
+}
+
+/// Which way a weight is multiplied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// `x · wᵀ`.
+    Forward,
+    /// `dy · w`.
+    Back,
+}
+
+impl Mixed {
+    fn product(
+        &self,
+        way: Way,
+        x: &Tensor,
+        w: &Weight,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
+        let (tokens, depth) = x.dims2()?;
+        let columns = w.dims()[if way == Way::Forward { 0 } else { 1 }];
+        let odd = depth % 2 == 1 || low.is_some_and(|low| low.m.dims()[0] % 2 == 1);
+        if tokens < FEW || odd {
+            let (x, c) = (widened(x)?, low.map(|low| widened(low.c)).transpose()?);
+            let low = low.zip(c.as_ref()).map(|(low, c)| LowRank { c, m: low.m });
+            let y = match way {
+                Way::Forward => Portable.linear(&x, w, low, Onto::F32)?,
+                Way::Back => Portable.linear_dx(&x, w, low, Onto::F32)?,
+            };
+            return self.deliver(y, onto);
+        }
+        let x = narrowed(x)?;
+        let x = view_as::<bf16>(&x)?;
+        let left = Left { numbers: &x, depth };
+        let c = low.map(|low| narrowed(low.c)).transpose()?;
+        let c = c.as_ref().map(view_as::<bf16>).transpose()?;
+        let m = low.map(|low| view(low.m)).transpose()?;
+        let low = c.as_deref().zip(m.as_deref());
+        let low = low.map(|(c, m)| (Left { numbers: c, depth: m.len() / columns }, m));
+        let value = match w {
+            Weight::F32(value) => Some(view(value)?),
+            Weight::Packed(_) => None,
+        };
+        let matrix = match (w, &value) {
+            (Weight::Packed(matrix), _) => Matrix::Packed(matrix.numbers()),
+            (Weight::F32(_), value) => Matrix::F32(value.as_deref().unwrap_or_default()),
+        };
+        let right = match way {
+            Way::Forward => Right::Columns(matrix),
+            Way::Back => Right::Rows(matrix),
+        };
+        let mut scratch = self.scratch.lock().expect("no product panics");
+        match onto {
+            Onto::New => {
+                let mut out = vec![bf16::ZERO; tokens * columns];
+                multiply(&mut scratch, &mut out, columns, (left, right), low, false)?;
+                tensor(out, &[tokens, columns])
+            }
+            Onto::F32 => {
+                let mut out = vec![0f32; tokens * columns];
+                multiply(&mut scratch, &mut out, columns, (left, right), low, false)?;
+                tensor(out, &[tokens, columns])
+            }
+            Onto::Sum(sum) => {
+                let mut done = Ok(());
+                edit_as(&sum, |out: &mut [f32]| {
+                    done = multiply(&mut scratch, out, columns, (left, right), low, true);
+                })?;
+                done.map(|()| sum)
+            }
+        }
+    }
+}
+
+impl Backend for Mixed {
+    fn activations(&self) -> DType {
+        DType::BF16
+    }
+
+    fn as_activation(&self, x: &Tensor) -> Result<Tensor> {
+        narrowed(x)
+    }
+
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Weight,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
+        self.product(Way::Forward, x, w, low, onto)
+    }
+
+    fn linear_dx(
+        &self,
+        dy: &Tensor,
+        w: &Weight,
+        low: Option<LowRank<'_>>,
+        onto: Onto,
+    ) -> Result<Tensor> {
+        self.product(Way::Back, dy, w, low, onto)
+    }
+
+    /// The narrower of the two is transposed, and with it the result where it has to be.
+    fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let ((tokens, outs), (_, ins)) = (dy.dims2()?, x.dims2()?);
+        if tokens % 2 == 1 {
+            return Portable.project_dw(&widened(dy)?, &widened(x)?);
+        }
+        let (dy, x) = (narrowed(dy)?, narrowed(x)?);
+        let turned = outs > ins;
+        let (few, many) = if turned { (&x, &dy) } else { (&dy, &x) };
+        let (few, many) = (view_as::<bf16>(few)?, view_as::<bf16>(many)?);
+        let (rows, columns) = if turned { (ins, outs) } else { (outs, ins) };
+        let transposed = pack::transposed(&few, rows);
+        let left = Left { numbers: &transposed, depth: tokens };
+        let right = Right::Rows(Matrix::Bf16(&many));
+        let mut out = vec![0f32; rows * columns];
+        let mut scratch = self.scratch.lock().expect("no product panics");
+        multiply(&mut scratch, &mut out, columns, (left, right), None, false)?;
+        if turned {
+            out = pack::transposed(&out, columns);
+        }
+        tensor(out, &[outs, ins])
+    }
+
+    fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()> {
+        let c = widened(c)?;
+        of_dtype!(y, N => rows::add_low_rank::<N>(y, &c, m))
+    }
+
+    fn add(&self, sum: &Tensor, term: &Tensor) -> Result<()> {
+        of_dtype!(sum, N => of_dtype!(term, M => rows::add::<N, M>(sum, term)))
+    }
+
+    fn add_bias(&self, y: &Tensor, bias: &Tensor) -> Result<()> {
+        of_dtype!(y, N => rows::add_bias::<N>(y, bias))
+    }
+
+    fn sum_rows(&self, dy: &Tensor) -> Result<Tensor> {
+        of_dtype!(dy, N => rows::sum::<N>(dy))
+    }
+
+    fn scale(&self, y: &Tensor, factor: &Tensor) -> Result<()> {
+        of_dtype!(y, N => rows::scale::<N>(y, factor))
+    }
+
+    fn dot_rows(&self, dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+        of_dtype!(dy, N => of_dtype!(y, M => rows::dot_rows::<N, M>(dy, y)))
+    }
+
+    fn dropout(&self, x: &Tensor, mask: &DropoutMask) -> Result<Tensor> {
+        of_dtype!(x, N => rows::dropout::<N>(x, mask))
+    }
+
+    fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+        Portable.gather(table, ids)
+    }
+
+    fn scatter_add(&self, dtable: &Tensor, ids: &[u32], dy: &Tensor) -> Result<()> {
+        Portable.scatter_add(dtable, ids, dy)
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+        of_dtype!(x, N => norm::forward::<N, bf16>(x, weight, eps))
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        rstd: &Tensor,
+        dx: &Tensor,
+        dweight: bool,
+    ) -> Result<Option<Tensor>> {
+        of_dtype!(dy, Y => of_dtype!(x, X => {
+            of_dtype!(dx, D => norm::backward::<Y, X, D>(dy, x, weight, rstd, dx))?;
+            dweight.then(|| norm::backward_weight::<Y, X>(dy, x, rstd)).transpose()
+        }))
+    }
+
+    fn rotate(&self, x: &Tensor, rotary: &Rotary, turn: Turn) -> Result<()> {
+        rope::rotate::<bf16>(x, rotary, turn)
+    }
+
+    fn gated(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        gated::forward::<bf16>(activation, gate, up)
+    }
+
+    fn gated_backward(
+        &self,
+        activation: Activation,
+        gate: &Tensor,
+        up: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        gated::backward::<bf16>(activation, gate, up, dy)
+    }
+
+    fn soft_cap(&self, x: &Tensor, cap: f64) -> Result<()> {
+        Portable.soft_cap(x, cap)
+    }
+
+    fn soft_cap_backward(&self, dy: &Tensor, y: &Tensor, cap: f64) -> Result<()> {
+        Portable.soft_cap_backward(dy, y, cap)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        shape: &AttentionShape<'_>,
+    ) -> Result<(Tensor, Tensor)> {
+        attention::forward(q, k, v, shape)
+    }
+
+    fn attention_backward(
+        &self,
+        dout: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        lse: &Tensor,
+        shape: &AttentionShape<'_>,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        attention::backward(dout, (q, k, v), out, lse, shape)
+    }
+
+    fn cross_entropy(&self, logits: &Tensor, targets: &[u32], smoothing: f64) -> Result<f64> {
+        Portable.cross_entropy(logits, targets, smoothing)
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        logits: &Tensor,
+        targets: &[u32],
+        smoothing: f64,
+        scale: f64,
+    ) -> Result<f64> {
+        Portable.cross_entropy_backward(logits, targets, smoothing, scale)
+    }
+
+    fn log_probs(&self, logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
+        Portable.log_probs(logits, targets)
+    }
+
+    fn log_probs_backward(&self, logits: &Tensor, targets: &[u32], dlogps: &[f64]) -> Result<()> {
+        Portable.log_probs_backward(logits, targets, dlogps)
+    }
+
+    fn log_collisions(&self, logits: &Tensor) -> Result<Vec<f64>> {
+        Portable.log_collisions(logits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::ops::number::Number;
+    use crate::quant::{Bf16, FourBit, FourBitKind, Packed, PackedMatrix};
+
+    fn waves(rows: usize, width: usize, phase: f32) -> Tensor {
+        let wave = |i: usize| ((i * i % 1013) as f32 * 0.01 + i as f32 * 0.7 + phase).sin();
+        let numbers: Vec<f32> = (0..rows * width).map(|i| bf16::narrow(wave(i)).widen()).collect();
+        Tensor::from_vec(numbers, (rows, width), &Device::Cpu).unwrap()
+    }
+
+    /// The largest difference, of the largest number.
+    fn apart(a: &Tensor, b: &Tensor) -> f32 {
+        let (a, b) = (widened(a).unwrap(), widened(b).unwrap());
+        assert_eq!(a.dims(), b.dims());
+        let (a, b) = (view(&a).unwrap(), view(&b).unwrap());
+        let most = crate::quant::absmax(&b);
+        a.iter().zip(b.iter()).fold(0.0, |max, (a, b)| f32::max(max, (a - b).abs())) / most
+    }
+
+    fn weights(rows: usize, width: usize) -> Vec<Weight> {
+        let value = waves(rows, width, 0.2);
+        let numbers = view(&value).unwrap();
+        let packed: [Arc<dyn Packed>; 2] = [
+            Arc::new(Bf16::encode(&numbers)),
+            Arc::new(FourBit::encode(&numbers, FourBitKind::Nf4, true)),
+        ];
+        let packed = packed.map(|p| Weight::Packed(PackedMatrix::new(p, width)));
+        [Weight::F32(value.clone())].into_iter().chain(packed).collect()
+    }
+
+    #[test]
+    fn products_are_those_of_the_portable_twin_on_rounded_factors() {
+        let ops = Mixed::default();
+        for (tokens, outs, ins, rank) in [(70, 100, 64, 6), (5, 50, 130, 4), (130, 18, 34, 2)] {
+            let (x, dy) = (waves(tokens, ins, 0.5), waves(tokens, outs, 0.9));
+            let (low, dlow) = (waves(tokens, rank, 0.1), waves(tokens, rank, 0.3));
+            let (b, a) = (waves(rank, outs, 0.4), waves(rank, ins, 0.6));
+            for weight in weights(outs, ins) {
+                let rounded = weight.to_f32().unwrap();
+                let rounded = Weight::F32(widened(&narrowed(&rounded).unwrap()).unwrap());
+                let forth = Some(LowRank { c: &low, m: &b });
+                let back = Some(LowRank { c: &dlow, m: &a });
+                for (found, expected) in [
+                    (
+                        ops.linear(&x, &weight, forth, Onto::F32),
+                        Portable.linear(&x, &rounded, forth, Onto::F32),
+                    ),
+                    (
+                        ops.linear_dx(&dy, &weight, back, Onto::F32),
+                        Portable.linear_dx(&dy, &rounded, back, Onto::F32),
+                    ),
+                ] {
+                    let far = apart(&found.unwrap(), &expected.unwrap());
+                    assert!(far < 2e-6, "{tokens} {outs} {ins}: {far}");
+                }
+                let sum = waves(tokens, ins, 2.0);
+                let product = Portable.linear_dx(&dy, &rounded, None, Onto::F32).unwrap();
+                let expected = &sum + product;
+                let found = ops.linear_dx(&dy, &weight, None, Onto::Sum(sum)).unwrap();
+                assert!(apart(&found, &expected.unwrap()) < 2e-6);
+                let found = ops.linear(&x, &weight, None, Onto::New).unwrap();
+                assert_eq!(found.dtype(), DType::BF16);
+                let expected = Portable.linear(&x, &rounded, None, Onto::F32).unwrap();
+                assert!(apart(&found, &expected) < 4e-3);
+            }
+            let found = ops.project_dw(&dy, &x).unwrap();
+            assert!(apart(&found, &Portable.project_dw(&dy, &x).unwrap()) < 2e-6);
+        }
+    }
+}

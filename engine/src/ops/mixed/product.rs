@@ -1,0 +1,191 @@
+//! Products of bf16 matrices with f32 sums (after BLIS: Van Zee and van de Geijn, 2015).
+//!
+//! ```text
+//!   out [m, n]  =  Σ  left [m, k] · right [k, n]        right is packed chunk by chunk, left is read where it is
+//! ```
+//!
+//! A chunk of the right factor is unpacked, laid out in panels once for all rows, multiplied, and forgotten. Every
+//! number of the result is one sum in one order, however many threads share the rows.
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::kernel::{COLUMNS, ROWS, Strip, Target, tile};
+use super::pack;
+use crate::Result;
+use crate::ops::number::Number;
+use crate::quant::Packed;
+
+/// Rows one task multiplies with a chunk.
+const BAND: usize = 8 * ROWS;
+/// Numbers of a chunk of the right factor, which should stay in the last cache.
+const CHUNK: usize = 1 << 21;
+
+/// `[m, k]`, rows of bf16.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a> {
+    pub(super) numbers: &'a [bf16],
+    /// Numbers of a row, which is a multiple of two.
+    pub(super) depth: usize,
+}
+
+/// A matrix in any form.
+#[derive(Clone, Copy)]
+pub(super) enum Matrix<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    Packed(&'a dyn Packed),
+}
+
+/// `[k, n]`.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    /// Given as it is: `k` rows of `n`.
+    Rows(Matrix<'a>),
+    /// Given transposed: `n` rows of `k`.
+    Columns(Matrix<'a>),
+}
+
+/// Buffers that products share.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    panels: [Vec<bf16>; 2],
+    rows: Vec<bf16>,
+}
+
+/// Writes `main`'s product into `out`, rows of `columns` numbers, or adds it to what is there; with it goes that of
+/// `low`, whose right factor is small, f32 and given by rows.
+pub(super) fn multiply<N: Number>(
+    scratch: &mut Scratch,
+    out: &mut [N],
+    columns: usize,
+    main: (Left<'_>, Right<'_>),
+    low: Option<(Left<'_>, &[f32])>,
+    add: bool,
+) -> Result<()> {
+    let Scratch { panels, rows } = scratch;
+    let depth = main.0.depth;
+    // Sums can be taken up again only where they are kept in f32; a transposed matrix is cut by columns instead.
+    let exact = N::DTYPE == candle_core::DType::F32;
+    let cut_depth = exact && matches!(main.1, Right::Rows(_));
+    let slice = if cut_depth { even(CHUNK / columns.max(1)).min(depth) } else { depth };
+    let band = if matches!(main.1, Right::Columns(_)) {
+        (CHUNK / depth.max(1)).next_multiple_of(COLUMNS).min(columns)
+    } else {
+        columns
+    };
+    for first in (0..columns).step_by(band.max(1)) {
+        let here = band.min(columns - first);
+        for at in (0..depth).step_by(slice.max(1)) {
+            let deep = slice.min(depth - at);
+            let last = at + deep == depth;
+            lay(&mut panels[0], rows, main.1, (at, deep), (first, here), depth)?;
+            if let Some((left, right)) = low.filter(|_| last) {
+                panels[1].resize(pack::room(here, left.depth), bf16::ZERO);
+                pack::rows(&mut panels[1], right, columns, (first, here));
+            }
+            let low = low.as_ref().filter(|_| last).map(|(left, _)| (left, 0, left.depth));
+            let panels = [panels[0].as_slice(), panels[1].as_slice()];
+            out.par_chunks_mut(BAND * columns).enumerate().for_each(|(index, out)| {
+                let lefts = [Some((&main.0, at, deep)), low];
+                band_of(out, (first, here, columns), index * BAND, lefts, panels, add || at > 0);
+            });
+        }
+    }
+    Ok(())
+}
+
+fn even(x: usize) -> usize {
+    (x / 2 * 2).max(2)
+}
+
+/// One task: some rows of the result, and the columns of one chunk.
+fn band_of<N: Number>(
+    out: &mut [N],
+    (first, here, columns): (usize, usize, usize),
+    row: usize,
+    lefts: [Option<(&Left<'_>, usize, usize)>; 2],
+    panels: [&[bf16]; 2],
+    add: bool,
+) {
+    let rows = out.len() / columns;
+    for index in 0..here.div_ceil(COLUMNS) {
+        let width = COLUMNS.min(here - index * COLUMNS);
+        for from in (0..rows).step_by(ROWS) {
+            let strips = lefts.iter().zip(panels).filter_map(|(left, panels)| {
+                let (left, at, deep) = (*left)?;
+                let (begin, filled) = pack::panel(here, deep, index);
+                let panel = &panels[begin..begin + filled * deep];
+                let left_rows = &left.numbers[(row + from) * left.depth + at..];
+                Some(Strip { left: left_rows, stride: left.depth, panel, pairs: deep / 2 })
+            });
+            let mut all = [None; 2];
+            strips.zip(&mut all).for_each(|(strip, to)| *to = Some(strip));
+            let out = &mut out[from * columns + first + index * COLUMNS..];
+            let mut target = Target { out, stride: columns, columns: width, add };
+            let rows = ROWS.min(rows - from);
+            let (_, filled) = pack::panel(here, 0, index);
+            match all {
+                [Some(one), Some(two)] => tile(rows, filled, &[one, two], &mut target),
+                [Some(one), None] => tile(rows, filled, &[one], &mut target),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Packs rows `at..at + deep` and columns `first..first + here` of a factor of `depth` rows.
+fn lay(
+    panels: &mut Vec<bf16>,
+    rows: &mut Vec<bf16>,
+    right: Right<'_>,
+    (at, deep): (usize, usize),
+    (first, here): (usize, usize),
+    depth: usize,
+) -> Result<()> {
+    panels.resize(pack::room(here, deep), bf16::ZERO);
+    match right {
+        Right::Rows(matrix) => match unpacked(matrix, rows, at * here, deep * here, here)? {
+            Plain::F32(w) => pack::rows(panels, w, here, (0, here)),
+            Plain::Bf16(w) => pack::rows(panels, w, here, (0, here)),
+        },
+        Right::Columns(matrix) => {
+            match unpacked(matrix, rows, first * depth, here * depth, depth)? {
+                Plain::F32(w) => pack::columns(panels, w, depth),
+                Plain::Bf16(w) => pack::columns(panels, w, depth),
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Plain<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+/// Numbers `from..from + count` of a matrix with rows of `width`, unpacked into `buffer` where they are packed.
+fn unpacked<'a>(
+    matrix: Matrix<'a>,
+    buffer: &'a mut Vec<bf16>,
+    from: usize,
+    count: usize,
+    width: usize,
+) -> Result<Plain<'a>> {
+    Ok(match matrix {
+        Matrix::F32(all) => Plain::F32(&all[from..from + count]),
+        Matrix::Bf16(all) => Plain::Bf16(&all[from..from + count]),
+        Matrix::Packed(packed) => {
+            if let Some(all) = packed.as_bf16() {
+                return Ok(Plain::Bf16(&all[from..from + count]));
+            }
+            buffer.resize(count, bf16::ZERO);
+            let task = width * (1usize << 13).div_ceil(width.max(1));
+            buffer
+                .par_chunks_mut(task)
+                .enumerate()
+                .try_for_each(|(index, to)| packed.unpack_bf16(from + index * task, to))?;
+            Plain::Bf16(buffer)
+        }
+    })
+}
