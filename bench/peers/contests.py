@@ -29,17 +29,16 @@ class Contest:
 
 
 def ours(name, *flags, quick=False):
-    # Every token is learned, as TRL and a bare loop do by default, in the order of the file.
-    same = ("--set", "assistant_only_loss=false", "--set", "train_sampling_strategy=sequential")
-    return Runner(f"fleetune {name}", (*flags, *same), ours=True, quick=quick)
+    return Runner(f"fleetune {name}", (*flags, "--set", "train_sampling_strategy=sequential"), ours=True, quick=quick)
 
 
 def theirs(name, *flags, quick=False):
     return Runner(name, flags, quick=quick)
 
 
-WRAPPED = ("--set", "packing=true", "--set", "packing_strategy=wrapped")
-PACKED = ("--set", "packing=true")
+# Every token of a conversation is learned, as TRL and a bare loop do by default.
+PACKED = ("--set", "assistant_only_loss=false", "--set", "packing=true")
+WRAPPED = (*PACKED, "--set", "packing_strategy=wrapped")
 
 CONTESTS = [
     Contest(

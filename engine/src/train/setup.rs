@@ -1,7 +1,9 @@
 //! What a run needs before its first step: a recipe that fits the model, rows, and a model that can learn.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use fleetune_shared::recipe::{
     CheckpointingLevel, Method, Objective, PeftType, Quantization, RecipeFile,
@@ -43,6 +45,7 @@ impl Setup {
         let recipe = recipe.map_err(|e| EngineError::input(e.to_string()))?;
         not_yet::refuse(&recipe)?;
         let recipe = settle_checkpointing(recipe, &spec, order, observer);
+        let weights = read_ahead(order, &recipe)?;
         let tokenizer = Tokenizer::for_rows(&order.model, &recipe.data)?;
         let Datasets { train: mut dataset, mut held_out } =
             Datasets::load(&order.data, &recipe.data, tokenizer.as_ref(), &spec, recipe.seed)?;
@@ -77,7 +80,7 @@ impl Setup {
         for note in &dataset.notes {
             observer.event(TrainerEvent::Log { message: note.clone() });
         }
-        let mut model = base(order, &recipe, observer)?;
+        let mut model = base(order, &recipe, weights, observer)?;
         model.gradient_checkpointing = recipe.gradient_checkpointing;
         model.neftune_noise_alpha = recipe.neftune_noise_alpha;
         let rewards = matches!(recipe.objective, Objective::Reward(_));
@@ -160,9 +163,27 @@ fn settle_checkpointing(
     recipe
 }
 
-fn base(order: &TrainOrder, recipe: &Recipe, observer: &mut dyn Observer) -> Result<Model> {
-    if recipe.method != Method::Full || model::has_weights(&order.model)? {
-        return Model::load_as(&order.model, recipe.quantization);
+/// A base whose weights are read on a thread of their own.
+type Weights = JoinHandle<Result<Model>>;
+
+/// Begins to read the weights, so that rows are tokenised meanwhile; `None` where there are no weights. Whoever finds
+/// a mistake in the rows need not wait for the rest.
+fn read_ahead(order: &TrainOrder, recipe: &Recipe) -> Result<Option<Weights>> {
+    if recipe.method == Method::Full && !model::has_weights(&order.model)? {
+        return Ok(None);
+    }
+    let (path, quantization) = (order.model.clone(), recipe.quantization);
+    Ok(Some(thread::spawn(move || Model::load_as(&path, quantization))))
+}
+
+fn base(
+    order: &TrainOrder,
+    recipe: &Recipe,
+    weights: Option<Weights>,
+    observer: &mut dyn Observer,
+) -> Result<Model> {
+    if let Some(weights) = weights {
+        return weights.join().unwrap_or_else(|panic| resume_unwind(panic));
     }
     observer.event(TrainerEvent::Log {
         message: format!(
