@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::{CheckpointingLevel, Freeze, Method, OptimName};
+use crate::recipe::{CheckpointingLevel, Freeze, Method, OptimName, Quantization};
 use crate::{AdapterConfig, ByteSize, Device, ModelSpec, NormPlacement, Recipe, held};
 
 /// One piece of an estimate: its name and its bytes.
@@ -39,10 +39,15 @@ pub const HEAD_CHUNK_ROWS: usize = 128;
 /// Numbers of a quantised weight that exist as f32 at the same time, unless one row has more (1 MiB).
 pub const TILE_NUMBERS: usize = 1 << 18;
 
+/// Numbers of a weight that are laid out for a product in bf16 at the same time, unless the result is bf16 as well: then
+/// the whole weight is.
+pub const CHUNK_NUMBERS: usize = 1 << 21;
+
 /// Tokens of the prompt whose logits a merge compares.
 pub const MERGE_PROMPT_TOKENS: usize = 32;
 
 const F32: u64 = 4;
+const BF16: u64 = 2;
 
 /// Numbers whose paged optimizer states are in memory at the same time.
 pub const PAGED_NUMBERS: u64 = 1 << 20;
@@ -99,15 +104,19 @@ impl Estimate {
             NormPlacement::Pre => 0,
             NormPlacement::Sandwich => 2 * (h + 1),
         };
+        // Residual stream and what sums are kept in stay f32; the rest is made as activations are.
+        let bf16 = recipe.quantization.computes_in_bf16();
+        let number = if bf16 { BF16 } else { F32 };
         let head_norms = if model.qk_norm { heads + model.num_key_value_heads as u64 } else { 0 };
-        let saved_per_token = 2 * h + 2 * q + 2 * kv + 2 * f + heads + 2 + beside.div_ceil(layers);
-        let saved_per_block = tokens * (saved_per_token + out_norms + head_norms) * F32;
+        let activations = 2 * q + 2 * kv + 2 * f + out_norms + beside.div_ceil(layers);
+        let exact = 2 * h + heads + 2 + head_norms;
+        let saved_per_block = tokens * (activations * number + exact * F32);
         let boundary = tokens * h * F32;
         let activations = match recipe.gradient_checkpointing {
             CheckpointingLevel::None => layers * saved_per_block + boundary,
             // Gate and up exist in one block at a time.
             CheckpointingLevel::Selective => {
-                let shed = tokens * 2 * f * F32;
+                let shed = tokens * 2 * f * number;
                 layers * (saved_per_block - shed) + shed + boundary
             }
             // The most that `auto` falls back to.
@@ -117,31 +126,40 @@ impl Estimate {
         };
         let chunk = HEAD_CHUNK_ROWS.min(tokens as usize) as u64;
         // A soft cap needs what it made beside the gradient.
-        let copies = if model.final_logit_softcapping.is_some() { 2 } else { 1 };
+        let copies = if model.final_logit_softcapping.is_some() { 2 * F32 } else { F32 };
+        // Their gradient is made bf16 before it is multiplied.
+        let copies = if bf16 { copies + BF16 } else { copies };
         // The widest moment of a backward pass is one of two: in the MLP gradients of the residual, the activation,
         // gate and up; in attention those of the residual, its output, and q, k and v in parts and whole, beside
         // normed q and k made again.
         let again = if model.qk_norm { q + kv } else { 0 };
-        let widest = (3 * f + h).max(h + q + 2 * (q + 2 * kv) + again);
+        let in_mlp = (3 * f * number + h * F32).max((2 * f + h) * number + 2 * h * F32);
+        let in_attention = h * F32 + (q + 2 * (q + 2 * kv) + again) * number;
+        let widest = in_mlp.max(in_attention);
         // A full run also makes one weight's gradient before it is added to those of earlier micro-batches.
+        let largest = model.linears().iter().map(|(_, out, inp)| out * inp).max();
+        let largest = largest.unwrap_or(0) as u64;
         let product = match &recipe.method {
             Method::Lora(_) | Method::Ia3(_) => 0,
-            Method::Full | Method::Freeze(_) => {
-                let largest = model.linears().iter().map(|(_, out, inp)| out * inp).max();
-                largest.unwrap_or(0) as u64 * F32
-            }
+            Method::Full | Method::Freeze(_) => largest * F32,
         };
-        // Weights of few bits are unpacked a tile at a time; products copy no more than that again.
-        let tile =
-            if held::unpacks(model, recipe.quantization) { TILE_NUMBERS as u64 * F32 } else { 0 };
+        // Weights of few bits are unpacked a tile at a time; products copy no more than that again. In bf16 they are
+        // laid out for the product chunk by chunk, and unpacked before that unless they are bf16.
+        let chunk_of_weight = BF16 * largest.max(CHUNK_NUMBERS as u64);
+        let tile = match recipe.quantization {
+            Quantization::Bfloat16 => chunk_of_weight,
+            _ if bf16 => 2 * chunk_of_weight,
+            how if held::unpacks(model, how) => TILE_NUMBERS as u64 * F32,
+            _ => 0,
+        };
         Self {
             weights: ByteSize(weights),
             adapter: ByteSize(adapter),
             gradients: ByteSize(gradients(model, recipe, trained)),
             optimizer: ByteSize(optimizer(model, recipe, trained / F32)),
             activations: ByteSize(activations),
-            logits: ByteSize(copies * chunk * model.vocab_size as u64 * F32),
-            workspace: ByteSize(tokens * widest * F32 + product + tile),
+            logits: ByteSize(copies * chunk * model.vocab_size as u64),
+            workspace: ByteSize(tokens * widest + product + tile),
             runtime: runtime(device),
         }
     }

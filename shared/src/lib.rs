@@ -27,7 +27,8 @@ pub use artifact::{Artifact, ArtifactFile, ArtifactKind, FileName, FileNameError
 pub use bytes::{ByteSize, ByteSizeError};
 pub use card::{Card, Device, Offer};
 pub use estimate::{
-    Estimate, EstimatePart, HEAD_CHUNK_ROWS, MERGE_PROMPT_TOKENS, PAGED_NUMBERS, TILE_NUMBERS,
+    CHUNK_NUMBERS, Estimate, EstimatePart, HEAD_CHUNK_ROWS, MERGE_PROMPT_TOKENS, PAGED_NUMBERS,
+    TILE_NUMBERS,
 };
 pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerEvent};
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{IndexOp, Tensor};
 use fleetune_shared::ModelSpec;
-use fleetune_shared::recipe::{CheckpointingLevel, FourBit, Quantization};
+use fleetune_shared::recipe::{CheckpointingLevel, Quantization};
 
 use super::block::{Block, Pass, Saved};
 use super::cache::KvCache;
@@ -64,17 +64,14 @@ impl Model {
     }
 
     /// As [`Self::load`], with weights held as `how` says. They are quantised one after the other while the file is
-    /// read; products unpack them tile by tile, so that no weight is ever whole in f32.
+    /// read; products unpack them tile by tile, so that no weight is ever whole in f32. Where `how` is bf16, activations
+    /// are bf16 as well and products multiply bf16, see [`Mixed`].
     ///
     /// # Errors
     /// As [`Self::load`].
     pub fn load_as(path: &Path, how: Quantization) -> Result<Self> {
-        let ops: Arc<dyn Backend> = match how {
-            Quantization::Bfloat16 | Quantization::FourBit(FourBit { bfloat16: true, .. }) => {
-                Arc::new(Mixed::default())
-            }
-            _ => Arc::new(Portable),
-        };
+        let ops: Arc<dyn Backend> =
+            if how.computes_in_bf16() { Arc::new(Mixed::default()) } else { Arc::new(Portable) };
         super::load::load(path, ops, how)
     }
 

@@ -66,15 +66,21 @@ impl Tile {
     fn gather(&self, task: &Task<'_>, all: &[bf16], heads: usize) -> Vec<bf16> {
         let (width, stride) = (task.width(), heads * task.head_dim);
         let at = |t: usize| (task.span.q.start + t) * stride + task.kv_head * width;
-        self.tokens.clone().flat_map(|t| &all[at(t)..at(t) + width]).copied().collect()
+        pick(all, width, self.tokens.clone().map(at))
     }
 }
 
 /// A task's head of a key-shaped tensor: `[keys, head_dim]`.
 fn head(task: &Task<'_>, all: &[bf16], kv_heads: usize) -> Vec<bf16> {
     let (width, stride) = (task.head_dim, kv_heads * task.head_dim);
-    let at = |t: usize| t * stride + task.kv_head * width;
-    task.span.k.clone().flat_map(|t| &all[at(t)..at(t) + width]).copied().collect()
+    pick(all, width, task.span.k.clone().map(|t| t * stride + task.kv_head * width))
+}
+
+/// `width` numbers from each of the places on, one after the other.
+fn pick(all: &[bf16], width: usize, places: impl ExactSizeIterator<Item = usize>) -> Vec<bf16> {
+    let mut picked = Vec::with_capacity(places.len() * width);
+    places.for_each(|at| picked.extend_from_slice(&all[at..at + width]));
+    picked
 }
 
 wide! {

@@ -7,6 +7,7 @@
 //! A chunk of the right factor is unpacked, laid out in panels once for all rows, multiplied, and forgotten. Every
 //! number of the result is one sum in one order, however many threads share the rows.
 
+use fleetune_shared::CHUNK_NUMBERS;
 use half::bf16;
 use rayon::prelude::*;
 
@@ -18,8 +19,6 @@ use crate::quant::Packed;
 
 /// Rows one task multiplies with a chunk.
 const BAND: usize = 8 * ROWS;
-/// Numbers of a chunk of the right factor, which should stay in the last cache.
-const CHUNK: usize = 1 << 21;
 
 /// `[m, k]`, rows of bf16.
 #[derive(Clone, Copy)]
@@ -68,9 +67,9 @@ pub(super) fn multiply<N: Number>(
     // Sums can be taken up again only where they are kept in f32; a transposed matrix is cut by columns instead.
     let exact = N::DTYPE == candle_core::DType::F32;
     let cut_depth = exact && matches!(main.1, Right::Rows(_));
-    let slice = if cut_depth { even(CHUNK / columns.max(1)).min(depth) } else { depth };
+    let slice = if cut_depth { even(CHUNK_NUMBERS / columns.max(1)).min(depth) } else { depth };
     let band = if matches!(main.1, Right::Columns(_)) {
-        (CHUNK / depth.max(1)).next_multiple_of(COLUMNS).min(columns)
+        (CHUNK_NUMBERS / depth.max(1)).next_multiple_of(COLUMNS).min(columns)
     } else {
         columns
     };
@@ -81,7 +80,7 @@ pub(super) fn multiply<N: Number>(
             let last = at + deep == depth;
             lay(&mut panels[0], rows, main.1, (at, deep), (first, here), depth)?;
             if let Some((left, right)) = low.filter(|_| last) {
-                panels[1].resize(pack::room(here, left.depth), bf16::ZERO);
+                exactly(&mut panels[1], pack::room(here, left.depth));
                 pack::rows(&mut panels[1], right, columns, (first, here));
             }
             let low = low.as_ref().filter(|_| last).map(|(left, _)| (left, 0, left.depth));
@@ -143,7 +142,7 @@ fn lay(
     (first, here): (usize, usize),
     depth: usize,
 ) -> Result<()> {
-    panels.resize(pack::room(here, deep), bf16::ZERO);
+    exactly(panels, pack::room(here, deep));
     match right {
         Right::Rows(matrix) => match unpacked(matrix, rows, at * here, deep * here, here)? {
             Plain::F32(w) => pack::rows(panels, w, here, (0, here)),
@@ -157,6 +156,14 @@ fn lay(
         }
     }
     Ok(())
+}
+
+/// Makes room for `count` numbers and, unlike a growing vector, for no more.
+fn exactly(buffer: &mut Vec<bf16>, count: usize) {
+    if buffer.capacity() < count {
+        *buffer = Vec::with_capacity(count);
+    }
+    buffer.resize(count, bf16::ZERO);
 }
 
 enum Plain<'a> {
@@ -179,7 +186,7 @@ fn unpacked<'a>(
             if let Some(all) = packed.as_bf16() {
                 return Ok(Plain::Bf16(&all[from..from + count]));
             }
-            buffer.resize(count, bf16::ZERO);
+            exactly(buffer, count);
             let task = width * (1usize << 13).div_ceil(width.max(1));
             buffer
                 .par_chunks_mut(task)

@@ -170,6 +170,14 @@ pub enum Quantization {
     EightBit,
 }
 
+impl Quantization {
+    /// Whether activations and factors of products are bf16 too: where bf16 is asked for, as under autocast.
+    #[must_use]
+    pub const fn computes_in_bf16(self) -> bool {
+        matches!(self, Self::Bfloat16 | Self::FourBit(FourBit { bfloat16: true, .. }))
+    }
+}
+
 /// Four-bit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FourBit {
