@@ -3,16 +3,23 @@
 //! - `flush` alone leaves data in the drive's cache: it is followed by fdatasync on sled's own file.
 //! - a truncated file can panic while opening: opened under `catch_unwind`, refused by name.
 //! - a damaged file can open as a shorter history: compared with the [`watermark`](super::watermark).
+//! - its own threads may hold the file for a moment after it was dropped: opening waits for them.
 //! - the cache would take 1 GiB: set to 64 MiB.
 
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::watermark::{Mark, Watermark};
 use super::{Disk, KeyValue, Pair, StorageError, VALUE_BYTES_MAX, Write};
 
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// How long a lock is waited for. sled's threads keep the file, and with it the lock, until they have carried out what
+/// was queued when the last handle was dropped, which takes milliseconds; whoever still has it then is another owner.
+const LOCK_WITHIN: Duration = Duration::from_secs(1);
 
 /// The number of the last batch; written with every batch.
 const SEQUENCE: &[u8] = b"sequence";
@@ -82,6 +89,18 @@ impl Database {
 }
 
 fn open_sled(path: &Path, folder: &Path) -> Result<sled::Db, StorageError> {
+    let since = Instant::now();
+    loop {
+        match try_open_sled(path, folder) {
+            Err(StorageError::Locked { .. }) if since.elapsed() < LOCK_WITHIN => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn try_open_sled(path: &Path, folder: &Path) -> Result<sled::Db, StorageError> {
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(CACHE_BYTES)
