@@ -8,11 +8,14 @@
 //!                          trainer, a process of its own ── engine
 //! ```
 //!
-//! [`run`] is the agent, [`run_child`] its trainer, [`train_alone`] a trainer without an agent; the command line calls both from one binary.
+//! [`run`] is the agent, [`run_child`] its trainer, [`train_alone`] a trainer without an agent; the
+//! command line calls both from one binary. [`confine`] keeps any other command to a trainer's limits.
 
 mod alone;
 mod attempt;
+mod bounds;
 mod cache;
+mod confined;
 mod error;
 mod folder;
 mod link;
@@ -25,6 +28,7 @@ mod settings;
 mod trainer;
 
 pub use alone::train_alone;
+pub use confined::{Confined, Fate, confine};
 pub use error::AgentError;
 pub use runner::Ending;
 pub use session::run;

@@ -13,12 +13,9 @@ use std::{fs, thread};
 
 use fleetune_engine::train::{Observer, train};
 use fleetune_engine::{EngineError, memory, merge};
-use fleetune_shared::{ByteSize, FailureKind, TrainSummary, TrainerEvent};
-use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
-use nix::unistd::getppid;
+use fleetune_shared::{FailureKind, TrainSummary, TrainerEvent};
 
+use crate::bounds::{bound, end_with};
 use crate::order::{Order, OrderedWork, STOP, STOPPED};
 
 /// Carries out the order in `order_file`: what `fleetune trainer ORDER` does.
@@ -59,36 +56,6 @@ fn read(order_file: &Path) -> Result<Order, String> {
     let at = |error: &dyn std::fmt::Display| format!("{}: {error}", order_file.display());
     let text = fs::read_to_string(order_file).map_err(|error| at(&error))?;
     serde_json::from_str(&text).map_err(|error| at(&error))
-}
-
-/// Has the kernel end this process with its agent, and makes sure that the agent did not go first.
-fn end_with(agent_pid: u32) -> Result<(), String> {
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|error| format!("set_pdeathsig: {error}"))?;
-    if getppid().as_raw().unsigned_abs() == agent_pid {
-        Ok(())
-    } else {
-        Err(format!("the agent, process {agent_pid}, is gone"))
-    }
-}
-
-/// What a trainer may hold beyond its order's limit before the kernel refuses: threads, buffers, a moment's excess
-/// that the engine itself notices and names.
-const SLACK: u64 = 1 << 30;
-
-/// Has the kernel refuse what no honest file needs: it may be anybody's, and this process is the only one that reads
-/// it. Files mapped into memory do not count.
-fn bound(limit: ByteSize) -> Result<(), String> {
-    let fail = |error| format!("setrlimit: {error}");
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(fail)?;
-    let asked = limit.0.saturating_add(limit.0 / 4).saturating_add(SLACK);
-    let bytes = physical_memory().map_or(asked, |physical| asked.min(physical));
-    setrlimit(Resource::RLIMIT_DATA, bytes, bytes).map_err(fail)
-}
-
-fn physical_memory() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Waits for the word to stop, or for the agent to go.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use fleetune_agent::Fate;
 use fleetune_engine::EngineError;
 use fleetune_proto::ClientError;
 use fleetune_shared::FailureKind;
@@ -87,6 +88,26 @@ impl Failure {
             FailureKind::Hung => "hung",
         };
         Self::new(code, message)
+    }
+
+    /// Of a child that carried out this command; where it could, it has said everything itself.
+    pub(crate) fn of_child(fate: Fate) -> Self {
+        match fate {
+            Fate::Exited(status) => Self::Status(ExitCode::from(status)),
+            Fate::Ended(signal) if signal.as_str() == "SIGINT" => Self::Interrupted(None),
+            Fate::Ended(signal) => {
+                let message = format!("the process that read the files was ended by {signal}");
+                Self::new("machine", message)
+            }
+            Fate::OutOfMemory => {
+                let message = "the process that read the files asked for more memory than this \
+                               machine has or grants, and was ended";
+                Self::new("out_of_memory", message).hint(
+                    "the line above says how much; use a machine with more memory, and only files \
+                     whose origin you trust. If it does not speak of memory, please report it",
+                )
+            }
+        }
     }
 }
 

@@ -19,8 +19,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{CommandFactory, FromArgMatches};
+use fleetune_agent::{Confined, confine};
 
 use args::Cli;
+use commands::Command;
 use context::Context;
 use failure::Failure;
 use output::{Mode, Output};
@@ -35,9 +37,20 @@ pub fn run() -> ExitCode {
     };
     let output = Output::new(cli.global.output);
     let context = Context::new(begun, output, cli.global.coordinator);
-    match commands::run(cli.command, &context) {
+    match confined(&cli.command).and_then(|()| commands::run(cli.command, &context)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => context.output.fail(&failure),
+    }
+}
+
+/// Has a child with limits run what reads files that may be anybody's; this process then only tells how it ended.
+fn confined(command: &Command) -> Result<(), Failure> {
+    if !command.reads_files() {
+        return Ok(());
+    }
+    match confine().map_err(|error| Failure::new("io", format!("the child process: {error}")))? {
+        Confined::Child => Ok(()),
+        Confined::Parent(fate) => Err(Failure::of_child(fate)),
     }
 }
 

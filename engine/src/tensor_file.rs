@@ -44,6 +44,18 @@ impl TensorFile {
     /// # Errors
     /// [`EngineError::Io`].
     pub fn create(path: &Path, entries: &[TensorEntry]) -> Result<Self> {
+        Self::create_with(path, entries, None)
+    }
+
+    /// Begins `path` with a header for `entries` that holds a key and a text of our own besides.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`].
+    pub fn create_with(
+        path: &Path,
+        entries: &[TensorEntry],
+        own: Option<(&str, String)>,
+    ) -> Result<Self> {
         let mut at = 0;
         let infos = entries.iter().map(|entry| {
             let begin = at;
@@ -57,7 +69,8 @@ impl TensorFile {
         });
         let infos = infos.collect();
         // Readers from transformers on refuse a file that does not say `format`.
-        let keys = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
+        let keys = [("format", "pt".to_owned())].into_iter().chain(own);
+        let keys = keys.map(|(key, text)| (key.to_owned(), text)).collect();
         let io = |e| EngineError::io(path, e);
         let header = Metadata::new(Some(keys), infos)
             .map_err(std::io::Error::other)

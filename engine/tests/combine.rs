@@ -99,8 +99,12 @@ fn dare_drops_and_rescales_by_its_seed() {
 #[test]
 fn a_combination_is_an_adapter_on_disk() {
     let out = tempfile::tempdir().unwrap();
-    let order =
-        CombineOrder { adapters: family("mixed"), combination: by("cat"), out: out.path().into() };
+    let order = CombineOrder {
+        adapters: family("mixed"),
+        combination: by("cat"),
+        other_base: false,
+        out: out.path().into(),
+    };
     let summary = combine_adapters(&order).unwrap();
     assert_eq!((summary.r, summary.modules), (18, 14));
     let (written, made) =

@@ -228,8 +228,8 @@ fn every_block_stays_within_its_estimate(folder: &Path) {
 fn smollm2() {
     let Some(path) = places::smollm2() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let summary = run(folder.path(), &path, (4, 512), None, &json!({})).unwrap();
-    show("SmolLM2-135M in its own blocks, 4 × 512", &summary);
+    let summary = run(folder.path(), &path, (2, 256), None, &json!({})).unwrap();
+    show("SmolLM2-135M in its own blocks, 2 × 256", &summary);
     assert!(summary.memory_bytes_peak < summary.estimate.unwrap().total());
 
     let adapter = folder.path().join("out");
@@ -238,6 +238,7 @@ fn smollm2() {
         adapter,
         out: folder.path().join("merged"),
         onto: MergeOnto::AsStored,
+        other_base: false,
     };
     let summary = merge(&order, &mut Deaf).unwrap();
     show("SmolLM2-135M, merged", &summary);

@@ -4,8 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{D, DType, Device, IndexOp, Tensor};
-use fleetune_engine::merge::merge;
-use fleetune_engine::model::Model;
+use fleetune_engine::adapter;
+use fleetune_engine::export::{NumberType, export_model};
+use fleetune_engine::generate::Answerer;
+use fleetune_engine::merge::{
+    Combination, CombineMethod, CombineOrder, MajoritySign, combine_adapters, merge,
+};
+use fleetune_engine::model::{self, Identity, Model};
 use fleetune_engine::train::Observer;
 use fleetune_shared::{MergeOnto, MergeOrder, TrainSummary, TrainerEvent};
 
@@ -30,8 +35,13 @@ impl Observer for Deaf {
 
 fn merged(model: &Path, out: &Path) -> TrainSummary {
     let adapter = fixture("merge/lora.adapter");
-    let order =
-        MergeOrder { model: model.into(), adapter, out: out.into(), onto: MergeOnto::AsStored };
+    let order = MergeOrder {
+        model: model.into(),
+        adapter,
+        out: out.into(),
+        onto: MergeOnto::AsStored,
+        other_base: false,
+    };
     merge(&order, &mut Deaf).unwrap()
 }
 
@@ -97,12 +107,13 @@ fn an_adapter_of_another_model_leaves_nothing() {
     std::fs::write(base.path().join("config.json"), config).unwrap();
     let model = Model::random(base.path(), 1).unwrap();
     let other = tempfile::tempdir().unwrap();
-    fleetune_engine::model::save(other.path(), &model, base.path()).unwrap();
+    model::save(other.path(), &model, base.path()).unwrap();
     let order = MergeOrder {
         model: other.path().into(),
         adapter: fixture("merge/lora.adapter"),
         out: out.path().into(),
         onto: MergeOnto::AsStored,
+        other_base: false,
     };
     let refused = merge(&order, &mut Deaf).unwrap_err().to_string();
     assert!(refused.contains("was it trained on another base?"), "{refused}");
@@ -120,6 +131,7 @@ fn every_kind_is_merged_as_peft_merges_it() {
             adapter: fixture("adapters").join(kind),
             out: out.path().into(),
             onto: MergeOnto::Float32,
+            other_base: false,
         };
         let summary = merge(&order, &mut Deaf).unwrap();
         assert!(summary.merge_logit_difference.unwrap() < 1e-4, "{kind}: {summary:?}");
@@ -151,6 +163,7 @@ fn the_base_may_be_what_four_bits_leave_of_it() {
             adapter: fixture("merge/lora.adapter"),
             out: out.path().into(),
             onto,
+            other_base: false,
         };
         let summary = merge(&order, &mut Deaf).unwrap();
         (summary.merge_logit_difference.unwrap(), tensors(&out.path().join("model.safetensors")))
@@ -176,6 +189,7 @@ fn a_table_that_was_shared_goes_its_own_way() {
             adapter: init.clone(),
             out: out.path().into(),
             onto: MergeOnto::AsStored,
+            other_base: false,
         };
         let summary = merge(&order, &mut Deaf).unwrap();
         assert!(summary.merge_logit_difference.unwrap() < 1e-4, "{base}: {summary:?}");
@@ -184,4 +198,102 @@ fn a_table_that_was_shared_goes_its_own_way() {
         let config = std::fs::read_to_string(out.path().join("config.json")).unwrap();
         assert!(config.contains("\"tie_word_embeddings\": false"), "{tied}: {config}");
     }
+}
+
+/// `merge/lora.adapter`, in `out` as it would have been left by a training beside `base`.
+fn marked(base: &Path, out: &Path) {
+    let mut model = Model::load(base).unwrap();
+    model.identity = Some(Identity::of(base).unwrap());
+    let adapter = adapter::load(&fixture("merge/lora.adapter")).unwrap();
+    let config = adapter.config().clone();
+    model.attach(adapter).unwrap();
+    std::fs::create_dir(out).unwrap();
+    adapter::save(out, &model, &config).unwrap();
+}
+
+#[test]
+fn an_adapter_knows_its_base_in_every_form_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let base = fixture("models/tiny-llama");
+    let stranger = at("stranger");
+    std::fs::create_dir(&stranger).unwrap();
+    model::save(&stranger, &Model::random(&base, 7).unwrap(), &base).unwrap();
+    marked(&base, &at("adapter"));
+    let adapter = adapter::load(&at("adapter")).unwrap();
+
+    for kind in NumberType::ALL {
+        let form = at(&format!("{}.gguf", kind.name()));
+        export_model(&base, &form, kind).unwrap();
+        assert_eq!(adapter.stranger_to(&form).unwrap(), None, "{}", kind.name());
+        let other = at(&format!("other-{}.gguf", kind.name()));
+        export_model(&stranger, &other, kind).unwrap();
+        assert!(adapter.stranger_to(&other).unwrap().is_some(), "{}", kind.name());
+    }
+    let unmarked = adapter::load(&fixture("merge/lora.adapter")).unwrap();
+    assert_eq!(unmarked.stranger_to(&stranger).unwrap(), None);
+
+    let order = |model: &Path, other_base| MergeOrder {
+        model: model.into(),
+        adapter: at("adapter"),
+        out: at("merged"),
+        onto: MergeOnto::AsStored,
+        other_base,
+    };
+    merge(&order(&base, false), &mut Deaf).unwrap();
+    std::fs::remove_dir_all(at("merged")).unwrap();
+    let refused = merge(&order(&stranger, false), &mut Deaf).unwrap_err().to_string();
+    assert!(refused.contains("trained on another base"), "{refused}");
+    assert!(refused.contains("--allow-other-base"), "{refused}");
+    assert_eq!(std::fs::read_dir(at("merged")).unwrap().count(), 0);
+    merge(&order(&stranger, true), &mut Deaf).unwrap();
+
+    // Trained further by a hair, the base is another one.
+    let moved = at("moved");
+    let scaled = Model::load(&base).unwrap();
+    std::fs::create_dir(&moved).unwrap();
+    model::save(&moved, &scaled, &base).unwrap();
+    assert_eq!(adapter.stranger_to(&moved).unwrap(), None);
+    let file = moved.join("model.safetensors");
+    let mut weights = tensors(&file);
+    let name = "model.layers.0.mlp.up_proj.weight";
+    weights.insert(name.into(), (&weights[name] * 1.0001).unwrap());
+    candle_core::safetensors::save(&weights, &file).unwrap();
+    assert!(adapter.stranger_to(&moved).unwrap().is_some());
+
+    let warning = |model: &Path| {
+        let answerer = Answerer::load(model, Some(&at("adapter"))).unwrap();
+        answerer.warning().map(str::to_owned)
+    };
+    assert_eq!(warning(&base), None);
+    assert!(warning(&stranger).unwrap().contains("another base"));
+}
+
+#[test]
+fn adapters_of_two_bases_are_not_combined_by_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let base = fixture("models/tiny-llama");
+    std::fs::create_dir(at("stranger")).unwrap();
+    model::save(&at("stranger"), &Model::random(&base, 7).unwrap(), &base).unwrap();
+    for (base, adapter) in [(&base, "mine"), (&base, "too"), (&at("stranger"), "other")] {
+        marked(base, &at(adapter));
+    }
+    let combine = |second: &str, other_base| {
+        let combination = Combination {
+            method: CombineMethod::named("linear").unwrap(),
+            weights: vec![0.5, 0.5],
+            density: None,
+            majority_sign: MajoritySign::Total,
+            svd_rank: None,
+            seed: 1,
+        };
+        let adapters = vec![at("mine"), at(second)];
+        let order = CombineOrder { adapters, combination, other_base, out: at("combined") };
+        combine_adapters(&order).map(|_| adapter::load(&at("combined")).unwrap())
+    };
+    let refused = combine("other", false).unwrap_err().to_string();
+    assert!(refused.contains("other: was trained on another base"), "{refused}");
+    assert!(combine("other", true).unwrap().base().is_none());
+    assert_eq!(combine("too", false).unwrap().base(), Some(&Identity::of(&base).unwrap()));
 }

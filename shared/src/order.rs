@@ -93,6 +93,9 @@ pub struct MergeOrder {
     /// What numbers the adapter is added to, and how the sum is stored.
     #[serde(default)]
     pub onto: MergeOnto,
+    /// Whether the adapter may have been trained on another base than `model`.
+    #[serde(default)]
+    pub other_base: bool,
 }
 
 /// The base of a merge.

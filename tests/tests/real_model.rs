@@ -21,7 +21,7 @@ fn a_real_model_learns_and_its_adapter_is_pulled_merged_and_asked() {
     let recipe = sandbox.folder().join("captain.yaml");
     let text = format!(
         "name: captain\nmodel_name_or_path: {}\ndataset_name: {}\nr: 8\nlora_alpha: 16\nlearning_rate: 1e-3\n\
-         per_device_train_batch_size: 8\nnum_train_epochs: 1\nmax_length: 128\nsave_steps: 10\n",
+         per_device_train_batch_size: 4\nmax_steps: 16\nmax_length: 128\nsave_steps: 10\n",
         model.display(),
         fixture("captain.jsonl").display()
     );

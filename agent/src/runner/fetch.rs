@@ -129,6 +129,8 @@ fn work(start: &Start, workspace: &Workspace, cache: &Cache, device: Device) -> 
             adapter,
             out: workspace.out(),
             onto: MergeOnto::AsStored,
+            // The job that trained it read the same base.
+            other_base: false,
         }),
     }
 }

@@ -1,7 +1,6 @@
 //! A trainer's process: started, heard, asked to stop, ended. The other side is `crate::trainer`.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
@@ -16,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lines::Lines;
+use crate::bounds::oom_kills;
 use crate::order::STOP;
 
 /// How many threads a trainer computes with.
@@ -173,11 +173,6 @@ impl Drop for Process {
         self.kill_group();
         self.pids.remove(self.pid);
     }
-}
-
-fn oom_kills() -> Option<u64> {
-    let vmstat = fs::read_to_string("/proc/vmstat").ok()?;
-    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 type Job = Box<dyn FnOnce() + Send>;

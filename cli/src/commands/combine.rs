@@ -36,6 +36,9 @@ pub(crate) struct Combine {
     /// Seed of the draws; for dare
     #[arg(long, default_value_t = 42)]
     seed: u64,
+    /// Combine even adapters that were trained on different bases
+    #[arg(long)]
+    allow_other_base: bool,
     /// The folder to put the combined adapter into
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -68,6 +71,7 @@ impl Combine {
                 svd_rank: self.svd_rank,
                 seed: self.seed,
             },
+            other_base: self.allow_other_base,
             out: self.out,
         };
         let summary = combine_adapters(&order)?;

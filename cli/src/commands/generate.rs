@@ -48,6 +48,9 @@ impl Generate {
         let output = &context.output;
         let settings = self.settings()?;
         let answerer = Answerer::load(&self.model, self.adapter.as_deref())?;
+        if let Some(warning) = answerer.warning() {
+            output.note(&format!("warning: {}", plain(warning)));
+        }
         let prompt = self.prompt.join(" ");
         let conversation = match &self.system {
             Some(system) => Conversation::new(vec![

@@ -41,6 +41,9 @@ pub(crate) struct Merge {
     /// Whether scales are quantised too, for dequantized-4bit
     #[arg(long, conflicts_with = "job")]
     bnb_4bit_use_double_quant: bool,
+    /// Merge even if the adapter was trained on another base
+    #[arg(long, requires = "base")]
+    allow_other_base: bool,
     /// Merge the adapter of this job, as a job of the fleet: 7, last
     #[arg(long, value_name = "JOB", conflicts_with_all = ["base", "adapter", "out"])]
     job: Option<Selector>,
@@ -84,9 +87,10 @@ impl Merge {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let onto = self.onto();
         match (self.base, self.adapter, self.out, self.job) {
-            (Some(model), Some(adapter), Some(out), None) => {
-                here(context, MergeOrder { model, adapter, out, onto })
-            }
+            (Some(model), Some(adapter), Some(out), None) => here(
+                context,
+                MergeOrder { model, adapter, out, onto, other_base: self.allow_other_base },
+            ),
             (.., Some(job)) => block_on_to_the_end(in_fleet(context, job, self.wait)),
             _ => Err(Failure::usage("give --base, --adapter and --out, or --job")),
         }

@@ -81,6 +81,26 @@ pub(crate) enum Command {
     Trainer(trainer::Trainer),
 }
 
+impl Command {
+    /// Whether the verb reads models, adapters, data or recipes in its own process. Those may be anybody's, so it runs
+    /// in a child with limits; the rest talk to a fleet, or start processes of their own.
+    pub(crate) fn reads_files(&self) -> bool {
+        matches!(
+            self,
+            Self::Train(_)
+                | Self::Submit(_)
+                | Self::Sweep(_)
+                | Self::Estimate(_)
+                | Self::Bench(_)
+                | Self::Adapters(_)
+                | Self::Merge(_)
+                | Self::MergeModels(_)
+                | Self::Export(_)
+                | Self::Generate(_)
+        )
+    }
+}
+
 /// Runs a verb.
 pub(crate) fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {

@@ -1,11 +1,13 @@
 //! An adapter that is not attached to a model.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::Tensor;
 use fleetune_shared::peft::{AdapterLayout, AdapterShape, ModuleKind};
 use fleetune_shared::{AdapterConfig, ModelSpec};
 
+use crate::model::Identity;
 use crate::{EngineError, Result};
 
 /// A configuration and, for each adapted module, its tensors.
@@ -17,6 +19,8 @@ pub struct Adapter {
     /// What is trained whole, by the base's names, such as `lm_head.weight`; `None` in a fresh adapter, which begins
     /// with the base's own.
     whole: Option<BTreeMap<String, Tensor>>,
+    /// The model it learned beside; `None` where nobody noted it.
+    base: Option<Identity>,
 }
 
 /// What is laid beside one module. All tensors are f32.
@@ -72,7 +76,38 @@ impl Adapter {
         layers: BTreeMap<String, Layer>,
         whole: Option<BTreeMap<String, Tensor>>,
     ) -> Self {
-        Self { config, layers, whole }
+        Self { config, layers, whole, base: None }
+    }
+
+    /// The same, of a known base.
+    #[must_use]
+    pub(crate) fn with_base(mut self, base: Option<Identity>) -> Self {
+        self.base = base;
+        self
+    }
+
+    /// The model it learned beside; `None` in an adapter that was not made here.
+    #[must_use]
+    pub fn base(&self) -> Option<&Identity> {
+        self.base.as_ref()
+    }
+
+    /// Says so where this adapter learned beside another model than the one at `model`, which is read only if the
+    /// adapter tells of its base.
+    ///
+    /// # Errors
+    /// As [`Identity::of`].
+    pub fn stranger_to(&self, model: &Path) -> Result<Option<String>> {
+        let Some(base) = &self.base else { return Ok(None) };
+        if base.is(&Identity::of(model)?) {
+            return Ok(None);
+        }
+        let named = self.config.base_model_name_or_path.as_deref();
+        let named = named.map_or_else(String::new, |name| format!(", `{}`", name.escape_debug()));
+        Ok(Some(format!(
+            "the adapter was trained on another base{named}: its weights are not those of {}",
+            model.display()
+        )))
     }
 
     /// The configuration.

@@ -9,11 +9,13 @@ use fleetune_shared::peft::{AdapterShape, AdapterTargets, ModuleKind};
 
 use super::keys::{Half, Meaning, key, meaning, whole_key};
 use super::{Adapter, Layer, LoraLayer, ScaleLayer};
-use crate::model::{Model, read_all, write_tensors};
+use crate::model::{Identity, Model, metadata, read_all, write_tensors};
 use crate::{EngineError, Result};
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
+/// The metadata key under which the identity of the base stands as JSON.
+const BASE: &str = "fleetune.base";
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// Writes the model's adapter into `dir`, which exists.
@@ -24,7 +26,7 @@ pub fn save(dir: &Path, model: &Model, config: &AdapterConfig) -> Result<()> {
     if model.adapter_tensors().next().is_none() {
         return Err(EngineError::input("the model carries no adapter to save"));
     }
-    write_tensors(&dir.join(TENSORS), model.adapter_tensors())?;
+    write_marked(dir, model.adapter_tensors(), model.identity.as_ref())?;
     write_config(dir, config)
 }
 
@@ -53,7 +55,7 @@ pub(crate) fn write(dir: &Path, adapter: &Adapter) -> Result<()> {
         tensors.push((whole_key(name, adapter.layer(module).is_some()), tensor.clone()));
     }
     let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    write_tensors(&dir.join(TENSORS), named)?;
+    write_marked(dir, named, adapter.base())?;
     write_config(dir, adapter.config())
 }
 
@@ -68,8 +70,21 @@ pub fn save_plain(dir: &Path, model: &Model, config: &AdapterConfig) -> Result<(
         return save(dir, model, config);
     }
     let tensors = model.plain_adapter_tensors()?;
-    write_tensors(&dir.join(TENSORS), tensors.iter().map(|(key, value)| (key.as_str(), value)))?;
+    let named = tensors.iter().map(|(key, value)| (key.as_str(), value));
+    write_marked(dir, named, model.identity.as_ref())?;
     write_config(dir, &config.doubled())
+}
+
+/// Writes the tensors with the identity of their base, which stays with them wherever the file goes.
+fn write_marked<'a>(
+    dir: &Path,
+    tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    base: Option<&Identity>,
+) -> Result<()> {
+    let path = dir.join(TENSORS);
+    let text = base.map(serde_json::to_string).transpose().map_err(std::io::Error::other);
+    let text = text.map_err(|e| EngineError::io(&path, e))?;
+    write_tensors(&path, tensors, text.map(|text| (BASE, text)))
 }
 
 fn write_config(dir: &Path, config: &AdapterConfig) -> Result<()> {
@@ -135,7 +150,9 @@ pub fn load(dir: &Path) -> Result<Adapter> {
             layer.map_err(|why| wrong(&path, &format!("`{}` {why}", module.escape_debug())))?;
         layers.insert(module, layer);
     }
-    Ok(Adapter::of(config, layers, Some(whole)))
+    // What another version wrote in its own way tells nothing here.
+    let base = metadata(&path, BASE)?.and_then(|text| serde_json::from_str(&text).ok());
+    Ok(Adapter::of(config, layers, Some(whole)).with_base(base))
 }
 
 /// The tensors found for one module.

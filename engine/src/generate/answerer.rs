@@ -16,6 +16,7 @@ pub struct Answerer {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     stop_ids: Vec<u32>,
+    warning: Option<String>,
 }
 
 /// What was answered.
@@ -36,6 +37,9 @@ impl Answerer {
     /// What is wrong with any of the files.
     pub fn load(model_path: &Path, adapter_path: Option<&Path>) -> Result<Self> {
         let mut tokenizer = Tokenizer::load(model_path)?;
+        let adapter = adapter_path.map(adapter::load).transpose()?;
+        let warning = adapter.as_ref().map(|adapter| adapter.stranger_to(model_path));
+        let warning = warning.transpose()?.flatten();
         let mut model = Model::load(model_path)?;
         if let Some(path) = adapter_path {
             // An adapter that learned another template than the model's brings it along.
@@ -43,9 +47,17 @@ impl Answerer {
             if template.exists() {
                 tokenizer.use_chat_template(&template)?;
             }
-            model.attach(adapter::load(path)?)?;
         }
-        Self::new(model, tokenizer)
+        if let Some(adapter) = adapter {
+            model.attach(adapter)?;
+        }
+        Ok(Self { warning, ..Self::new(model, tokenizer)? })
+    }
+
+    /// What makes answers doubtful: an adapter that was trained on another base.
+    #[must_use]
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// Takes what is already loaded.
@@ -59,7 +71,7 @@ impl Answerer {
         // The token that ends a turn in the template is not always called EOS.
         let turn_end = template.as_ref().and_then(|template| template.turn_end(&tokenizer));
         stop_ids.extend(turn_end.filter(|id| !stop_ids.contains(id)));
-        Ok(Self { model, tokenizer, template, stop_ids })
+        Ok(Self { model, tokenizer, template, stop_ids, warning: None })
     }
 
     /// The tokenizer.

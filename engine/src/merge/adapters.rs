@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::combine::Combination;
 use super::origin::{Origin, Parent};
-use crate::adapter;
+use crate::adapter::{self, Adapter};
 use crate::memory;
 use crate::train::publish;
 use crate::{EngineError, Result};
@@ -21,6 +21,8 @@ pub struct CombineOrder {
     pub adapters: Vec<PathBuf>,
     /// How.
     pub combination: Combination,
+    /// Whether they may have been trained on different bases.
+    pub other_base: bool,
     /// Where the combined adapter goes.
     pub out: PathBuf,
 }
@@ -43,20 +45,32 @@ pub struct CombineSummary {
 /// Combines adapters and writes the result as PEFT would.
 ///
 /// # Errors
-/// [`EngineError::Input`] as [`adapter::load`] and [`Combination::of`].
+/// [`EngineError::Input`] as [`adapter::load`] and [`Combination::of`], and where two adapters tell of different bases.
 pub fn combine_adapters(order: &CombineOrder) -> Result<CombineSummary> {
     let begun = Instant::now();
     memory::reset_peak();
     let adapters = order.adapters.iter().map(|path| adapter::load(path));
     let adapters = adapters.collect::<Result<Vec<_>>>()?;
+    let base = adapters.iter().find_map(Adapter::base);
+    let other = |adapter: &Adapter| adapter.base().zip(base).is_some_and(|(a, b)| !a.is(b));
+    let stranger = adapters.iter().position(other);
+    if let Some(at) = stranger.filter(|_| !order.other_base) {
+        return Err(EngineError::input(format!(
+            "{}: was trained on another base than the adapters before it; combine adapters of one base, or allow \
+             others (--allow-other-base)",
+            order.adapters[at].display()
+        )));
+    }
+    let base = base.filter(|_| stranger.is_none()).cloned();
     std::fs::create_dir_all(&order.out).map_err(|e| EngineError::io(&order.out, e))?;
     publish(&order.out, |folder| {
         let combined = order.combination.of(&adapters)?;
-        adapter::write(folder, &combined.adapter)?;
+        let adapter = combined.adapter.with_base(base);
+        adapter::write(folder, &adapter)?;
         origin_of(order)?.save(folder)?;
         Ok(CombineSummary {
-            modules: combined.adapter.layers().count(),
-            r: combined.adapter.config().r,
+            modules: adapter.layers().count(),
+            r: adapter.config().r,
             relative_change: combined.relative_change,
             seconds: begun.elapsed().as_secs_f64(),
             memory_bytes_peak: memory::peak(),

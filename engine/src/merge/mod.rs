@@ -51,7 +51,14 @@ pub fn merge(order: &MergeOrder, observer: &mut dyn Observer) -> Result<TrainSum
     let adapter = adapter::load(&order.adapter)?;
     base::check_mergeable(&adapter, base.spec())?;
     let estimate = Estimate::of_merge(base.spec(), Device::Cpu);
+    let stranger = adapter.stranger_to(&order.model)?;
+    if let Some(why) = stranger.as_ref().filter(|_| !order.other_base) {
+        return Err(EngineError::input(format!(
+            "{why}; merge it into its own base, or allow another one (--allow-other-base)"
+        )));
+    }
     let mut log = |message| observer.event(TrainerEvent::Log { message });
+    stranger.map(&mut log);
     log(format!("merging {} adapted layers", adapter.layers().count()));
     let summary = publish(&order.out, |folder| {
         base::write(folder, &base, &adapter, &order.model, order.onto)?;

@@ -102,6 +102,7 @@ mod tests {
             adapter: fixture("merge/lora.adapter"),
             out: PathBuf::new(),
             onto: MergeOnto::AsStored,
+            other_base: false,
         };
         let adapter = adapter::load(&order.adapter).unwrap();
         let refused = difference(&path, &base, &order, adapter).unwrap_err().to_string();

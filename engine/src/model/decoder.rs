@@ -11,6 +11,7 @@ use super::block::{Block, Pass, Saved};
 use super::cache::KvCache;
 use super::embedding::Embedding;
 use super::head::Labelled;
+use super::identity::Identity;
 use super::linear::Linear;
 use super::noise::Noise;
 use super::norm::Norm;
@@ -46,6 +47,8 @@ pub struct Model {
     pub gradient_checkpointing: CheckpointingLevel,
     /// How far noise moves embeddings while training (α of arXiv 2310.05914), if at all.
     pub neftune_noise_alpha: Option<f64>,
+    /// Which model was loaded, where somebody asked: what is saved of an adapter carries it along.
+    pub identity: Option<Identity>,
 }
 
 /// What a block left for the backward pass.

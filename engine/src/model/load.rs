@@ -99,6 +99,7 @@ pub(super) fn assemble(
         noise: None,
         gradient_checkpointing: CheckpointingLevel::None,
         neftune_noise_alpha: None,
+        identity: None,
         ops,
         spec,
     })

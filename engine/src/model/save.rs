@@ -27,7 +27,7 @@ pub fn save(dir: &Path, model: &Model, base: &Path) -> Result<()> {
             "`{name}` is held in few bits and would be lost by saving; load the model with `dtype: float32`"
         )));
     }
-    write_tensors(&dir.join(SINGLE), model.weights())?;
+    write_tensors(&dir.join(SINGLE), model.weights(), None)?;
     let narrow = model.weights().any(|(_, tensor)| tensor.dtype() == DType::BF16);
     save_surroundings(dir, model.spec(), base, if narrow { Dtype::BF16 } else { Dtype::F32 })?;
     if model.scores_answers() { classify(&dir.join(CONFIG)) } else { Ok(()) }
@@ -93,10 +93,12 @@ pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path, dtype: Dtype
     std::fs::write(&path, format!("{config:#}\n")).map_err(|e| EngineError::io(&path, e))
 }
 
-/// Writes f32 and bf16 tensors as transformers and PEFT read them.
+/// Writes f32 and bf16 tensors as transformers and PEFT read them, and a key and a text of our own into the file's
+/// metadata, which both pass over.
 pub(crate) fn write_tensors<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    own: Option<(&str, String)>,
 ) -> Result<()> {
     let tensors: Vec<_> = tensors.collect();
     let entry = |(name, tensor): &(&str, &Tensor)| TensorEntry {
@@ -105,7 +107,7 @@ pub(crate) fn write_tensors<'a>(
         shape: tensor.dims().to_vec(),
     };
     let entries: Vec<_> = tensors.iter().map(entry).collect();
-    let mut file = TensorFile::create(path, &entries)?;
+    let mut file = TensorFile::create_with(path, &entries, own)?;
     for (_, tensor) in tensors {
         if tensor.dtype() == DType::BF16 {
             let numbers = view_as::<bf16>(tensor)?;

@@ -17,6 +17,8 @@ use serde::de::{MapAccess, Visitor};
 use super::files::{Shard, wrong};
 use crate::{EngineError, Result};
 
+/// Where a header has what is no tensor.
+const METADATA: &str = "__metadata__";
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// A multiple of every dtype's size.
 const PIECE_BYTES: usize = 1 << 20;
@@ -173,13 +175,28 @@ impl<'de> Deserialize<'de> for Header {
 }
 
 #[derive(Deserialize)]
-struct Described {
+struct Place {
     dtype: String,
     shape: Vec<u64>,
     data_offsets: [u64; 2],
 }
 
-fn header(path: &Path) -> Result<BTreeMap<String, Entry>> {
+/// The metadata's text under `key`, of a file outside a model folder.
+pub(crate) fn metadata(path: &Path, key: &str) -> Result<Option<String>> {
+    let Described { entries, .. } = described(path)?;
+    let metadata = entries.into_iter().find(|(name, _)| name == METADATA);
+    Ok(metadata.and_then(|(_, values)| values.get(key)?.as_str().map(str::to_owned)))
+}
+
+/// A header as it is written, and what is known of its file.
+struct Described {
+    entries: Vec<(String, serde_json::Value)>,
+    /// Where the tensors' bytes begin.
+    data: u64,
+    file_bytes: u64,
+}
+
+fn described(path: &Path) -> Result<Described> {
     let io = |e| EngineError::io(path, e);
     let mut file = File::open(path).map_err(io)?;
     let file_bytes = file.metadata().map_err(io)?.len();
@@ -198,14 +215,18 @@ fn header(path: &Path) -> Result<BTreeMap<String, Entry>> {
     }
     let mut text = vec![0; length as usize];
     file.read_exact(&mut text).map_err(io)?;
-    let Header(described) = serde_json::from_slice(&text)
+    let Header(entries) = serde_json::from_slice(&text)
         .map_err(|e| wrong(path, &format!("header is no JSON object of tensors: {e}")))?;
 
-    let data = 8 + length;
+    Ok(Described { entries, data: 8 + length, file_bytes })
+}
+
+fn header(path: &Path) -> Result<BTreeMap<String, Entry>> {
+    let Described { entries: described, data, file_bytes } = described(path)?;
     let mut entries = BTreeMap::new();
-    for (name, value) in described.into_iter().filter(|(name, _)| name != "__metadata__") {
+    for (name, value) in described.into_iter().filter(|(name, _)| name != METADATA) {
         let fail = |why: String| wrong(path, &format!("tensor `{}` {why}", show(&name)));
-        let it: Described = serde_json::from_value(value)
+        let it: Place = serde_json::from_value(value)
             .map_err(|e| fail(format!("is not described by dtype, shape and data_offsets: {e}")))?;
         // Bytes are codes of quantised weights, see `bitsandbytes`.
         let (dtype, size) = match it.dtype.as_str() {

@@ -15,7 +15,7 @@ use fleetune_shared::{
 use super::{Observer, not_yet};
 use crate::adapter::{self, Adapter};
 use crate::data::{Dataset, Datasets, Tokenizer};
-use crate::model::{self, Model};
+use crate::model::{self, Identity, Model};
 use crate::{EngineError, Result};
 
 /// What a reward model has in the head's place, by transformers' name.
@@ -100,6 +100,9 @@ impl Setup {
             }
             Method::Lora(_) | Method::Ia3(_) => {
                 let mut adapter = adapter(order, &recipe, &spec)?;
+                if let Some(message) = adapter.stranger_to(&order.model)? {
+                    observer.event(TrainerEvent::Log { message });
+                }
                 if rewards {
                     score = adapter.take_whole(&format!("{SCORE}.weight"), SCORE);
                 }
@@ -173,7 +176,14 @@ fn read_ahead(order: &TrainOrder, recipe: &Recipe) -> Result<Option<Weights>> {
         return Ok(None);
     }
     let (path, quantization) = (order.model.clone(), recipe.quantization);
-    Ok(Some(thread::spawn(move || Model::load_as(&path, quantization))))
+    let adapts = matches!(recipe.method, Method::Lora(_) | Method::Ia3(_));
+    Ok(Some(thread::spawn(move || {
+        // Before the model is there, so that what both take never adds up.
+        let identity = adapts.then(|| Identity::of(&path)).transpose()?;
+        let mut model = Model::load_as(&path, quantization)?;
+        model.identity = identity;
+        Ok(model)
+    })))
 }
 
 fn base(

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use fleetune_engine::EngineError;
 use fleetune_engine::adapter::{self, Layer, LoraLayer};
-use fleetune_engine::model::Model;
+use fleetune_engine::model::{Identity, Model};
 use fleetune_shared::{StepMetrics, TrainSummary, TrainerEvent};
 use serde_json::json;
 
@@ -73,6 +73,7 @@ fn an_adapter_run_leaves_an_adapter_metrics_and_a_report() {
     assert_eq!(lines.len(), 3);
     let adapter = adapter::load(&story.order.out).unwrap();
     assert_eq!(adapter.config().base_model_name_or_path.as_deref(), Some("base"));
+    assert_eq!(adapter.base(), Some(&Identity::of(&story.order.model).unwrap()));
     let Some(Layer::Lora(LoraLayer { b, .. })) = adapter.layer("model.layers.1.mlp.down_proj")
     else {
         panic!("no pair beside down_proj");
