@@ -118,7 +118,7 @@ async fn an_order_that_cannot_be_carried_out_is_a_word_and_a_status() {
     let merge = json!({"kind": "merge", "model": "m", "adapter": "a", "out": "o"});
     let text = json!({"agent_pid": 1, "memory_bytes_limit": 1, "work": merge});
     fs::write(&order, text.to_string()).unwrap();
-    assert_eq!(tell(), "the agent, process 1, is gone");
+    assert_eq!(tell(), "process 1, which started this one, is gone");
 }
 
 async fn a_run_that_is_killed_and_one_that_yields_end_as_if_nothing_had_been() {

@@ -8,6 +8,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde_json::Map;
 
 use crate::{EngineError, Result};
 
@@ -70,11 +71,16 @@ impl TensorFile {
         let infos = infos.collect();
         // Readers from transformers on refuse a file that does not say `format`.
         let keys = [("format", "pt".to_owned())].into_iter().chain(own);
-        let keys = keys.map(|(key, text)| (key.to_owned(), text)).collect();
+        let keys: Map<_, _> = keys.map(|(key, text)| (key.to_owned(), text.into())).collect();
         let io = |e| EngineError::io(path, e);
-        let header = Metadata::new(Some(keys), infos)
+        // safetensors would write the keys in an order of chance, and two runs of the same would leave two files.
+        let header = Metadata::new(None, infos)
             .map_err(std::io::Error::other)
-            .and_then(|metadata| Ok(serde_json::to_vec(&metadata)?));
+            .and_then(|tensors| Ok(serde_json::to_value(tensors)?))
+            .and_then(|mut header| {
+                header["__metadata__"] = keys.into();
+                Ok(serde_json::to_vec(&header)?)
+            });
         let mut header = header.map_err(io)?;
         header.resize(header.len().next_multiple_of(8), b' ');
         let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?);
@@ -162,6 +168,28 @@ mod tests {
         assert_eq!(read.tensor("a").unwrap().shape(), [2, 2]);
         assert_eq!(read.tensor("a").unwrap().data()[12..], 4f32.to_le_bytes());
         assert_eq!(read.tensor("b").unwrap().dtype(), Dtype::BF16);
+    }
+
+    #[test]
+    fn a_text_of_our_own_stands_where_it_stood_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            let path = folder.path().join(name);
+            let own = Some(("fleetune.base", "that one".to_owned()));
+            let mut file =
+                TensorFile::create_with(&path, &[entry("a", Dtype::F32, &[1])], own).unwrap();
+            file.write_f32(&[1.0]).unwrap();
+            file.finish().unwrap();
+            std::fs::read(path).unwrap()
+        };
+        let first = write("first");
+        // A map with an order of chance would have to be lucky twenty times.
+        for i in 0..20 {
+            assert_eq!(write(&i.to_string()), first);
+        }
+        let (_, header) = SafeTensors::read_metadata(&first).unwrap();
+        let keys = header.metadata().as_ref().unwrap();
+        assert_eq!((keys["format"].as_str(), keys["fleetune.base"].as_str()), ("pt", "that one"));
     }
 
     #[test]

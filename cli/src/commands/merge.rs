@@ -42,7 +42,7 @@ pub(crate) struct Merge {
     #[arg(long, conflicts_with = "job")]
     bnb_4bit_use_double_quant: bool,
     /// Merge even if the adapter was trained on another base
-    #[arg(long, requires = "base")]
+    #[arg(long, conflicts_with = "job")]
     allow_other_base: bool,
     /// Merge the adapter of this job, as a job of the fleet: 7, last
     #[arg(long, value_name = "JOB", conflicts_with_all = ["base", "adapter", "out"])]
