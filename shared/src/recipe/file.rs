@@ -158,8 +158,8 @@ pub struct RecipeFile {
     /// IA³: those of `target_modules` whose input is scaled instead of the output. Default `down_proj`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub feedforward_modules: Option<TargetModules>,
-    /// Precision the base is held in. Default `float32`, or a GGUF base's own blocks beside an adapter; arithmetic is
-    /// f32 either way.
+    /// Precision the base is held in. Default `float32`, or a GGUF base's own blocks beside an adapter. In
+    /// bfloat16 activations and factors of products are bfloat16 too, and sums f32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<Dtype>,
     /// Hold the base's linear layers in 4 bits. Default false.
