@@ -303,7 +303,7 @@ fn backward_one(
 
 /// Adds a product to the rows it covers.
 fn add(sum: &mut [f32], term: &Tensor) -> Result<()> {
-    plus(sum, &*view(term)?);
+    plus(sum, &view(term)?);
     Ok(())
 }
 
