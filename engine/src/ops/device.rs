@@ -21,7 +21,8 @@ pub fn open(device: Device, ordinal: usize) -> Result<(Box<dyn Backend>, Place)>
 fn cuda(ordinal: usize) -> Result<(Box<dyn Backend>, Place)> {
     let cuda = super::Cuda::open(ordinal).map_err(|error| {
         crate::EngineError::input(format!(
-            "card {ordinal}: {error}; `nvidia-smi` must list the card, and the driver must know CUDA 13 (docs/cuda.md)"
+            "card {ordinal}: {error}; `nvidia-smi` must list it, with a CUDA version no older than the toolkit this \
+             binary was built with (docs/cuda.md)"
         ))
     })?;
     let place = cuda.device().clone();
