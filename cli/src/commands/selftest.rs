@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use fleetune_engine::ops;
 use fleetune_engine::selftest::{self, Report, Size};
 use fleetune_shared::Device;
+use fleetune_shared::recipe::Dtype;
 
 use super::agent::DeviceArg;
 use crate::Failure;
@@ -20,6 +21,9 @@ pub(crate) struct Selftest {
     /// What computes
     #[arg(long, default_value = "cpu")]
     device: DeviceArg,
+    /// What activations are made of
+    #[arg(long, default_value = "float32")]
+    dtype: Activations,
     /// Which GPU, counted as nvidia-smi does
     #[arg(long, default_value_t = 0)]
     gpu: usize,
@@ -28,9 +32,21 @@ pub(crate) struct Selftest {
     time: u64,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Activations {
+    /// f32
+    Float32,
+    /// bf16, as when weights are
+    Bfloat16,
+}
+
 impl Selftest {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let open = |device| ops::open(device, self.gpu).map(|opened| (device, opened));
+        let activations = match self.dtype {
+            Activations::Float32 => Dtype::Float32,
+            Activations::Bfloat16 => Dtype::Bfloat16,
+        };
+        let open = |device| ops::open(device, self.gpu, activations).map(|opened| (device, opened));
         let (device, (backend, place)) = match self.device {
             DeviceArg::Cpu => open(Device::Cpu)?,
             DeviceArg::Cuda => open(Device::Cuda)?,

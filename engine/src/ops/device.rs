@@ -2,25 +2,36 @@
 
 use candle_core::Device as Place;
 use fleetune_shared::Device;
+use fleetune_shared::recipe::Dtype;
 
-use super::{Backend, Portable};
-use crate::Result;
+use super::{Backend, Mixed, Portable};
+use crate::{EngineError, Result};
 
-/// The backend of `device` and the place its tensors live; `ordinal` counts cards as `nvidia-smi` does.
+/// The backend of `device` whose activations are f32 or bf16, and the place its tensors live; `ordinal` counts cards as
+/// `nvidia-smi` does.
 ///
 /// # Errors
-/// For a card that is not there or that this binary cannot use; the text says what to do.
-pub fn open(device: Device, ordinal: usize) -> Result<(Box<dyn Backend>, Place)> {
-    match device {
-        Device::Cpu => Ok((Box::new(Portable), Place::Cpu)),
-        Device::Cuda => cuda(ordinal),
+/// For a card that is not there or that this binary cannot use, and for activations a device does not have; the text
+/// says what to do.
+pub fn open(
+    device: Device,
+    ordinal: usize,
+    activations: Dtype,
+) -> Result<(Box<dyn Backend>, Place)> {
+    match (device, activations) {
+        (Device::Cpu, Dtype::Float32) => Ok((Box::new(Portable), Place::Cpu)),
+        (Device::Cpu, Dtype::Bfloat16) => Ok((Box::new(Mixed::default()), Place::Cpu)),
+        (Device::Cuda, Dtype::Float32) => cuda(ordinal),
+        (Device::Cuda, Dtype::Bfloat16) => Err(EngineError::input(
+            "a card computes with activations in float32 only; leave --dtype out",
+        )),
     }
 }
 
 #[cfg(feature = "cuda")]
 fn cuda(ordinal: usize) -> Result<(Box<dyn Backend>, Place)> {
     let cuda = super::Cuda::open(ordinal).map_err(|error| {
-        crate::EngineError::input(format!(
+        EngineError::input(format!(
             "card {ordinal}: {error}; `nvidia-smi` must list it, with a CUDA version no older than the toolkit this \
              binary was built with (docs/cuda.md)"
         ))
@@ -31,7 +42,7 @@ fn cuda(ordinal: usize) -> Result<(Box<dyn Backend>, Place)> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(_: usize) -> Result<(Box<dyn Backend>, Place)> {
-    Err(crate::EngineError::input(
+    Err(EngineError::input(
         "this binary computes on the CPU only; build it with `cargo build --release --features cuda` (docs/cuda.md)",
     ))
 }

@@ -40,6 +40,8 @@ pub(super) struct Case {
     pub(super) tolerance: f64,
     pub(super) work: Work,
     pub(super) inputs: Vec<Tensor>,
+    /// Those of the inputs that are activations, which a backend may want in bf16.
+    pub(super) activations: &'static [usize],
     pub(super) run: Box<Run>,
 }
 
@@ -51,6 +53,11 @@ impl Case {
         inputs: Vec<Tensor>,
         run: impl Fn(&dyn Backend, &[Tensor]) -> Result<Vec<Tensor>> + 'static,
     ) -> Self {
-        Self { op, tolerance, work, inputs, run: Box::new(run) }
+        Self { op, tolerance, work, inputs, activations: &[], run: Box::new(run) }
+    }
+
+    /// Says which inputs are activations.
+    pub(super) fn of_activations(self, activations: &'static [usize]) -> Self {
+        Self { activations, ..self }
     }
 }

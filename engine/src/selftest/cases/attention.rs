@@ -104,7 +104,8 @@ fn forward(op: &'static str, layout: Layout) -> Result<Case> {
     Ok(Case::new(op, SUM, work(&layout, 2), inputs, move |ops, t| {
         let (out, lse) = ops.attention(&t[0], &t[1], &t[2], &layout.shape())?;
         Ok(vec![out, lse])
-    }))
+    })
+    .of_activations(&[0, 1, 2]))
 }
 
 fn backward(op: &'static str, layout: Layout) -> Result<Case> {
@@ -117,5 +118,6 @@ fn backward(op: &'static str, layout: Layout) -> Result<Case> {
         let [q, k, v, out, lse, dout] = t else { return Ok(Vec::new()) };
         let (dq, dk, dv) = ops.attention_backward(dout, q, k, v, out, lse, &layout.shape())?;
         Ok(vec![dq, dk, dv])
-    }))
+    })
+    .of_activations(&[0, 1, 2, 3, 5]))
 }

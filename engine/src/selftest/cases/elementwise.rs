@@ -30,11 +30,13 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
         cases.extend([
             Case::new(op, FUNCTION, Work::Floats(3 * count), forward(), move |ops, t| {
                 Ok(vec![ops.gated(activation, &t[0], &t[1])?])
-            }),
+            })
+            .of_activations(&[0, 1]),
             Case::new(op_backward, FUNCTION, Work::Floats(5 * count), backward(), move |ops, t| {
                 let (dgate, dup) = ops.gated_backward(activation, &t[0], &t[1], &t[2])?;
                 Ok(vec![dgate, dup])
-            }),
+            })
+            .of_activations(&[0, 1, 2]),
         ]);
     }
     cases.extend([
@@ -76,5 +78,6 @@ fn rotations(size: &Size, numbers: &mut Numbers) -> Result<[Case; 2]> {
             ops.rotate(&t[0], &rotary, turn)?;
             Ok(vec![t[0].clone()])
         })
+        .of_activations(&[0])
     }))
 }

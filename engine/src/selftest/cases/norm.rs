@@ -33,6 +33,7 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
                 let dweight = ops.rms_norm_backward(&t[0], &t[1], &t[2], &t[3], &t[4], true)?;
                 Ok([t[4].clone()].into_iter().chain(dweight).collect())
             },
-        ),
+        )
+        .of_activations(&[0]),
     ])
 }
