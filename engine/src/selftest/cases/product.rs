@@ -68,7 +68,7 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
             },
         )
         .of_activations(&[0]),
-        Case::new("linear, NF4", SUM, Work::Flops(flops), vec![x.clone()], move |ops, t| {
+        Case::new("linear, NF4", SUM, Work::Flops(flops), vec![x], move |ops, t| {
             Ok(vec![ops.linear(&t[0], &packed, None, Onto::New)?])
         })
         .of_activations(&[0]),
