@@ -158,6 +158,11 @@ fn lay(
     Ok(())
 }
 
+/// So many numbers from there on, or fewer where an odd last row lacks its pair.
+fn part<N>(all: &[N], from: usize, count: usize) -> &[N] {
+    &all[from..(from + count).min(all.len())]
+}
+
 /// Makes room for `count` numbers and, unlike a growing vector, for no more.
 fn exactly(buffer: &mut Vec<bf16>, count: usize) {
     if buffer.capacity() < count {
@@ -180,8 +185,8 @@ fn unpacked<'a>(
     width: usize,
 ) -> Result<Plain<'a>> {
     Ok(match matrix {
-        Matrix::F32(all) => Plain::F32(&all[from..from + count]),
-        Matrix::Bf16(all) => Plain::Bf16(&all[from..from + count]),
+        Matrix::F32(all) => Plain::F32(part(all, from, count)),
+        Matrix::Bf16(all) => Plain::Bf16(part(all, from, count)),
         Matrix::Packed(packed) => {
             if let Some(all) = packed.as_bf16() {
                 return Ok(Plain::Bf16(&all[from..from + count]));
