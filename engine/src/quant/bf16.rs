@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::{Packed, stretch};
 use crate::Result;
-use crate::ops::slices::widen;
+use crate::ops::slices::{narrow, widen};
 
-/// Numbers below which another thread costs more than it brings.
+/// Numbers that one thread rounds at a time: with fewer, another costs more than it brings.
 const PIECE: usize = 1 << 14;
 
 /// 16 bits a number.
@@ -18,7 +18,10 @@ impl Bf16 {
     /// Rounds to the nearest, ties to even; what was bf16 before stays what it was.
     #[must_use]
     pub fn encode(values: &[f32]) -> Self {
-        Self(values.par_iter().with_min_len(PIECE).map(|value| rounded(*value)).collect())
+        let mut numbers = vec![bf16::ZERO; values.len()];
+        let pieces = numbers.par_chunks_mut(PIECE).zip(values.par_chunks(PIECE));
+        pieces.for_each(|(numbers, values)| narrow(numbers, values));
+        Self(numbers)
     }
 }
 
@@ -42,20 +45,10 @@ impl Packed for Bf16 {
     }
 }
 
-/// As `bf16::from_f32`, without a branch, so that the compiler rounds many at once: weights are read at the speed of
-/// this.
-fn rounded(value: f32) -> bf16 {
-    let bits = value.to_bits();
-    let half = 0x7fff + (bits >> 16 & 1);
-    let number = bits.wrapping_add(half) >> 16;
-    // What is no number stays none, and becomes a quiet one.
-    let quiet = bits >> 16 | 0x40;
-    bf16::from_bits(if value.is_nan() { quiet } else { number } as u16)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::number::Number;
 
     #[test]
     fn rounding_is_that_of_the_half_crate() {
@@ -63,7 +56,7 @@ mod tests {
         for upper in 0..=u16::MAX {
             for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
                 let value = f32::from_bits(u32::from(upper) << 16 | lower);
-                let (found, expected) = (rounded(value), bf16::from_f32(value));
+                let (found, expected) = (<bf16 as Number>::narrow(value), bf16::from_f32(value));
                 assert_eq!(found.to_bits(), expected.to_bits(), "{value:?}");
             }
         }

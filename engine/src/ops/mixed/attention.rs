@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use half::bf16;
-use rayon::prelude::*;
 
 use super::kernel::COLUMNS;
 use super::pack;
@@ -16,11 +15,11 @@ use super::panels::{Panels, Rows};
 use crate::Result;
 use crate::ops::AttentionShape;
 use crate::ops::number::Number;
-use crate::ops::portable::attention::{Task, scatter};
+use crate::ops::portable::attention::{Task, gradients, outputs};
 use crate::ops::portable::exp::exp;
 use crate::ops::portable::reduce::max;
 use crate::ops::portable::tanh::{capped, slope};
-use crate::ops::slices::{narrow, tensor, view, view_as};
+use crate::ops::slices::{narrow, view, view_as};
 use crate::ops::wide::wide;
 
 /// Scores of a tile: as many as stay in the second cache with their gradients.
@@ -126,18 +125,9 @@ pub(super) fn forward(
     v: &Tensor,
     shape: &AttentionShape<'_>,
 ) -> Result<(Tensor, Tensor)> {
-    let (tokens, width) = q.dims2()?;
-    let (q, k, v) = (view_as::<bf16>(q)?, view_as::<bf16>(k)?, view_as::<bf16>(v)?);
-    let (q, k, v) = (&*q, &*k, &*v);
-    let tasks = Task::all(shape);
-    let done: Vec<(Vec<bf16>, Vec<f32>)> =
-        tasks.par_iter().map(|task| forward_one(task, q, k, v, shape)).collect();
-    let (mut out, mut lse) = (vec![bf16::ZERO; tokens * width], vec![0.0; tokens * shape.heads]);
-    for (task, (task_out, task_lse)) in tasks.iter().zip(&done) {
-        scatter(&mut out, task_out, task.span.q.start, task.kv_head, width, task.width());
-        scatter(&mut lse, task_lse, task.span.q.start, task.kv_head, shape.heads, task.group);
-    }
-    Ok((tensor(out, &[tokens, width])?, tensor(lse, &[tokens, shape.heads])?))
+    let (numbers, k, v) = (view_as::<bf16>(q)?, view_as::<bf16>(k)?, view_as::<bf16>(v)?);
+    let (numbers, k, v) = (&*numbers, &*k, &*v);
+    outputs(q, shape, |task| Ok(forward_one(task, numbers, k, v, shape)))
 }
 
 fn forward_one(
@@ -234,23 +224,10 @@ pub(super) fn backward(
     lse: &Tensor,
     shape: &AttentionShape<'_>,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let ((queries, width), (keys, kv_width)) = (q.dims2()?, k.dims2()?);
     let (dout, out, lse) = (view_as(dout)?, view_as(out)?, view(lse)?);
-    let (q, k, v) = (view_as(q)?, view_as(k)?, view_as(v)?);
-    let given = Given { dout: &dout, q: &q, k: &k, v: &v, out: &out, lse: &lse };
-    let tasks = Task::all(shape);
-    let done: Vec<[Vec<bf16>; 3]> =
-        tasks.par_iter().map(|task| backward_one(task, &given, shape)).collect();
-    let mut dq = vec![bf16::ZERO; queries * width];
-    let (mut dk, mut dv) = (vec![bf16::ZERO; keys * kv_width], vec![bf16::ZERO; keys * kv_width]);
-    for (task, [task_dq, task_dk, task_dv]) in tasks.iter().zip(&done) {
-        let (head, kv) = (task.kv_head, task.head_dim);
-        scatter(&mut dq, task_dq, task.span.q.start, head, width, task.width());
-        scatter(&mut dk, task_dk, task.span.k.start, head, kv_width, kv);
-        scatter(&mut dv, task_dv, task.span.k.start, head, kv_width, kv);
-    }
-    let kv_shape = [keys, kv_width];
-    Ok((tensor(dq, &[queries, width])?, tensor(dk, &kv_shape)?, tensor(dv, &kv_shape)?))
+    let (q_numbers, k_numbers, v) = (view_as(q)?, view_as(k)?, view_as(v)?);
+    let given = Given { dout: &dout, q: &q_numbers, k: &k_numbers, v: &v, out: &out, lse: &lse };
+    gradients(q, k, shape, |task| Ok(backward_one(task, &given, shape)))
 }
 
 fn backward_one(task: &Task<'_>, given: &Given<'_>, shape: &AttentionShape<'_>) -> [Vec<bf16>; 3] {

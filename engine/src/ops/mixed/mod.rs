@@ -17,7 +17,7 @@ use fleetune_shared::Activation;
 use half::bf16;
 
 use self::product::{Left, Matrix, Right, Scratch, multiply};
-use super::portable::{gated, norm, rope, rows};
+use super::portable::{FEW, gated, norm, rope, rows};
 use super::slices::{edit_as, tensor, view, view_as};
 use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Portable, Rotary, Turn};
 use crate::Result;
@@ -28,9 +28,6 @@ use crate::quant::Weight;
 pub struct Mixed {
     scratch: Mutex<Scratch>,
 }
-
-/// Fewer tokens than this are projected in f32, by dot products.
-const FEW: usize = 4;
 
 /// Calls a function of one or two types of numbers with those of the tensors.
 macro_rules! of_dtype {

@@ -15,6 +15,7 @@ use super::reduce::max;
 use super::rows::plus;
 use super::tanh::{capped, slope};
 use crate::Result;
+use crate::ops::number::Number;
 use crate::ops::slices::{edit, tensor, view};
 use crate::ops::wide::wide;
 use crate::ops::{AttentionShape, Span};
@@ -32,7 +33,7 @@ pub(crate) struct Task<'a> {
 }
 
 impl Task<'_> {
-    pub(crate) fn all<'a>(shape: &AttentionShape<'a>) -> Vec<Task<'a>> {
+    fn all<'a>(shape: &AttentionShape<'a>) -> Vec<Task<'a>> {
         let group = shape.heads / shape.kv_heads;
         let task = |span| {
             (0..shape.kv_heads).map(move |kv_head| Task {
@@ -118,13 +119,21 @@ pub(crate) fn forward(
     v: &Tensor,
     shape: &AttentionShape<'_>,
 ) -> Result<(Tensor, Tensor)> {
+    let numbers = view(q)?;
+    let numbers = &*numbers;
+    outputs(q, shape, |task| forward_one(task, numbers, k, v, shape))
+}
+
+/// Output and log-sum-exp put together from those of all tasks, which share the cores.
+pub(crate) fn outputs<N: Number>(
+    q: &Tensor,
+    shape: &AttentionShape<'_>,
+    of: impl Fn(&Task<'_>) -> Result<(Vec<N>, Vec<f32>)> + Sync,
+) -> Result<(Tensor, Tensor)> {
     let (tokens, width) = q.dims2()?;
-    let q = view(q)?;
-    let q = &*q;
     let tasks = Task::all(shape);
-    let done: Vec<(Vec<f32>, Vec<f32>)> =
-        tasks.par_iter().map(|task| forward_one(task, q, k, v, shape)).collect::<Result<_>>()?;
-    let (mut out, mut lse) = (vec![0.0; tokens * width], vec![0.0; tokens * shape.heads]);
+    let done: Vec<_> = tasks.par_iter().map(&of).collect::<Result<_>>()?;
+    let (mut out, mut lse) = (vec![N::default(); tokens * width], vec![0.0; tokens * shape.heads]);
     for (task, (task_out, task_lse)) in tasks.iter().zip(&done) {
         scatter(&mut out, task_out, task.span.q.start, task.kv_head, width, task.width());
         scatter(&mut lse, task_lse, task.span.q.start, task.kv_head, shape.heads, task.group);
@@ -189,7 +198,7 @@ wide! {
 }
 
 /// Writes one task's rows of `part` numbers to their place in rows of `width`.
-pub(crate) fn scatter<N: Copy>(
+fn scatter<N: Copy>(
     all: &mut [N],
     rows: &[N],
     first: usize,
@@ -213,17 +222,23 @@ pub(crate) fn backward(
     lse: &Tensor,
     shape: &AttentionShape<'_>,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (queries, width) = q.dims2()?;
-    let (keys, kv_width) = k.dims2()?;
-    let (dout, q, out, lse) = (view(dout)?, view(q)?, view(out)?, view(lse)?);
-    let rows = Rows { dout: &dout, q: &q, out: &out, lse: &lse };
+    let (dout, numbers, out, lse) = (view(dout)?, view(q)?, view(out)?, view(lse)?);
+    let rows = Rows { dout: &dout, q: &numbers, out: &out, lse: &lse };
+    gradients(q, k, shape, |task| backward_one(task, &rows, k, v, shape))
+}
+
+/// Gradients for `q`, `k` and `v` put together from those of all tasks, which share the cores.
+pub(crate) fn gradients<N: Number>(
+    q: &Tensor,
+    k: &Tensor,
+    shape: &AttentionShape<'_>,
+    of: impl Fn(&Task<'_>) -> Result<[Vec<N>; 3]> + Sync,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let ((queries, width), (keys, kv_width)) = (q.dims2()?, k.dims2()?);
     let tasks = Task::all(shape);
-    let done: Vec<[Vec<f32>; 3]> = tasks
-        .par_iter()
-        .map(|task| backward_one(task, &rows, k, v, shape))
-        .collect::<Result<_>>()?;
-    let mut dq = vec![0.0; queries * width];
-    let (mut dk, mut dv) = (vec![0.0; keys * kv_width], vec![0.0; keys * kv_width]);
+    let done: Vec<_> = tasks.par_iter().map(&of).collect::<Result<_>>()?;
+    let mut dq = vec![N::default(); queries * width];
+    let [mut dk, mut dv] = [(); 2].map(|()| vec![N::default(); keys * kv_width]);
     for (task, [task_dq, task_dk, task_dv]) in tasks.iter().zip(&done) {
         let (head, kv) = (task.kv_head, task.head_dim);
         scatter(&mut dq, task_dq, task.span.q.start, head, width, task.width());

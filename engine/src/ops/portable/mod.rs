@@ -26,7 +26,7 @@ use crate::quant::Weight;
 pub struct Portable;
 
 /// Fewer tokens than this are projected by dot products: packing a weight for a product costs more than reading it.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 
 /// As many rows as `x` has, of `width` zeros.
 fn zeros(x: &Tensor, width: usize) -> Result<Tensor> {
