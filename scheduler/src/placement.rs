@@ -4,6 +4,12 @@
 //! over (best fit). A job that has to wait *holds* the card it would suit best: a younger or less urgent job may
 //! still go there, but only where both fit side by side once what runs now has ended. So nothing that comes later
 //! ever delays what came before, and cards the waiting job cannot use stay busy.
+//!
+//! A job that keeps as much as it is given room for (`gradient_checkpointing: auto`) fits where the least it can do with
+//! fits, and prefers a card that has all it can use. Once everybody has a place, what is left of the card and held for
+//! nobody is promised to those that were placed, the first one first.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleetune_shared::{AgentName, ByteSize, Device};
 
@@ -30,6 +36,14 @@ struct Room<'a> {
     now: u64,
     /// Open once everything that runs now has ended, less what waiting jobs hold and what this plan adds.
     later: u64,
+}
+
+impl Room<'_> {
+    /// Promises so much of it to a job that starts now.
+    fn take(&mut self, bytes: u64) {
+        self.now -= bytes;
+        self.later -= bytes;
+    }
 }
 
 /// What the leader should propose next, in order.
@@ -68,24 +82,62 @@ fn assignments(state: &State, liveness: &Liveness) -> Vec<Command> {
             later: a.offer.card.usable().0.saturating_sub(a.offer.vram_bytes_foreign.0),
         })
         .collect();
-    state.queue().into_iter().filter_map(|job| place(job, &mut rooms)).collect()
+    let placed: Vec<_> =
+        state.queue().into_iter().filter_map(|job| place(job, &mut rooms)).collect();
+    placed.into_iter().map(|placed| placed.widened(&mut rooms)).collect()
 }
 
-fn place(job: &Job, rooms: &mut [Room<'_>]) -> Option<Command> {
+/// A job that has a place.
+struct Placed<'a> {
+    job: &'a Job,
+    /// Which of the rooms.
+    room: usize,
+    needed: u64,
+    useful: u64,
+}
+
+impl Placed<'_> {
+    /// Promises it what it needs and, of what is left there, as much more as it can use.
+    fn widened(self, rooms: &mut [Room<'_>]) -> Command {
+        let room = &mut rooms[self.room];
+        let more = (self.useful - self.needed).min(room.now).min(room.later);
+        room.take(more);
+        Command::Assign {
+            job: self.job.id,
+            agent: room.agent.clone(),
+            vram_bytes: ByteSize(self.needed + more),
+        }
+    }
+}
+
+fn place<'a>(job: &'a Job, rooms: &mut [Room<'_>]) -> Option<Placed<'a>> {
     let need = |room: &Room<'_>| job.spec.vram_bytes_needed(room.device).map(|bytes| bytes.0);
     let fits = |room: &Room<'_>| need(room).is_some_and(|n| n <= room.now && n <= room.later);
-    let best = rooms.iter_mut().filter(|r| fits(r)).min_by_key(|r| (r.now, r.agent));
-    if let Some(room) = best {
-        let bytes = job.spec.vram_bytes_needed(room.device)?;
-        room.now -= bytes.0;
-        room.later -= bytes.0;
-        return Some(Command::Assign { job: job.id, agent: room.agent.clone(), vram_bytes: bytes });
+    let fitting: Vec<usize> = (0..rooms.len()).filter(|index| fits(&rooms[*index])).collect();
+    if !fitting.is_empty() {
+        // Sizing takes a moment, so only a job that is placed is asked, and once for each kind of card.
+        let useful: BTreeMap<Device, u64> = fitting
+            .iter()
+            .map(|index| rooms[*index].device)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter_map(|device| Some((device, job.spec.vram_bytes_useful(device)?.0)))
+            .collect();
+        let cramped = |room: &Room<'_>| useful.get(&room.device).is_none_or(|u| *u > room.now);
+        let best = fitting.into_iter().min_by_key(|index| {
+            let room = &rooms[*index];
+            (cramped(room), room.now, room.agent)
+        })?;
+        let room = &mut rooms[best];
+        let needed = need(room)?;
+        room.take(needed);
+        let useful = useful.get(&room.device).copied().unwrap_or(needed);
+        return Some(Placed { job, room: best, needed, useful });
     }
     let could = |room: &Room<'_>| need(room).is_some_and(|n| n <= room.later);
     let held = rooms.iter_mut().filter(|r| could(r)).max_by_key(|r| (r.now, r.later));
     if let Some(room) = held {
-        let ByteSize(bytes) = job.spec.vram_bytes_needed(room.device)?;
-        room.later -= bytes;
+        room.later -= need(room)?;
     }
     None
 }

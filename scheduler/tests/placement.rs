@@ -97,7 +97,9 @@ fn cards_a_waiting_job_cannot_use_stay_busy() {
 fn a_job_too_big_for_every_card_is_refused_with_numbers_and_a_way_out() {
     let mut fleet = Fleet::with(&[("bench-1", 10.0), ("bench-2", 20.0)]);
     let work = Work::Train {
-        recipe: Box::new(recipe("per_device_train_batch_size: 16\nmax_length: 1024")),
+        recipe: Box::new(recipe(
+            "per_device_train_batch_size: 16\nmax_length: 1024\ngradient_checkpointing: none",
+        )),
     };
     let estimates = JobSpec::estimates_of(&work, &model());
     let spec = JobSpec { work, estimates, ..needs(0.0) };
@@ -117,7 +119,8 @@ fn a_job_too_big_for_every_card_is_refused_with_numbers_and_a_way_out() {
     };
     let work = Work::Train {
         recipe: Box::new(recipe(&format!(
-            "per_device_train_batch_size: {}\ngradient_accumulation_steps: {}\nmax_length: 1024",
+            "per_device_train_batch_size: {}\ngradient_accumulation_steps: {}\nmax_length: 1024\n\
+             gradient_checkpointing: none",
             number("per_device_train_batch_size"),
             number("gradient_accumulation_steps"),
         ))),
@@ -125,6 +128,55 @@ fn a_job_too_big_for_every_card_is_refused_with_numbers_and_a_way_out() {
     let estimates = JobSpec::estimates_of(&work, &model());
     assert!(estimates[&Device::Cpu].total() <= story::offer(20.0).card.usable());
     fleet.submit(JobSpec { work, estimates, ..needs(0.0) });
+}
+
+/// A job that keeps as much as it has room for: what it needs in GiB, and what it can use.
+fn adaptable() -> (JobSpec, f64, f64) {
+    let work = Work::Train { recipe: Box::new(recipe("max_length: 2048")) };
+    let estimates = JobSpec::estimates_of(&work, &model());
+    let spec = JobSpec { work, estimates, ..needs(0.0) };
+    let gib = |bytes: Option<ByteSize>| bytes.unwrap().0 as f64 / GIB as f64;
+    let needed = gib(spec.vram_bytes_needed(Device::Cpu));
+    let useful = gib(spec.vram_bytes_useful(Device::Cpu));
+    assert!(useful > needed + 2.0, "{needed} {useful}");
+    (spec, needed, useful)
+}
+
+#[test]
+fn a_job_that_adapts_is_promised_what_nobody_else_waits_for() {
+    let (spec, needed, useful) = adaptable();
+    let promised = |fleet: &Fleet, job| {
+        fleet.job(job).lease().map_or(0.0, |lease| lease.vram_bytes.0 as f64 / GIB as f64)
+    };
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a} {b}");
+
+    // Alone it has all it can use, on the card that has as much.
+    let mut fleet = Fleet::with(&[("roomy", 40.0), ("tight", needed + 1.0)]);
+    let alone = fleet.submit(spec.clone());
+    fleet.settle();
+    assert_eq!(fleet.place(alone), Some("roomy"));
+    close(promised(&fleet, alone), useful);
+
+    // Two that need all there is leave each other room; the first has what is over.
+    let usable = story::offer(2.0 * needed + 1.5).card.usable().0 as f64 / GIB as f64;
+    let mut fleet = Fleet::with(&[("one", 2.0 * needed + 1.5)]);
+    let (first, second) = (fleet.submit(spec.clone()), fleet.submit(spec.clone()));
+    fleet.settle();
+    close(promised(&fleet, second), needed);
+    close(promised(&fleet, first), usable - needed);
+
+    // What a waiting job holds is not given away.
+    let mut fleet = Fleet::with(&[("one", 40.0)]);
+    let running = fleet.submit(needs(30.0));
+    fleet.settle();
+    let wide = fleet.submit(needs(38.4 - needed));
+    let slim = fleet.submit(spec);
+    fleet.settle();
+    assert_eq!(fleet.place(wide), None);
+    close(promised(&fleet, slim), needed);
+    fleet.finish(running);
+    fleet.settle();
+    assert_eq!(fleet.place(wide), Some("one"));
 }
 
 #[test]

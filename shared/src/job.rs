@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ArtifactFile, ByteSize, Device, Estimate, JobId, ModelSpec, Recipe};
+use crate::recipe::CheckpointingLevel;
+use crate::{ArtifactFile, ByteSize, Device, Estimate, JobId, MemoryPlan, ModelSpec, Recipe};
 
 /// What a file is to a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -95,5 +96,18 @@ impl JobSpec {
     #[must_use]
     pub fn vram_bytes_needed(&self, device: Device) -> Option<ByteSize> {
         self.estimates.get(&device).map(Estimate::total)
+    }
+
+    /// What the job can make use of there: what it needs, or more where it keeps as much as there is room for.
+    #[must_use]
+    pub fn vram_bytes_useful(&self, device: Device) -> Option<ByteSize> {
+        let needed = self.vram_bytes_needed(device)?;
+        match &self.work {
+            Work::Train { recipe } if recipe.gradient_checkpointing == CheckpointingLevel::Auto => {
+                let most = MemoryPlan::default();
+                Some(Estimate::of_plan(&self.model, recipe, device, &most).total().max(needed))
+            }
+            Work::Train { .. } | Work::Merge(_) => Some(needed),
+        }
     }
 }

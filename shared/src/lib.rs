@@ -16,6 +16,7 @@ mod gguf;
 mod held;
 mod id;
 mod job;
+mod memory_plan;
 mod model_merge;
 mod model_spec;
 mod order;
@@ -27,13 +28,14 @@ pub use artifact::{Artifact, ArtifactFile, ArtifactKind, FileName, FileNameError
 pub use bytes::{ByteSize, ByteSizeError};
 pub use card::{Card, Device, Offer};
 pub use estimate::{
-    CHUNK_NUMBERS, Estimate, EstimatePart, HEAD_CHUNK_ROWS, MERGE_PROMPT_TOKENS, PAGED_NUMBERS,
+    CHUNK_NUMBERS, Estimate, EstimatePart, MERGE_PROMPT_TOKENS, PAGED_NUMBERS, SLAB_ROWS,
     TILE_NUMBERS,
 };
 pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerEvent};
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
 pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};
 pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
+pub use memory_plan::{Keeps, MemoryPlan, head_rows};
 pub use model_merge::{
     MergeDtype, MergedModel, ModelMerge, ModelMergeError, ModelMergeMethod, Setting,
 };

@@ -43,6 +43,7 @@ impl Estimate {
         context.output.show(&Sizing {
             name: planned.recipe.name.clone(),
             estimate: planned.estimate(device),
+            useful: planned.useful(device),
             cards,
         })
     }

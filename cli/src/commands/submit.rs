@@ -101,6 +101,10 @@ impl Plan<'_> {
     fn estimate(&self) -> Estimate {
         self.planned.estimate(Device::Cuda)
     }
+
+    fn useful(&self) -> ByteSize {
+        self.planned.useful(Device::Cuda)
+    }
 }
 
 impl Show for Plan<'_> {
@@ -115,8 +119,12 @@ impl Show for Plan<'_> {
             ]);
         }
         let name = self.planned.recipe.name.clone();
-        let sizing =
-            Sizing { name, estimate: self.estimate(), cards: super::estimate::known_cards() };
+        let sizing = Sizing {
+            name,
+            estimate: self.estimate(),
+            useful: self.useful(),
+            cards: super::estimate::known_cards(),
+        };
         let (count, bytes) = (self.files.len(), self.bytes());
         format!(
             "{}\n\n{}\n\n{count} files, {bytes}; nothing was sent",
@@ -133,6 +141,7 @@ impl Show for Plan<'_> {
             "recipe": self.planned.recipe,
             "estimate": self.estimate(),
             "vram_bytes_needed": self.estimate().total(),
+            "vram_bytes_useful": self.useful(),
             "files": self.files.iter().map(file).collect::<Vec<_>>(),
         })
     }

@@ -11,6 +11,8 @@ use super::{Colour, Show, Style, Table, plain_line};
 pub(crate) struct Sizing {
     pub(crate) name: String,
     pub(crate) estimate: Estimate,
+    /// What the job can make use of: more than the estimate where it keeps as much as it has room for.
+    pub(crate) useful: ByteSize,
     pub(crate) cards: Vec<Card>,
 }
 
@@ -60,10 +62,16 @@ impl Show for Sizing {
                 verdict,
             ]);
         }
+        let mut memory = breakdown(&self.estimate, style);
+        if self.useful > needed {
+            memory += &format!(
+                "\n\nthe least it can do with; with room it keeps more and computes less, up to {}",
+                self.useful
+            );
+        }
         format!(
-            "{}\n\n{}\n\n{}",
+            "{}\n\n{memory}\n\n{}",
             style.paint(Colour::Strong, &plain_line(&self.name)),
-            breakdown(&self.estimate, style),
             cards.text("no cards")
         )
     }
@@ -81,6 +89,7 @@ impl Show for Sizing {
             "name": self.name,
             "estimate": self.estimate,
             "vram_bytes_needed": self.estimate.total(),
+            "vram_bytes_useful": self.useful,
             "cards": self.cards.iter().map(card).collect::<Vec<_>>(),
         })
     }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use fleetune_engine::model;
 use fleetune_shared::recipe::RecipeFile;
 use fleetune_shared::{
-    DataFiles, Device, Estimate, InputRole, JobSpec, ModelSpec, Recipe, TrainOrder, Work,
+    ByteSize, DataFiles, Device, Estimate, InputRole, JobSpec, MemoryPlan, ModelSpec, Recipe,
+    TrainOrder, Work,
 };
 
 use super::{InputFile, RecipeOnDisk, data};
@@ -40,6 +41,12 @@ impl Planned {
     /// What the run needs on a card that computes with `device`.
     pub(crate) fn estimate(&self, device: Device) -> Estimate {
         Estimate::of_training(&self.spec, &self.recipe, device)
+    }
+
+    /// What it can make use of there: more than it needs under `gradient_checkpointing: auto`.
+    pub(crate) fn useful(&self, device: Device) -> ByteSize {
+        let plan = MemoryPlan::within(&self.spec, &self.recipe, device, None);
+        Estimate::of_plan(&self.spec, &self.recipe, device, &plan).total()
     }
 
     /// The run as the engine takes it, on this machine.

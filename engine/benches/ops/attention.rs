@@ -6,7 +6,7 @@ use divan::Bencher;
 use fleetune_engine::ops::{AttentionShape, Span};
 
 use crate::score::{Work, time};
-use crate::{Case, cases, random};
+use crate::{Case, cases};
 
 const HEADS: usize = 9;
 const KV_HEADS: usize = 3;
@@ -62,8 +62,8 @@ fn shape(spans: &[Span]) -> AttentionShape<'_> {
 #[divan::bench(args = cases(&ROWS))]
 fn forward(bencher: Bencher<'_, '_>, case: &Case<Rows>) {
     let Case { backend, shape: rows } = case;
-    let q = random(&[rows.tokens(), HEADS * HEAD_DIM]);
-    let [k, v] = std::array::from_fn(|_| random(&[rows.tokens(), KV_HEADS * HEAD_DIM]));
+    let q = backend.activation(&[rows.tokens(), HEADS * HEAD_DIM]);
+    let [k, v] = std::array::from_fn(|_| backend.activation(&[rows.tokens(), KV_HEADS * HEAD_DIM]));
     let spans = rows.spans();
     time(bencher, "attention", case, rows.work(2), || {
         backend.ops.attention(&q, &k, &v, &shape(&spans)).expect("attention")
@@ -73,8 +73,8 @@ fn forward(bencher: Bencher<'_, '_>, case: &Case<Rows>) {
 #[divan::bench(args = cases(&ROWS))]
 fn backward(bencher: Bencher<'_, '_>, case: &Case<Rows>) {
     let Case { backend, shape: rows } = case;
-    let [q, dout] = std::array::from_fn(|_| random(&[rows.tokens(), HEADS * HEAD_DIM]));
-    let [k, v] = std::array::from_fn(|_| random(&[rows.tokens(), KV_HEADS * HEAD_DIM]));
+    let [q, dout] = std::array::from_fn(|_| backend.activation(&[rows.tokens(), HEADS * HEAD_DIM]));
+    let [k, v] = std::array::from_fn(|_| backend.activation(&[rows.tokens(), KV_HEADS * HEAD_DIM]));
     let spans = rows.spans();
     let (out, lse) = backend.ops.attention(&q, &k, &v, &shape(&spans)).expect("attention");
     time(bencher, "attention backward", case, rows.work(5), || {

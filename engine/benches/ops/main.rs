@@ -17,9 +17,10 @@ mod rowwise;
 mod score;
 
 use std::fmt::{self, Display};
+use std::sync::LazyLock;
 
 use candle_core::{Device, Tensor};
-use fleetune_engine::ops::{Backend, Portable};
+use fleetune_engine::ops::{Backend, Mixed, Portable};
 
 /// Tokens of a micro-batch: four rows of 512.
 const TOKENS: usize = 2048;
@@ -37,15 +38,29 @@ struct Named {
     ops: &'static dyn Backend,
 }
 
+impl Named {
+    /// Numbers from −1 to 1, made as this backend's activations are.
+    fn activation(&self, shape: &[usize]) -> Tensor {
+        self.ops.as_activation(&random(shape)).expect("memory for a tensor")
+    }
+
+    /// Bytes of one number of an activation.
+    fn number(&self) -> usize {
+        self.ops.activations().size_in_bytes()
+    }
+}
+
 impl Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
 }
 
+static MIXED: LazyLock<Mixed> = LazyLock::new(Mixed::default);
+
 /// Every backend that computes on the CPU.
-fn backends() -> Vec<Named> {
-    vec![Named { name: "portable", ops: &Portable }]
+fn backends() -> [Named; 2] {
+    [Named { name: "portable", ops: &Portable }, Named { name: "bf16", ops: &*MIXED }]
 }
 
 /// A backend at work on a shape.

@@ -57,7 +57,8 @@ const UP_FROM_RANK: [Shape; 3] = [
 #[divan::bench(args = cases(&LAYERS))]
 fn forward(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
     let Case { backend, shape } = case;
-    let (x, w) = (random(&[shape.tokens, shape.input]), random(&[shape.output, shape.input]));
+    let (x, w) =
+        (backend.activation(&[shape.tokens, shape.input]), random(&[shape.output, shape.input]));
     time(bencher, "product", case, shape.work(), || {
         backend.ops.project(&x, &w).expect("a product")
     });
@@ -66,7 +67,8 @@ fn forward(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
 #[divan::bench(args = cases(&LAYERS))]
 fn dx(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
     let Case { backend, shape } = case;
-    let (dy, w) = (random(&[shape.tokens, shape.output]), random(&[shape.output, shape.input]));
+    let (dy, w) =
+        (backend.activation(&[shape.tokens, shape.output]), random(&[shape.output, shape.input]));
     time(bencher, "product dx", case, shape.work(), || {
         backend.ops.project_dx(&dy, &w).expect("a product")
     });
@@ -75,7 +77,8 @@ fn dx(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
 #[divan::bench(args = cases(&LAYERS))]
 fn dw(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
     let Case { backend, shape } = case;
-    let (dy, x) = (random(&[shape.tokens, shape.output]), random(&[shape.tokens, shape.input]));
+    let dy = backend.activation(&[shape.tokens, shape.output]);
+    let x = backend.activation(&[shape.tokens, shape.input]);
     time(bencher, "product dw", case, shape.work(), || {
         backend.ops.project_dw(&dy, &x).expect("a product")
     });
@@ -84,14 +87,16 @@ fn dw(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
 #[divan::bench(args = cases(&DOWN_TO_RANK))]
 fn lora_a(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
     let Case { backend, shape } = case;
-    let (x, a) = (random(&[shape.tokens, shape.input]), random(&[shape.output, shape.input]));
+    let (x, a) =
+        (backend.activation(&[shape.tokens, shape.input]), random(&[shape.output, shape.input]));
     time(bencher, "lora a", case, shape.work(), || backend.ops.project(&x, &a).expect("a product"));
 }
 
 #[divan::bench(args = cases(&DOWN_TO_RANK))]
 fn lora_a_dw(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
     let Case { backend, shape } = case;
-    let (dc, x) = (random(&[shape.tokens, shape.output]), random(&[shape.tokens, shape.input]));
+    let dc = backend.activation(&[shape.tokens, shape.output]);
+    let x = backend.activation(&[shape.tokens, shape.input]);
     time(bencher, "lora a dw", case, shape.work(), || {
         backend.ops.project_dw(&dc, &x).expect("a product")
     });
@@ -100,8 +105,9 @@ fn lora_a_dw(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
 #[divan::bench(args = cases(&UP_FROM_RANK))]
 fn lora_b(bencher: Bencher<'_, '_>, case: &Case<Shape>) {
     let Case { backend, shape } = case;
-    let y = random(&[shape.tokens, shape.output]);
-    let (c, m) = (random(&[shape.tokens, shape.input]), random(&[shape.input, shape.output]));
+    let y = backend.activation(&[shape.tokens, shape.output]);
+    let (c, m) =
+        (backend.activation(&[shape.tokens, shape.input]), random(&[shape.input, shape.output]));
     time(bencher, "lora b added", case, shape.work(), || {
         backend.ops.add_low_rank(&y, &c, &m).expect("a product");
     });

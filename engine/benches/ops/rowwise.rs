@@ -10,20 +10,20 @@ use crate::{F32, HIDDEN, INTERMEDIATE, Named, TOKENS, backends, random};
 const EPS: f64 = 1e-5;
 const HEAD_DIM: usize = 64;
 
-/// So many tensors of the residual's shape, read or written.
-fn residuals(count: usize) -> Work {
-    Work::Bytes(count * TOKENS * HIDDEN * F32)
+/// Bytes of so many tensors of the residual stream, and of so many activations as wide, read or written.
+fn residuals(backend: &Named, stream: usize, activations: usize) -> Work {
+    Work::Bytes((stream * F32 + activations * backend.number()) * TOKENS * HIDDEN)
 }
 
-/// So many of the MLP's.
-fn inner(count: usize) -> Work {
-    Work::Bytes(count * TOKENS * INTERMEDIATE * F32)
+/// Of so many activations in the MLP.
+fn inner(backend: &Named, count: usize) -> Work {
+    Work::Bytes(count * TOKENS * INTERMEDIATE * backend.number())
 }
 
 #[divan::bench(args = backends())]
 fn rms_norm(bencher: Bencher<'_, '_>, backend: &Named) {
     let (x, weight) = (random(&[TOKENS, HIDDEN]), random(&[HIDDEN]));
-    time(bencher, "rms_norm", backend, residuals(2), || {
+    time(bencher, "rms_norm", backend, residuals(backend, 1, 1), || {
         backend.ops.rms_norm(&x, &weight, EPS).expect("a norm")
     });
 }
@@ -33,7 +33,7 @@ fn rms_norm_backward(bencher: Bencher<'_, '_>, backend: &Named) {
     let (x, weight, dy) = (random(&[TOKENS, HIDDEN]), random(&[HIDDEN]), random(&[TOKENS, HIDDEN]));
     let (_, rstd) = backend.ops.rms_norm(&x, &weight, EPS).expect("a norm");
     let dx = random(&[TOKENS, HIDDEN]);
-    time(bencher, "rms_norm backward", backend, residuals(4), || {
+    time(bencher, "rms_norm backward", backend, residuals(backend, 4, 0), || {
         backend.ops.rms_norm_backward(&dy, &x, &weight, &rstd, &dx, false).expect("a gradient")
     });
 }
@@ -49,24 +49,24 @@ fn rotate(bencher: Bencher<'_, '_>, backend: &Named) {
         half,
         head_dim: HEAD_DIM,
     };
-    let x = random(&[TOKENS, HIDDEN]);
-    time(bencher, "rotate", backend, residuals(2), || {
+    let x = backend.activation(&[TOKENS, HIDDEN]);
+    time(bencher, "rotate", backend, residuals(backend, 0, 2), || {
         backend.ops.rotate(&x, &rotary, Turn::Forth).expect("a rotation");
     });
 }
 
 #[divan::bench(args = backends())]
 fn gated(bencher: Bencher<'_, '_>, backend: &Named) {
-    let (gate, up) = (random(&[TOKENS, INTERMEDIATE]), random(&[TOKENS, INTERMEDIATE]));
-    time(bencher, "gated", backend, inner(3), || {
+    let [gate, up] = std::array::from_fn(|_| backend.activation(&[TOKENS, INTERMEDIATE]));
+    time(bencher, "gated", backend, inner(backend, 3), || {
         backend.ops.gated(Activation::Silu, &gate, &up).expect("a gate")
     });
 }
 
 #[divan::bench(args = backends())]
 fn gated_backward(bencher: Bencher<'_, '_>, backend: &Named) {
-    let [gate, up, dy] = std::array::from_fn(|_| random(&[TOKENS, INTERMEDIATE]));
-    time(bencher, "gated backward", backend, inner(5), || {
+    let [gate, up, dy] = std::array::from_fn(|_| backend.activation(&[TOKENS, INTERMEDIATE]));
+    time(bencher, "gated backward", backend, inner(backend, 5), || {
         backend.ops.gated_backward(Activation::Silu, &gate, &up, &dy).expect("a gradient")
     });
 }
@@ -74,5 +74,7 @@ fn gated_backward(bencher: Bencher<'_, '_>, backend: &Named) {
 #[divan::bench(args = backends())]
 fn add(bencher: Bencher<'_, '_>, backend: &Named) {
     let (sum, term) = (random(&[TOKENS, HIDDEN]), random(&[TOKENS, HIDDEN]));
-    time(bencher, "add", backend, residuals(3), || backend.ops.add(&sum, &term).expect("a sum"));
+    time(bencher, "add", backend, residuals(backend, 3, 0), || {
+        backend.ops.add(&sum, &term).expect("a sum")
+    });
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use fleetune_shared::AdapterConfig;
 use fleetune_shared::recipe::{Freeze, LoraBias};
+use fleetune_shared::{AdapterConfig, ModelSpec};
 use regex::RegexSet;
 
 use super::Model;
@@ -79,12 +79,8 @@ impl Model {
         let blocks = self.blocks.len();
         let count = (freeze.layers.unsigned_abs() as usize).min(blocks);
         let learning = if freeze.layers < 0 { 0..count } else { blocks - count..blocks };
-        let of_block = |name: &str| {
-            let index = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
-            index
-                .and_then(|index| index.parse().ok())
-                .is_some_and(|index| learning.contains(&index))
-        };
+        let of_block =
+            |name: &str| ModelSpec::block_of(name).is_some_and(|index| learning.contains(&index));
         let patterns = RegexSet::new(&freeze.patterns)
             .map_err(|e| EngineError::input(format!("unfrozen_parameters: {e}")))?;
         for parameter in self.parameters_mut() {

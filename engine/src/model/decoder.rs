@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{IndexOp, Tensor};
-use fleetune_shared::ModelSpec;
-use fleetune_shared::recipe::{CheckpointingLevel, Quantization};
+use fleetune_shared::recipe::Quantization;
+use fleetune_shared::{Device, Keeps, MemoryPlan, ModelSpec};
 
 use super::block::{Block, Pass, Saved};
 use super::cache::KvCache;
@@ -17,7 +17,7 @@ use super::noise::Noise;
 use super::norm::Norm;
 use super::trainable::{Parameter, Trainable};
 use crate::data::MicroBatch;
-use crate::ops::{Backend, Frequencies, Mixed, Portable, Rotary, Span};
+use crate::ops::{self, Backend, Frequencies, Rotary, Span};
 use crate::{EngineError, Result};
 
 /// A decoder-only transformer with frozen weights, until [`Model::attach`] or [`Model::train_full`] says what learns.
@@ -41,10 +41,8 @@ pub struct Model {
     /// Where the run stands: what a backward pass drops and the noise on its embeddings are drawn from it. Nothing is
     /// without it, nor in a pass that only asks.
     pub noise: Option<Noise>,
-    /// What blocks keep from the forward to the backward pass: `block` only their input, to run again
-    /// (arXiv 1604.06174), `selective` all but gate and up, the widest of what they keep. Changes memory and time,
-    /// never numbers. `auto` has to be settled before, and keeps everything.
-    pub gradient_checkpointing: CheckpointingLevel,
+    /// What blocks keep from the forward to the backward pass. Changes memory and time, never numbers.
+    pub memory_plan: MemoryPlan,
     /// How far noise moves embeddings while training (α of arXiv 2310.05914), if at all.
     pub neftune_noise_alpha: Option<f64>,
     /// Which model was loaded, where somebody asked: what is saved of an adapter carries it along.
@@ -68,14 +66,12 @@ impl Model {
 
     /// As [`Self::load`], with weights held as `how` says. They are quantised one after the other while the file is
     /// read; products unpack them tile by tile, so that no weight is ever whole in f32. Where `how` is bf16, activations
-    /// are bf16 as well and products multiply bf16, see [`Mixed`].
+    /// are bf16 as well and products multiply bf16, see [`Mixed`](crate::ops::Mixed).
     ///
     /// # Errors
     /// As [`Self::load`].
     pub fn load_as(path: &Path, how: Quantization) -> Result<Self> {
-        let ops: Arc<dyn Backend> =
-            if how.computes_in_bf16() { Arc::new(Mixed::default()) } else { Arc::new(Portable) };
-        super::load::load(path, ops, how)
+        super::load::load(path, ops::open(Device::Cpu, 0, how.activations())?.0, how)
     }
 
     /// A model of the shape that `config.json` in the folder `path` gives, with weights drawn from `seed` as
@@ -85,7 +81,15 @@ impl Model {
     /// # Errors
     /// [`EngineError::Input`] when there is no such folder or the configuration is wrong.
     pub fn random(path: &Path, seed: u64) -> Result<Self> {
-        super::random::random(path, Arc::new(Portable), seed)
+        Self::random_as(path, seed, Quantization::Float32)
+    }
+
+    /// As [`Self::random`], held and computed with as by [`Self::load_as`].
+    ///
+    /// # Errors
+    /// As [`Self::random`].
+    pub fn random_as(path: &Path, seed: u64, how: Quantization) -> Result<Self> {
+        super::random::random(path, ops::open(Device::Cpu, 0, how.activations())?.0, seed, how)
     }
 
     /// The shape.
@@ -223,15 +227,13 @@ impl Model {
             let (y, mut saved) = block.forward(&pass, x, None)?;
             x = y;
             if index >= lowest {
-                kept.push(match self.gradient_checkpointing {
-                    CheckpointingLevel::Block => Kept::Input(input),
-                    CheckpointingLevel::Selective => {
+                kept.push(match self.memory_plan.of_block(index, self.blocks.len()) {
+                    Keeps::Everything => Kept::All(Box::new(saved)),
+                    Keeps::AllButGates => {
                         saved.shed();
                         Kept::All(Box::new(saved))
                     }
-                    CheckpointingLevel::None | CheckpointingLevel::Auto => {
-                        Kept::All(Box::new(saved))
-                    }
+                    Keeps::Input => Kept::Input(input),
                 });
             }
         }

@@ -1,19 +1,19 @@
 //! The end of the model: final norm, head and cross-entropy, for labelled positions only.
 //!
-//! Positions are taken [`HEAD_CHUNK_ROWS`] at a time and their logits become their gradient in place, so that of the
+//! Positions are taken [`head_rows`] at a time and their logits become their gradient in place, so that of the
 //! largest tensor in training only a slice ever exists (after Cut Cross-Entropy, arXiv 2411.09009, and Liger).
 
 use std::ops::Range;
 
-use candle_core::Tensor;
-use fleetune_shared::HEAD_CHUNK_ROWS;
+use candle_core::{DType, Tensor};
+use fleetune_shared::head_rows;
 
 use super::Model;
 use super::block::Pass;
 use super::linear::LinearSaved;
 use crate::Result;
 use crate::data::{IGNORED, MicroBatch};
-use crate::ops::Onto;
+use crate::ops::{Backend, Onto};
 
 /// Positions that predict something, and what.
 pub(super) struct Labelled {
@@ -28,8 +28,9 @@ impl Labelled {
         Self { rows, targets }
     }
 
-    fn chunks(&self) -> impl Iterator<Item = (&[u32], &[u32])> {
-        self.rows.chunks(HEAD_CHUNK_ROWS).zip(self.targets.chunks(HEAD_CHUNK_ROWS))
+    fn chunks(&self, ops: &dyn Backend) -> impl Iterator<Item = (&[u32], &[u32])> {
+        let rows = head_rows(ops.activations() == DType::BF16);
+        self.rows.chunks(rows).zip(self.targets.chunks(rows))
     }
 }
 
@@ -37,7 +38,7 @@ impl Model {
     /// Summed negative log-likelihood in nats.
     pub(super) fn head_loss(&self, x: &Tensor, labelled: &Labelled, smoothing: f64) -> Result<f64> {
         let mut loss = 0.0;
-        for (rows, targets) in labelled.chunks() {
+        for (rows, targets) in labelled.chunks(self.ops.as_ref()) {
             let logits = self.head_logits(&self.ops.gather(x, rows)?)?;
             loss += self.ops.cross_entropy(&logits, targets, smoothing)?;
         }
@@ -70,7 +71,7 @@ impl Model {
         collisions: bool,
     ) -> Result<(Vec<f64>, Vec<f64>)> {
         let (mut logps, mut agree) = (Vec::with_capacity(labelled.rows.len()), Vec::new());
-        for (rows, targets) in labelled.chunks() {
+        for (rows, targets) in labelled.chunks(self.ops.as_ref()) {
             let logits = self.head_logits_in(pass, &self.ops.gather(x, rows)?)?;
             logps.extend(self.ops.log_probs(&logits, targets)?);
             if collisions {
@@ -93,7 +94,7 @@ impl Model {
         let ops = pass.ops;
         let dx = x.zeros_like()?;
         let mut done = 0;
-        for (rows, targets) in labelled.chunks() {
+        for (rows, targets) in labelled.chunks(ops) {
             let x = ops.gather(x, rows)?;
             let (normed, rstd) = self.norm.forward(ops, &x)?;
             let cap = self.spec.final_logit_softcapping;

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use fleetune_shared::recipe::{CheckpointingLevel, Quantization};
-use fleetune_shared::{ModelSpec, NormPlacement};
+use fleetune_shared::recipe::Quantization;
+use fleetune_shared::{MemoryPlan, ModelSpec, NormPlacement};
 
 use super::attention::Attention;
 use super::block::Block;
@@ -97,7 +97,7 @@ pub(super) fn assemble(
         local_frequencies: Frequencies::local(&spec),
         adapters: true,
         noise: None,
-        gradient_checkpointing: CheckpointingLevel::None,
+        memory_plan: MemoryPlan::default(),
         neftune_noise_alpha: None,
         identity: None,
         ops,

@@ -6,18 +6,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use fleetune_shared::recipe::Quantization;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::decoder::Model;
 use super::files::{CONFIG, wrong};
+use super::hold;
 use super::load::assemble;
 use super::source::{expected, spec_of};
 use crate::ops::Backend;
-use crate::quant::Weight;
 use crate::{EngineError, Result};
 
-pub(super) fn random(path: &Path, ops: Arc<dyn Backend>, seed: u64) -> Result<Model> {
+pub(super) fn random(
+    path: &Path,
+    ops: Arc<dyn Backend>,
+    seed: u64,
+    how: Quantization,
+) -> Result<Model> {
     let spec = spec_of(path)?;
     let deviation = initializer_range(&path.join(CONFIG))?;
     let shapes: BTreeMap<String, (u64, Vec<usize>)> = expected(&spec)
@@ -40,7 +46,7 @@ pub(super) fn random(path: &Path, ops: Arc<dyn Backend>, seed: u64) -> Result<Mo
             rng.set_stream(*index);
             (0..count).map(|_| (normal(&mut rng) * deviation) as f32).collect()
         };
-        Ok(Weight::F32(Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu)?))
+        hold::hold(name, Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu)?, how)
     })
 }
 

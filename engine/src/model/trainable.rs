@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use fleetune_shared::TILE_NUMBERS;
+use fleetune_shared::{SLAB_ROWS, TILE_NUMBERS};
 use half::bf16;
 
 use crate::Result;
@@ -44,9 +44,6 @@ pub enum Role {
     /// IA³'s scales.
     Scale,
 }
-
-/// Rows of a gradient made at a time: a product cannot add to its result, so a slab is made and then added.
-const SLAB_ROWS: usize = 4096;
 
 impl Trainable {
     /// Begins without a gradient.

@@ -1,5 +1,7 @@
 //! Which arithmetic a device has, and where its tensors live.
 
+use std::sync::Arc;
+
 use candle_core::Device as Place;
 use fleetune_shared::Device;
 use fleetune_shared::recipe::Dtype;
@@ -17,10 +19,10 @@ pub fn open(
     device: Device,
     ordinal: usize,
     activations: Dtype,
-) -> Result<(Box<dyn Backend>, Place)> {
+) -> Result<(Arc<dyn Backend>, Place)> {
     match (device, activations) {
-        (Device::Cpu, Dtype::Float32) => Ok((Box::new(Portable), Place::Cpu)),
-        (Device::Cpu, Dtype::Bfloat16) => Ok((Box::new(Mixed::default()), Place::Cpu)),
+        (Device::Cpu, Dtype::Float32) => Ok((Arc::new(Portable), Place::Cpu)),
+        (Device::Cpu, Dtype::Bfloat16) => Ok((Arc::new(Mixed::default()), Place::Cpu)),
         (Device::Cuda, Dtype::Float32) => cuda(ordinal),
         (Device::Cuda, Dtype::Bfloat16) => Err(EngineError::input(
             "a card computes with activations in float32 only; leave --dtype out",
@@ -29,7 +31,7 @@ pub fn open(
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize) -> Result<(Box<dyn Backend>, Place)> {
+fn cuda(ordinal: usize) -> Result<(Arc<dyn Backend>, Place)> {
     let cuda = super::Cuda::open(ordinal).map_err(|error| {
         EngineError::input(format!(
             "card {ordinal}: {error}; `nvidia-smi` must list it, with a CUDA version no older than the toolkit this \
@@ -37,11 +39,11 @@ fn cuda(ordinal: usize) -> Result<(Box<dyn Backend>, Place)> {
         ))
     })?;
     let place = cuda.device().clone();
-    Ok((Box::new(cuda), place))
+    Ok((Arc::new(cuda), place))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize) -> Result<(Box<dyn Backend>, Place)> {
+fn cuda(_: usize) -> Result<(Arc<dyn Backend>, Place)> {
     Err(EngineError::input(
         "this binary computes on the CPU only; build it with `cargo build --release --features cuda` (docs/cuda.md)",
     ))

@@ -42,7 +42,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     let resume = checkpoint_of(order, observer)?;
     let Setup { recipe, dataset, held_out, template, mut model, adapter, model_hash, data_hash } =
         Setup::of(order, observer)?;
-    let estimate = Estimate::of_training(model.spec(), &recipe, order.device);
+    let estimate = Estimate::of_plan(model.spec(), &recipe, order.device, &model.memory_plan);
     let mut loader = Loader::new(&dataset, recipe.batching, recipe.data.sampling, recipe.seed);
     let steps_total = loader.steps_total(recipe.duration);
     let mut state = State::new(recipe.file(), steps_total, model_hash, data_hash);

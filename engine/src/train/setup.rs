@@ -9,7 +9,7 @@ use fleetune_shared::recipe::{
     CheckpointingLevel, Method, Objective, PeftType, Quantization, RecipeFile,
 };
 use fleetune_shared::{
-    AdapterConfig, BlobHash, Estimate, ModelSpec, Recipe, TrainOrder, TrainerEvent,
+    AdapterConfig, BlobHash, Estimate, MemoryPlan, ModelSpec, Recipe, TrainOrder, TrainerEvent,
 };
 
 use super::{Observer, not_yet};
@@ -44,7 +44,7 @@ impl Setup {
         let recipe = order.recipe.clone().fit_model(&spec);
         let recipe = recipe.map_err(|e| EngineError::input(e.to_string()))?;
         not_yet::refuse(&recipe)?;
-        let recipe = settle_checkpointing(recipe, &spec, order, observer);
+        let memory_plan = plan_memory(&recipe, &spec, order, observer);
         let weights = read_ahead(order, &recipe)?;
         let tokenizer = Tokenizer::for_rows(&order.model, &recipe.data)?;
         let Datasets { train: mut dataset, mut held_out } =
@@ -81,7 +81,7 @@ impl Setup {
             observer.event(TrainerEvent::Log { message: note.clone() });
         }
         let mut model = base(order, &recipe, weights, observer)?;
-        model.gradient_checkpointing = recipe.gradient_checkpointing;
+        model.memory_plan = memory_plan;
         model.neftune_noise_alpha = recipe.neftune_noise_alpha;
         let rewards = matches!(recipe.objective, Objective::Reward(_));
         let mut score = None;
@@ -139,31 +139,26 @@ impl Setup {
     }
 }
 
-/// Replaces `auto` by a level, so that everything from here on knows which.
-fn settle_checkpointing(
-    mut recipe: Recipe,
+/// What blocks keep within the order's memory, and a line that says so where the recipe leaves it open.
+fn plan_memory(
+    recipe: &Recipe,
     spec: &ModelSpec,
     order: &TrainOrder,
     observer: &mut dyn Observer,
-) -> Recipe {
+) -> MemoryPlan {
+    let limit = order.memory_bytes_limit;
+    let plan = MemoryPlan::within(spec, recipe, order.device, limit);
     if recipe.gradient_checkpointing == CheckpointingLevel::Auto {
-        let limit = order.memory_bytes_limit;
-        let level = Estimate::checkpointing_within(spec, &recipe, order.device, limit);
-        recipe.gradient_checkpointing = level;
-        let name = match level {
-            CheckpointingLevel::Selective => "selective",
-            CheckpointingLevel::Block => "block",
-            CheckpointingLevel::None | CheckpointingLevel::Auto => "none",
-        };
+        let words = plan.words(spec.num_hidden_layers);
+        let estimate = Estimate::of_plan(spec, recipe, order.device, &plan).total();
         let bound = limit.map_or_else(|| "no limit".into(), |limit| format!("a limit of {limit}"));
-        let estimate = Estimate::of_training(spec, &recipe, order.device).total();
         observer.event(TrainerEvent::Log {
             message: format!(
-                "gradient_checkpointing: {name}, by an estimate of {estimate} under {bound}"
+                "gradient_checkpointing: {words}, by an estimate of {estimate} under {bound}"
             ),
         });
     }
-    recipe
+    plan
 }
 
 /// A base whose weights are read on a thread of their own.
@@ -202,7 +197,7 @@ fn base(
             recipe.seed
         ),
     });
-    Model::random(&order.model, recipe.seed)
+    Model::random_as(&order.model, recipe.seed, recipe.quantization)
 }
 
 fn adapter(order: &TrainOrder, recipe: &Recipe, spec: &ModelSpec) -> Result<Adapter> {

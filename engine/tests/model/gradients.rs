@@ -5,9 +5,7 @@ use fleetune_engine::adapter::Adapter;
 use fleetune_engine::data::{IGNORED, MicroBatch, Row};
 use fleetune_engine::model::{self, Model, Noise};
 use fleetune_shared::AdapterConfig;
-use fleetune_shared::recipe::{
-    CheckpointingLevel, LoraBias, LoraInit, OneOrManyLayers, PeftType, TargetModules,
-};
+use fleetune_shared::recipe::{LoraBias, LoraInit, OneOrManyLayers, PeftType, TargetModules};
 
 use crate::oracle::Oracle;
 use crate::parity::MODELS;
@@ -377,9 +375,9 @@ fn checkpointing_changes_no_bit() {
             model.trainables_mut().map(|t| flat(t.grad.as_ref().unwrap())).collect()
         };
         let kept = gradients(&mut model);
-        for level in [CheckpointingLevel::Selective, CheckpointingLevel::Block] {
-            model.gradient_checkpointing = level;
-            assert!(kept == gradients(&mut model), "{kind} {level:?}");
+        for (everything, all_but_gates) in [(0, usize::MAX), (0, 0), (1, 1), (1, 0), (0, 1)] {
+            model.memory_plan = MemoryPlan { everything, all_but_gates };
+            assert!(kept == gradients(&mut model), "{kind} {:?}", model.memory_plan);
         }
     }
 }

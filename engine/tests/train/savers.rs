@@ -1,6 +1,8 @@
 //! Ways to hold less, and noise: none of them changes what it should not.
 
-use fleetune_shared::StepMetrics;
+use fleetune_engine::model::spec_of;
+use fleetune_shared::recipe::CheckpointingLevel;
+use fleetune_shared::{ByteSize, Device, Estimate, MemoryPlan, StepMetrics};
 use serde_json::{Value, json};
 
 use crate::{Story, fixture};
@@ -92,15 +94,33 @@ fn every_level_of_checkpointing_gives_the_same_adapter() {
 }
 
 #[test]
-fn auto_says_what_it_chose_and_why() {
-    let mut story = on("tiny-llama", json!({"gradient_checkpointing": "auto"}));
-    let (_, watch) = story.run();
+fn auto_keeps_what_there_is_room_for_and_says_so() {
+    let story = || on("tiny-llama", json!({"per_device_train_batch_size": 8}));
+    let kept = story();
+    let (result, watch) = kept.run();
+    result.unwrap();
     assert!(watch.logged("gradient_checkpointing: none, by an estimate of"));
     assert!(watch.logged("under no limit"));
-    story.order.out = story.out.path().join("tight");
-    story.order.memory_bytes_limit = Some(fleetune_shared::ByteSize(49 << 20));
-    let (_, watch) = story.run();
-    assert!(watch.logged("gradient_checkpointing: block"));
+
+    let (spec, recipe) = (spec_of(&kept.order.model).unwrap(), &kept.order.recipe);
+    let total = |plan| Estimate::of_plan(&spec, recipe, Device::Cpu, &plan).total().0;
+    let least = total(MemoryPlan::uniform(CheckpointingLevel::Block));
+    let selective = total(MemoryPlan::uniform(CheckpointingLevel::Selective));
+    let most = total(MemoryPlan::default());
+    for (limit, words) in [
+        (most, "none, by"),
+        ((most + selective) / 2, "none for the upper"),
+        ((selective + least) / 2, "selective for the upper"),
+        (least, "block, by"),
+    ] {
+        let mut story = story();
+        story.order.memory_bytes_limit = Some(ByteSize(limit));
+        let (result, watch) = story.run();
+        result.unwrap();
+        assert!(watch.logged(&format!("gradient_checkpointing: {words}")), "{words}");
+        let file = "adapter_model.safetensors";
+        assert!(kept.bytes(file) == story.bytes(file), "{words}");
+    }
 }
 
 #[test]

@@ -177,6 +177,12 @@ impl ModelSpec {
         format!("model.layers.{block}.{part}.{name}")
     }
 
+    /// The block that the module or tensor `name` belongs to, if it belongs to one.
+    #[must_use]
+    pub fn block_of(name: &str) -> Option<usize> {
+        name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+    }
+
     /// Whether the linear layer `name` of [`Self::linears`] carries a bias.
     #[must_use]
     pub fn has_bias(&self, name: &str) -> bool {

@@ -234,8 +234,8 @@ pub struct RecipeFile {
     /// Gradients are scaled down to this L2 norm. Default 1; 0 turns clipping off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_grad_norm: Option<f64>,
-    /// Recompute activations in the backward pass: `none`, `selective`, `block`, `auto`; `true` is `block`.
-    /// Default false.
+    /// Recompute activations in the backward pass: `none`, `selective`, `block`, `auto`; `true` is `block`,
+    /// `false` is `none`. Default `auto`: as little as the memory has room for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gradient_checkpointing: Option<CheckpointingChoice>,
     /// Noise on embeddings while training, arXiv 2310.05914.

@@ -218,13 +218,13 @@ pub enum FourBitType {
 #[serde(rename_all = "snake_case")]
 pub enum CheckpointingLevel {
     /// Everything a backward pass wants is kept.
-    #[default]
     None,
     /// What is cheap to make again is made again.
     Selective,
     /// Only each block's input is kept, arXiv 1604.06174.
     Block,
-    /// The first of the above that fits the memory the run may use.
+    /// As much as the memory that the run may use has room for, block by block.
+    #[default]
     Auto,
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod views;
 
+use fleetune_shared::ByteSize;
 use fleetune_shared::peft::{Lint, Reader};
 use insta::assert_snapshot;
 use serde_json::Value;
@@ -69,8 +70,12 @@ fn why_a_job_waits() {
 
 #[test]
 fn what_a_recipe_needs() {
-    let sizing =
-        Sizing { name: "tone".into(), estimate: estimate(), cards: vec![card(8), card(24)] };
+    let sizing = Sizing {
+        name: "tone".into(),
+        estimate: estimate(),
+        useful: ByteSize(12 << 30),
+        cards: vec![card(8), card(24)],
+    };
     assert_snapshot!("estimate_table", sizing.table(Style::PLAIN));
     assert_snapshot!("estimate_json", pretty(&sizing.json()));
 }

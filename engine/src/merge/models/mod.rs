@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::Tensor;
-use fleetune_shared::{ByteSize, MergeDtype, ModelMerge, TrainerEvent};
+use fleetune_shared::{ByteSize, MergeDtype, ModelMerge, ModelSpec, TrainerEvent};
 use safetensors::tensor::Dtype;
 use serde::Serialize;
 
@@ -108,8 +108,7 @@ impl Sources {
     /// Where a tensor stands on the way through the model: 0 for the embedding and the first block, 1 for the last
     /// block and what follows.
     fn depth(&self, name: &str) -> f64 {
-        let block = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
-        match block.and_then(|block| block.parse::<usize>().ok()) {
+        match ModelSpec::block_of(name) {
             Some(block) if self.blocks > 1 => block as f64 / (self.blocks - 1) as f64,
             Some(_) => 1.0,
             None if name.starts_with("model.embed_tokens") => 0.0,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::words::{FourBitType, LoraBias};
+use super::super::words::{Dtype, FourBitType, LoraBias};
 
 /// What is trained.
 #[derive(Clone, Debug, PartialEq)]
@@ -175,6 +175,12 @@ impl Quantization {
     #[must_use]
     pub const fn computes_in_bf16(self) -> bool {
         matches!(self, Self::Bfloat16 | Self::FourBit(FourBit { bfloat16: true, .. }))
+    }
+
+    /// What activations are made of.
+    #[must_use]
+    pub const fn activations(self) -> Dtype {
+        if self.computes_in_bf16() { Dtype::Bfloat16 } else { Dtype::Float32 }
     }
 }
 

@@ -46,7 +46,8 @@ pub(super) fn validate(file: RecipeFile) -> Result<Recipe, RecipeError> {
         optim: training::optim(&file, &method)?,
         clip: training::clip(&file)?,
         gradient_checkpointing: match file.gradient_checkpointing {
-            None | Some(CheckpointingChoice::Switch(false)) => CheckpointingLevel::None,
+            None => CheckpointingLevel::default(),
+            Some(CheckpointingChoice::Switch(false)) => CheckpointingLevel::None,
             Some(CheckpointingChoice::Switch(true)) => CheckpointingLevel::Block,
             Some(CheckpointingChoice::Level(level)) => level,
         },
