@@ -70,7 +70,7 @@ fn run(
         if keys.contains("gradient_checkpointing") { "" } else { "gradient_checkpointing: auto\n" };
     let recipe = Recipe::read(&format!(
         "model_name_or_path: m\ndataset_name: d\nper_device_train_batch_size: {rows}\nmax_length: {tokens}\n\
-         max_steps: 1\nsave_steps: 0\nr: 8\n{auto}{keys}"
+         max_steps: 1\nsave_steps: 0\n{auto}{keys}"
     ));
     let recipe = recipe.unwrap_or_else(|error| panic!("{keys}: {error}"));
     let data = folder.join("rows.jsonl");

@@ -167,9 +167,10 @@ fn a_job_that_adapts_is_promised_what_nobody_else_waits_for() {
 
     // What a waiting job holds is not given away.
     let mut fleet = Fleet::with(&[("one", 40.0)]);
-    let running = fleet.submit(needs(30.0));
+    let running = fleet.submit(needs(25.0));
     fleet.settle();
-    let wide = fleet.submit(needs(38.4 - needed));
+    let usable = story::offer(40.0).card.usable().0 as f64 / GIB as f64;
+    let wide = fleet.submit(needs(usable - needed));
     let slim = fleet.submit(spec);
     fleet.settle();
     assert_eq!(fleet.place(wide), None);

@@ -146,7 +146,9 @@ mod tests {
 
     #[test]
     fn a_budget_is_used_up_block_by_block() {
-        for keys in ["", "use_peft: false\nfreeze_trainable_layers: 12", "dtype: bfloat16"] {
+        for keys in
+            ["", "layers_to_transform: [20, 21, 22, 23, 24, 25, 26, 27, 28, 29]", "dtype: bfloat16"]
+        {
             let (model, recipe) = sized(keys);
             let within =
                 |bytes| MemoryPlan::within(&model, &recipe, Device::Cpu, Some(ByteSize(bytes)));

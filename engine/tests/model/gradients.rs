@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use fleetune_engine::adapter::Adapter;
 use fleetune_engine::data::{IGNORED, MicroBatch, Row};
 use fleetune_engine::model::{self, Model, Noise};
-use fleetune_shared::AdapterConfig;
 use fleetune_shared::recipe::{LoraBias, LoraInit, OneOrManyLayers, PeftType, TargetModules};
+use fleetune_shared::{AdapterConfig, MemoryPlan};
 
 use crate::oracle::Oracle;
 use crate::parity::MODELS;

@@ -19,6 +19,8 @@ use crate::{AdapterConfig, ByteSize, ModelSpec, NormPlacement, Recipe, held};
 const BF16: u64 = 2;
 /// Bytes that are read from a file at a time.
 const PIECE: u64 = 1 << 20;
+/// Bytes of a tokenizer for each token it knows.
+const TOKENIZER: u64 = 512;
 
 /// A run to be sized.
 pub(super) struct Training<'a> {
@@ -70,7 +72,7 @@ impl<'a> Training<'a> {
         moments.max_by_key(Estimate::total).unwrap_or(always)
     }
 
-    /// The last tensors come in while there is no optimizer yet.
+    /// The last tensors come in, and rows are tokenised, while there is no optimizer yet.
     fn loading(&self, always: Estimate) -> Estimate {
         let largest = F32 * self.largest();
         let table = F32 * self.table();
@@ -84,7 +86,7 @@ impl<'a> Training<'a> {
         Estimate {
             adapter: ByteSize(0),
             optimizer: ByteSize(0),
-            workspace: ByteSize(reading + PIECE),
+            workspace: ByteSize(reading + PIECE + TOKENIZER * self.model.vocab_size as u64),
             ..always
         }
     }
