@@ -111,7 +111,8 @@ fn auto_keeps_what_there_is_room_for_and_says_so() {
         (most, "none, by"),
         ((most + selective) / 2, "none for the upper"),
         ((selective + least) / 2, "selective for the upper"),
-        (least, "block, by"),
+        // Nothing fits, and the least is tried.
+        (least - 1, "block, by"),
     ] {
         let mut story = story();
         story.order.memory_bytes_limit = Some(ByteSize(limit));
