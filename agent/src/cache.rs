@@ -3,7 +3,7 @@
 //! A blob is verified when it arrives and again when this process first meets it on disk, so that a file that rotted
 //! is fetched anew and never trained on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -33,16 +33,29 @@ pub(crate) struct Cache {
     client: Client,
     /// One entry per blob met by this process: held while it is fetched, `true` once it is known to be whole.
     known: Mutex<HashMap<BlobHash, Arc<tokio::sync::Mutex<bool>>>>,
+    /// Blobs worth telling the coordinator of: jobs that read them are best placed here.
+    large: Mutex<BTreeSet<BlobHash>>,
 }
+
+/// Smaller blobs are fetched before anybody notices.
+const LARGE_BYTES_MIN: u64 = 16 << 20;
+/// So many are told of; every change of them goes through the log.
+const LARGE_COUNT_MAX: usize = 32;
 
 impl Cache {
     pub(crate) fn new(root: PathBuf, client: Client) -> Self {
-        Self { root, client, known: Mutex::default() }
+        let large = Mutex::new(large_blobs(&root));
+        Self { root, client, known: Mutex::default(), large }
     }
 
     /// Where trainers keep tokenised rows for each other.
     pub(crate) fn tokens(&self) -> PathBuf {
         self.root.join("tokens")
+    }
+
+    /// Large blobs that are here.
+    pub(crate) fn large(&self) -> BTreeSet<BlobHash> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Puts a file of an artifact into `folder` under its name, fetching it if it is not here.
@@ -59,6 +72,7 @@ impl Cache {
         let mut whole = entry.lock().await;
         *whole = false;
         let _ = fs::remove_file(self.path(file.blob));
+        self.large.lock().unwrap_or_else(PoisonError::into_inner).remove(&file.blob);
         placed
     }
 
@@ -85,6 +99,12 @@ impl Cache {
         fs::set_permissions(&path, Permissions::from_mode(0o444))
             .map_err(|source| CacheError::Io { path: path.clone(), source })?;
         *whole = true;
+        if file.bytes.0 >= LARGE_BYTES_MIN {
+            let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+            if large.len() < LARGE_COUNT_MAX {
+                large.insert(file.blob);
+            }
+        }
         Ok(path)
     }
 
@@ -97,6 +117,20 @@ impl Cache {
         let name = blob.to_string();
         self.root.join(&name[..2]).join(name)
     }
+}
+
+/// Large blobs of an earlier process. They are verified before they are used, see [`Cache`].
+fn large_blobs(root: &Path) -> BTreeSet<BlobHash> {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let large = |entry: &fs::DirEntry| {
+        entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() >= LARGE_BYTES_MIN)
+    };
+    entries(root)
+        .flat_map(|shelf| entries(&shelf.path()).collect::<Vec<_>>())
+        .filter(large)
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .take(LARGE_COUNT_MAX)
+        .collect()
 }
 
 /// The same file under another name; a copy where the file system has no links.

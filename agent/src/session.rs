@@ -183,6 +183,7 @@ impl Session {
 
     fn offer(&self) -> Offer {
         let mut offer = self.offer.borrow().clone();
+        offer.blobs_cached = self.shop.cache.large();
         if self.closing.is_some() {
             offer.vram_bytes_foreign = offer.card.vram_bytes_total;
         }

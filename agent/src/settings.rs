@@ -1,5 +1,6 @@
 //! How an agent is set up; the command line fills this in.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ pub struct CardSettings {
     pub name: Option<String>,
     /// Which of the machine's GPUs, counted from 0 as `nvidia-smi` does.
     pub gpu: u32,
+    /// Most jobs it takes at once; one on a GPU and any number on a declared card where absent.
+    pub max_jobs: Option<u32>,
+    /// Words for jobs to ask for.
+    pub labels: BTreeSet<String>,
 }
 
 /// An agent's settings.

@@ -5,7 +5,8 @@ use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
 use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, Work};
 
 use crate::Liveness;
-use crate::state::{Agent, Job, Lease, Phase, State};
+use crate::placement::{self, Decision};
+use crate::state::{Agent, Job, Lease, Phase, State, level};
 
 /// The fleet at one moment, with what every explanation needs counted once.
 pub struct Picture<'a> {
@@ -14,14 +15,8 @@ pub struct Picture<'a> {
     liveness: Option<&'a Liveness>,
     /// Waiting jobs in the order they are to be placed.
     queue: Vec<JobId>,
-    cards: Vec<Counted<'a>>,
-}
-
-/// A card and what is promised of it.
-struct Counted<'a> {
-    agent: &'a Agent,
-    reserved: ByteSize,
-    open: ByteSize,
+    /// What a plan would say now.
+    decisions: Vec<Decision>,
 }
 
 /// What the fleet would say to a job that is about to be submitted. Whether agents are connected does not matter:
@@ -30,10 +25,11 @@ struct Counted<'a> {
 pub fn submission(state: &State, spec: &JobSpec) -> Explanation {
     let picture = Picture::new(state, None);
     let cards = picture.verdicts(spec, None);
-    let too_small = !cards.is_empty() && cards.iter().all(|c| c.verdict == Verdict::TooSmall);
-    let summary = if too_small { refusal(spec, &cards) } else { "fits".into() };
-    let hint = if too_small { hint(spec, &cards) } else { None };
-    Explanation { summary, estimate: picture.estimate(spec), ahead: Vec::new(), cards, hint }
+    let never = !cards.is_empty() && cards.iter().all(is_hopeless);
+    let summary = if never { refusal(spec, &cards) } else { "fits".into() };
+    let hint = if never { hint(spec, &cards) } else { None };
+    let estimate = picture.estimate(spec);
+    Explanation { summary, estimate, ahead: Vec::new(), cards, hint, expected_start_ms: None }
 }
 
 /// Why a job is where it is.
@@ -50,13 +46,14 @@ impl<'a> Picture<'a> {
     }
 
     fn new(state: &'a State, liveness: Option<&'a Liveness>) -> Self {
-        let cards = state.agents().map(|agent| Counted {
-            agent,
-            reserved: ByteSize(state.vram_bytes_reserved(&agent.name)),
-            open: state.vram_bytes_open(agent),
-        });
-        let queue = state.queue().iter().map(|job| job.id).collect();
-        Self { state, liveness, queue, cards: cards.collect() }
+        let (queue, decisions) = match liveness {
+            Some(liveness) => (
+                state.queue().iter().map(|job| job.id).collect(),
+                placement::decisions(state, liveness, state.clock_ms()),
+            ),
+            None => (Vec::new(), Vec::new()),
+        };
+        Self { state, liveness, queue, decisions }
     }
 
     /// The state that was looked at.
@@ -74,9 +71,14 @@ impl<'a> Picture<'a> {
             _ => Vec::new(),
         };
         let summary = match &job.phase {
-            Phase::Queued => waiting(spec, &cards, &ahead),
+            Phase::Queued => self.waiting(job, &cards, &ahead),
             Phase::Assigned(lease) => {
                 format!("assigned to `{}`, its trainer is starting", lease.agent)
+            }
+            Phase::Running(Lease { agent, yielding_to: Some(urgent), .. }) => {
+                format!(
+                    "writes a checkpoint on `{agent}` to make room for job {urgent}, which is more urgent"
+                )
             }
             Phase::Running(lease) => {
                 format!("running on `{}` with {} promised", lease.agent, lease.vram_bytes)
@@ -87,29 +89,127 @@ impl<'a> Picture<'a> {
             }
             Phase::Cancelled => "cancelled by a user".into(),
         };
-        let hint = if job.phase == Phase::Queued { hint(spec, &cards) } else { None };
-        Explanation { summary, estimate: self.estimate(spec), ahead, cards, hint }
+        let queued = job.phase == Phase::Queued;
+        let hint = if queued { hint(spec, &cards).or_else(|| sooner(&cards)) } else { None };
+        let expected_start_ms = if queued { self.expected_start_ms(job.id) } else { None };
+        Explanation {
+            summary,
+            estimate: self.estimate(spec),
+            ahead,
+            cards,
+            hint,
+            expected_start_ms,
+        }
+    }
+
+    /// When a waiting job is expected to start: now, or when what runs on the card it holds has made room.
+    fn expected_start_ms(&self, id: JobId) -> Option<u64> {
+        self.decisions.iter().find_map(|decision| match decision {
+            Decision::Goes { job, .. } if *job == id => Some(Some(self.state.clock_ms())),
+            Decision::Waits { job, start_ms, .. } if *job == id => Some(*start_ms),
+            _ => None,
+        })?
+    }
+
+    /// Why a job waits: what is in its way where it would start first.
+    fn waiting(&self, job: &Job, cards: &[CardVerdict], ahead: &[JobId]) -> String {
+        let some = |verdict| cards.iter().filter(move |c| c.verdict == verdict);
+        if cards.is_empty() {
+            return "no agent has joined yet".into();
+        }
+        if self.state.is_awaited(job.id) {
+            let asked = self.state.jobs().filter(|other| {
+                other.lease().is_some_and(|lease| lease.yielding_to == Some(job.id))
+            });
+            let asked: Vec<_> = asked.map(|other| format!("job {}", other.id)).collect();
+            return format!(
+                "{} was asked to write a checkpoint and make room for it",
+                asked.join(", ")
+            );
+        }
+        if some(Verdict::Fits).next().is_some() {
+            let goes = |d: &Decision| matches!(d, Decision::Goes { job: id, .. } if *id == job.id);
+            return match ahead {
+                [first, ..] if !self.decisions.iter().any(goes) => self.held_back(job, *first),
+                _ => "about to be placed".into(),
+            };
+        }
+        if let Some(card) = some(Verdict::Busy).max_by_key(|c| c.vram_bytes_open) {
+            let taken = match (card.vram_bytes_reserved.0, card.vram_bytes_foreign.0) {
+                (_, 0) => format!("{} promised to jobs", card.vram_bytes_reserved),
+                (0, _) => format!("{} used by others", card.vram_bytes_foreign),
+                _ => format!(
+                    "{} promised to jobs, {} used by others",
+                    card.vram_bytes_reserved, card.vram_bytes_foreign
+                ),
+            };
+            return format!(
+                "needs {}, `{}` has {} open of {} ({taken})",
+                card.vram_bytes_needed,
+                card.agent,
+                card.vram_bytes_open,
+                card.card.vram_bytes_total
+            );
+        }
+        if let Some(card) = some(Verdict::Full).max_by_key(|c| c.vram_bytes_open) {
+            let jobs = if card.jobs == 1 { "job" } else { "jobs" };
+            return format!(
+                "`{}` has {} {jobs} and takes no more at once (max_jobs_per_card {})",
+                card.agent, card.jobs, card.jobs_max
+            );
+        }
+        if let Some(card) = some(Verdict::Draining).next() {
+            return format!("`{}` would hold it but takes no new jobs", card.agent);
+        }
+        if let Some(card) = some(Verdict::Disconnected).next() {
+            return format!("`{}` would hold it but is not connected", card.agent);
+        }
+        refusal(&job.spec, cards)
+    }
+
+    /// A card fits, but another job's turn comes first.
+    fn held_back(&self, job: &Job, first: JobId) -> String {
+        let now_ms = self.state.clock_ms();
+        let urgency = |job: &Job| level(job.spec.priority, job.submitted_ms, now_ms);
+        match self.state.job(first) {
+            Some(other)
+                if urgency(other) == urgency(job)
+                    && other.spec.user != job.spec.user
+                    && other.id > job.id =>
+            {
+                format!(
+                    "a card is held for job {first} of `{}`, who has had less of the fleet than `{}`",
+                    other.spec.user, job.spec.user
+                )
+            }
+            _ => format!("a card is held for job {first}, which waits longer or is more urgent"),
+        }
     }
 
     /// What the job needs where it would most likely run.
-    fn estimate(&self, spec: &JobSpec) -> Estimate {
-        let device = self.cards.first().map(|c| c.agent.offer.card.device).unwrap_or_default();
+    pub(crate) fn estimate(&self, spec: &JobSpec) -> Estimate {
+        let first = self.state.agents().next();
+        let device = first.map(|agent| agent.offer.card.device).unwrap_or_default();
         spec.estimates.get(&device).copied().unwrap_or_default()
     }
 
     /// Each card's answer to a job; what the job itself was promised stays open to it.
     fn verdicts(&self, spec: &JobSpec, own: Option<&Lease>) -> Vec<CardVerdict> {
-        self.cards.iter().map(|counted| self.verdict(counted, spec, own)).collect()
+        self.state.agents().map(|agent| self.verdict(agent, spec, own)).collect()
     }
 
-    fn verdict(&self, counted: &Counted<'_>, spec: &JobSpec, own: Option<&Lease>) -> CardVerdict {
-        let agent = counted.agent;
-        let own = own.filter(|l| l.agent == agent.name).map_or(0, |lease| lease.vram_bytes.0);
-        let open = ByteSize(counted.open.0 + own);
+    fn verdict(&self, agent: &Agent, spec: &JobSpec, own: Option<&Lease>) -> CardVerdict {
+        let own = own.filter(|lease| lease.agent == agent.name);
+        let jobs = agent.load.jobs() - u32::from(own.is_some());
+        let own = own.map_or(0, |lease| lease.vram_bytes.0);
+        let open = ByteSize(agent.vram_bytes_open().0 + own);
         let card = &agent.offer.card;
         let needed = spec.vram_bytes_needed(card.device).unwrap_or(ByteSize(u64::MAX));
         let here = |l: &Liveness| agent.present && l.is_connected(&agent.name);
-        let verdict = if needed > card.usable() {
+        let lacks = spec.requirements().and_then(|ask| ask.unmet(&agent.offer));
+        let verdict = if lacks.is_some() {
+            Verdict::Unsuitable
+        } else if needed > card.usable() {
             Verdict::TooSmall
         } else if !self.liveness.is_none_or(here) {
             Verdict::Disconnected
@@ -117,6 +217,8 @@ impl<'a> Picture<'a> {
             Verdict::Draining
         } else if needed > open {
             Verdict::Busy
+        } else if jobs >= agent.offer.jobs_max() {
+            Verdict::Full
         } else {
             Verdict::Fits
         };
@@ -124,22 +226,39 @@ impl<'a> Picture<'a> {
             agent: agent.name.clone(),
             card: card.clone(),
             vram_bytes_needed: needed,
-            vram_bytes_reserved: ByteSize(counted.reserved.0 - own),
+            vram_bytes_reserved: ByteSize(agent.load.vram_bytes - own),
             vram_bytes_foreign: agent.offer.vram_bytes_foreign,
             vram_bytes_margin: card.margin(),
             vram_bytes_open: open,
+            jobs,
+            jobs_max: agent.offer.jobs_max(),
             verdict,
+            lacks,
         }
     }
 }
 
-/// The card that comes closest to holding the job.
+/// Whether a card would never take the job.
+fn is_hopeless(card: &CardVerdict) -> bool {
+    matches!(card.verdict, Verdict::TooSmall | Verdict::Unsuitable)
+}
+
+/// The suitable card that comes closest to holding the job.
 fn closest(cards: &[CardVerdict]) -> Option<&CardVerdict> {
-    cards.iter().min_by_key(|c| c.vram_bytes_needed.0.saturating_sub(c.card.usable().0))
+    let suitable = cards.iter().filter(|c| c.verdict != Verdict::Unsuitable);
+    suitable.min_by_key(|c| c.vram_bytes_needed.0.saturating_sub(c.card.usable().0))
 }
 
 fn refusal(spec: &JobSpec, cards: &[CardVerdict]) -> String {
-    let Some(near) = closest(cards) else { return "there are no cards".into() };
+    let Some(near) = closest(cards) else {
+        let lacks = cards.iter().find_map(|c| Some((&c.agent, c.lacks.as_deref()?)));
+        return match lacks {
+            Some((agent, lacks)) => {
+                format!("no card of the fleet is what `{}` asks for: `{agent}` {lacks}", spec.name)
+            }
+            None => "there are no cards".into(),
+        };
+    };
     let usable = near.card.usable();
     format!(
         "`{}` fits no card of the fleet: it needs {}, and the card that comes closest, {} on `{}`, can give {} \
@@ -155,40 +274,40 @@ fn refusal(spec: &JobSpec, cards: &[CardVerdict]) -> String {
     )
 }
 
-fn waiting(spec: &JobSpec, cards: &[CardVerdict], ahead: &[JobId]) -> String {
-    let some = |verdict| cards.iter().filter(move |c| c.verdict == verdict);
-    if cards.is_empty() {
-        return "no agent has joined yet".into();
+/// What would let a job start sooner that fits a card of the fleet, if somebody did it.
+fn sooner(cards: &[CardVerdict]) -> Option<String> {
+    let enough = |c: &&CardVerdict| c.vram_bytes_needed <= c.vram_bytes_open;
+    let some = |verdict| cards.iter().filter(move |c| c.verdict == verdict).find(enough);
+    if some(Verdict::Fits).is_some() {
+        return None;
     }
-    if some(Verdict::Fits).next().is_some() {
-        return match ahead {
-            [] => "about to be placed".into(),
-            [first, ..] => {
-                format!("a card is held for job {first}, which waits longer or is more urgent")
-            }
-        };
+    if let Some(card) = some(Verdict::Full) {
+        return Some(format!(
+            "`{}` has {} open: with --max-jobs-per-card {} it would start there now",
+            card.agent,
+            card.vram_bytes_open,
+            card.jobs + 1
+        ));
     }
-    if let Some(card) = some(Verdict::Busy).max_by_key(|c| c.vram_bytes_open) {
-        let taken = match (card.vram_bytes_reserved.0, card.vram_bytes_foreign.0) {
-            (_, 0) => format!("{} promised to jobs", card.vram_bytes_reserved),
-            (0, _) => format!("{} used by others", card.vram_bytes_foreign),
-            _ => format!(
-                "{} promised to jobs, {} used by others",
-                card.vram_bytes_reserved, card.vram_bytes_foreign
-            ),
-        };
-        return format!(
-            "needs {}, `{}` has {} open of {} ({taken})",
-            card.vram_bytes_needed, card.agent, card.vram_bytes_open, card.card.vram_bytes_total
-        );
+    let foreign = |c: &&CardVerdict| {
+        let without = ByteSize(c.vram_bytes_open.0 + c.vram_bytes_foreign.0);
+        c.verdict == Verdict::Busy && c.vram_bytes_needed <= without && c.jobs < c.jobs_max
+    };
+    if let Some(card) = cards.iter().find(foreign) {
+        return Some(format!(
+            "others use {} on `{}`: without them it would start there now",
+            card.vram_bytes_foreign, card.agent
+        ));
     }
-    if let Some(card) = some(Verdict::Draining).next() {
-        return format!("`{}` would hold it but takes no new jobs", card.agent);
+    if let Some(card) = some(Verdict::Draining) {
+        return Some(format!("`fleetune agent drain {} --undo` lets it start there", card.agent));
     }
-    if let Some(card) = some(Verdict::Disconnected).next() {
-        return format!("`{}` would hold it but is not connected", card.agent);
+    if let Some(card) = some(Verdict::Disconnected) {
+        return Some(format!("start the agent `{}` again: it has room for it", card.agent));
     }
-    refusal(spec, cards)
+    let card = some(Verdict::Unsuitable)?;
+    let lacks = card.lacks.as_deref()?;
+    Some(format!("`{}` has room for it but {lacks}", card.agent))
 }
 
 /// The nearest change to the recipe that would fit some card: what costs nothing in quality first.

@@ -39,7 +39,7 @@ pub fn agent(state: &State, liveness: &Liveness, agent: &Agent) -> AgentView {
         draining: agent.draining,
         offer: agent.offer.clone(),
         vram_bytes_reserved: ByteSize(state.vram_bytes_reserved(&agent.name)),
-        vram_bytes_open: state.vram_bytes_open(agent),
+        vram_bytes_open: agent.vram_bytes_open(),
         jobs: state.held_by(&agent.name).map(|j| j.id).collect(),
     }
 }
@@ -51,7 +51,6 @@ pub fn job(state: &State, liveness: &Liveness, job: &Job) -> JobView {
 }
 
 fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
-    let explanation = picture.explain(job);
     let (artifact, summary, lineage) = match &job.phase {
         Phase::Succeeded { artifact, summary, lineage, .. } => {
             (Some(artifact.clone()), Some((**summary).clone()), Some(lineage.clone()))
@@ -69,7 +68,7 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
         agent.as_ref().and_then(|name| picture.state().agent(name)).map(|a| a.offer.card.device);
     let estimate = match device {
         Some(device) => job.spec.estimates.get(&device).copied().unwrap_or_default(),
-        None => explanation.estimate,
+        None => picture.estimate(&job.spec),
     };
     JobView {
         id: job.id,
@@ -96,7 +95,7 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
             message: f.message.clone(),
             attempt: f.attempt,
         }),
-        waiting: (job.phase == Phase::Queued).then_some(explanation.summary),
+        waiting: (job.phase == Phase::Queued).then(|| picture.explain(job).summary),
         recipe_json: match &job.spec.work {
             Work::Train { recipe } => recipe.canonical_json(),
             Work::Merge(_) => String::new(),

@@ -1,8 +1,10 @@
 //! A card is a GPU as an agent offers it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::ByteSize;
+use crate::{BlobHash, ByteSize};
 
 /// What a trainer computes on.
 #[derive(
@@ -37,6 +39,45 @@ pub struct Offer {
     pub card: Card,
     /// Memory held on it by processes that are not Fleetune's.
     pub vram_bytes_foreign: ByteSize,
+    /// Most jobs it takes at once, where its owner said so.
+    #[serde(default)]
+    pub max_jobs_per_card: Option<u32>,
+    /// Words its owner gave it, for jobs to ask for.
+    #[serde(default)]
+    pub labels: BTreeSet<String>,
+    /// Large blobs it keeps: a base model among them need not cross the network.
+    #[serde(default)]
+    pub blobs_cached: BTreeSet<BlobHash>,
+}
+
+impl Offer {
+    /// A card of which everything is lent, by an owner who said nothing more.
+    #[must_use]
+    pub fn of(card: Card) -> Self {
+        Self {
+            card,
+            vram_bytes_foreign: ByteSize(0),
+            max_jobs_per_card: None,
+            labels: BTreeSet::new(),
+            blobs_cached: BTreeSet::new(),
+        }
+    }
+
+    /// Most jobs the card takes at once. A GPU takes one unless its owner says otherwise, for jobs side by side
+    /// slow each other down; a declared card as many as fit.
+    #[must_use]
+    pub fn jobs_max(&self) -> u32 {
+        self.max_jobs_per_card.unwrap_or(match self.card.device {
+            Device::Cuda => 1,
+            Device::Cpu => u32::MAX,
+        })
+    }
+
+    /// What jobs can have of the card while strangers use it as they do.
+    #[must_use]
+    pub fn usable(&self) -> ByteSize {
+        ByteSize(self.card.usable().0.saturating_sub(self.vram_bytes_foreign.0))
+    }
 }
 
 impl Card {

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::CheckpointingLevel;
-use crate::{ArtifactFile, ByteSize, Device, Estimate, JobId, MemoryPlan, ModelSpec, Recipe};
+use crate::recipe::{CheckpointingLevel, Duration};
+use crate::{
+    ArtifactFile, BlobHash, ByteSize, Device, Estimate, JobId, MemoryPlan, ModelSpec, Recipe,
+    Requirements,
+};
 
 /// What a file is to a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,8 +68,11 @@ impl Work {
 pub struct JobSpec {
     /// For people; need not be unique.
     pub name: String,
-    /// Higher goes first; FIFO within a priority.
+    /// Higher goes first; within a priority users take turns, and each user's jobs go FIFO.
     pub priority: i32,
+    /// Whose job it is, for fair shares; empty where nobody said.
+    #[serde(default)]
+    pub user: String,
     /// The sweep it belongs to, if any.
     pub sweep: Option<String>,
     /// The keys that a sweep set for this job, as `key → value`, for tables.
@@ -90,6 +96,32 @@ impl JobSpec {
             Work::Merge(_) => Estimate::of_merge(model, device),
         };
         [Device::Cpu, Device::Cuda].map(|device| (device, of(device))).into()
+    }
+
+    /// What the job asks of a card beside memory.
+    #[must_use]
+    pub fn requirements(&self) -> Option<&Requirements> {
+        match &self.work {
+            Work::Train { recipe } => Some(&recipe.requirements),
+            Work::Merge(_) => None,
+        }
+    }
+
+    /// The largest file of the base model, which stands for the whole of it.
+    #[must_use]
+    pub fn base(&self) -> Option<BlobHash> {
+        let model = self.inputs.iter().filter(|input| input.role == InputRole::Model);
+        model.max_by_key(|input| (input.file.bytes, input.file.blob)).map(|input| input.file.blob)
+    }
+
+    /// The most the job can have to compute: 10⁶ parameters × tokens. Absent where only the data says how long it is.
+    #[must_use]
+    pub fn work_max(&self) -> Option<u64> {
+        let Work::Train { recipe } = &self.work else { return None };
+        let Duration::Steps(steps) = recipe.duration else { return None };
+        let rows = recipe.batching.micro_batch as u64 * recipe.batching.accumulation as u64;
+        let tokens = steps.saturating_mul(rows).saturating_mul(recipe.data.max_length as u64);
+        Some((u128::from(tokens) * u128::from(self.model.parameters()) / 1_000_000) as u64)
     }
 
     /// What the job needs on a card that computes with `device`.

@@ -22,6 +22,7 @@ mod model_spec;
 mod order;
 pub mod peft;
 pub mod recipe;
+mod requirements;
 pub mod view;
 
 pub use artifact::{Artifact, ArtifactFile, ArtifactKind, FileName, FileNameError, Lineage};
@@ -45,3 +46,4 @@ pub use model_spec::{
 pub use order::{DataFiles, MergeOnto, MergeOrder, TrainOrder};
 pub use peft::AdapterConfig;
 pub use recipe::Recipe;
+pub use requirements::Requirements;

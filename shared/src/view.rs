@@ -144,8 +144,10 @@ pub struct Explanation {
     pub ahead: Vec<JobId>,
     /// Each agent's answer.
     pub cards: Vec<CardVerdict>,
-    /// What would make it fit, where something would.
+    /// What would make it fit, or start sooner, where something would.
     pub hint: Option<String>,
+    /// When it is expected to start, where that can be told from what was measured.
+    pub expected_start_ms: Option<u64>,
 }
 
 /// One card's answer to a job.
@@ -165,8 +167,14 @@ pub struct CardVerdict {
     pub vram_bytes_margin: ByteSize,
     /// What a new job could be promised.
     pub vram_bytes_open: ByteSize,
+    /// Jobs it has.
+    pub jobs: u32,
+    /// Most jobs it takes at once.
+    pub jobs_max: u32,
     /// The answer.
     pub verdict: Verdict,
+    /// What it lacks, where it is unsuitable.
+    pub lacks: Option<String>,
 }
 
 /// Whether a card would take a job.
@@ -177,6 +185,10 @@ pub enum Verdict {
     Fits,
     /// It would once promised or foreign memory is given back.
     Busy,
+    /// It would once one of its jobs ends: it takes no more at once.
+    Full,
+    /// It is not what the job asks for.
+    Unsuitable,
     /// It never would.
     TooSmall,
     /// Its agent is not there.

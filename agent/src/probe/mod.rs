@@ -64,6 +64,8 @@ pub enum ProbeError {
 #[derive(Debug)]
 pub struct Probe {
     card: Card,
+    max_jobs: Option<u32>,
+    labels: BTreeSet<String>,
     gpu: Option<Gpu>,
     /// Use by others when no trainer of ours ran: the answer where the driver cannot tell whose memory is whose.
     quiet: ByteSize,
@@ -105,7 +107,7 @@ impl Probe {
         info!("card {name}, {vram}, as declared; computing on the CPU");
         let card =
             Card { name, vram_bytes_total: vram, compute_capability: None, device: Device::Cpu };
-        Self { card, gpu: None, quiet: ByteSize(0), lost: false }
+        Self::of(settings, card, None)
     }
 
     fn driven(
@@ -127,7 +129,12 @@ impl Probe {
             compute_capability: Some(identity.compute_capability),
             device,
         };
-        Ok(Self { card, gpu: Some(gpu), quiet: ByteSize(0), lost: false })
+        Ok(Self::of(settings, card, Some(gpu)))
+    }
+
+    fn of(settings: &CardSettings, card: Card, gpu: Option<Gpu>) -> Self {
+        let CardSettings { max_jobs, labels, .. } = settings.clone();
+        Self { card, max_jobs, labels, gpu, quiet: ByteSize(0), lost: false }
     }
 
     /// What computes.
@@ -178,7 +185,12 @@ impl Probe {
                 }
             }
         };
-        Offer { card: self.card.clone(), vram_bytes_foreign: foreign }
+        Offer {
+            vram_bytes_foreign: foreign,
+            max_jobs_per_card: self.max_jobs,
+            labels: self.labels.clone(),
+            ..Offer::of(self.card.clone())
+        }
     }
 }
 

@@ -340,7 +340,7 @@ impl Agent {
             device: DeviceChoice::Cpu,
             vram: Some(ByteSize(10 << 30)),
             name: Some("RTX 3080".into()),
-            gpu: 0,
+            ..CardSettings::default()
         };
         settings.program = script(folder, trainer);
         settings.stop_grace = Duration::from_secs(5);
@@ -395,6 +395,7 @@ pub(crate) fn job(fleet: &Fleet) -> JobSpec {
     JobSpec {
         name: "trial".into(),
         priority: 0,
+        user: String::new(),
         sweep: None,
         sweep_keys: BTreeMap::new(),
         work: Work::Train {

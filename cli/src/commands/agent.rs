@@ -54,6 +54,12 @@ pub(crate) struct CardArgs {
     /// Which GPU, counted as nvidia-smi does
     #[arg(long, default_value_t = 0)]
     gpu: u32,
+    /// Most jobs the card takes at once; one on a GPU where absent, as many as fit on a declared card
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    max_jobs_per_card: Option<u32>,
+    /// A word that jobs can ask for in their recipe's `labels`; may be given several times
+    #[arg(long = "label", value_name = "WORD", value_parser = label)]
+    labels: Vec<String>,
     /// Where the agent keeps models, data and running jobs
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -103,8 +109,21 @@ impl CardArgs {
             vram,
             name: self.card.clone(),
             gpu: self.gpu,
+            max_jobs: self.max_jobs_per_card,
+            labels: self.labels.iter().cloned().collect(),
         };
         Ok(settings)
+    }
+}
+
+/// A label as recipes can name it.
+fn label(text: &str) -> Result<String, String> {
+    let trimmed = text.trim();
+    let fits = (1..=63).contains(&trimmed.chars().count());
+    if fits && !trimmed.chars().any(char::is_control) {
+        Ok(trimmed.to_owned())
+    } else {
+        Err("expected 1 to 63 printable characters".into())
     }
 }
 

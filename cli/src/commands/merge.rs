@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::context::{Context, block_on_to_the_end};
-use crate::fleet::{Following, Selector, follow, result_of, submit};
+use crate::fleet::{Following, Selector, follow, own_user, result_of, submit};
 use crate::output::{JobCard, Output, Show, Style, plain, seconds};
 
 /// Merges an adapter into its base and checks the merged model's logits against base + adapter.
@@ -141,6 +141,7 @@ pub(super) async fn merge_of(client: &Client, id: JobId) -> Result<JobSpec, Fail
     Ok(JobSpec {
         name: format!("merge of {}", job.name).chars().take(100).collect(),
         priority: job.priority,
+        user: own_user(),
         sweep: None,
         sweep_keys: BTreeMap::new(),
         estimates: JobSpec::estimates_of(&work, &job.model),

@@ -34,6 +34,15 @@ pub(crate) struct Submit {
     /// Another priority than the recipe's; higher goes first
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i32>,
+    /// Whose share of the fleet the job counts to; who runs this command where absent
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Only on a card whose name has this in it, such as "RTX 4000"
+    #[arg(long, value_name = "NAME")]
+    card: Option<String>,
+    /// Only on an agent that carries this label; may be given several times
+    #[arg(long = "label", value_name = "WORD")]
+    labels: Vec<String>,
 }
 
 impl Submit {
@@ -42,6 +51,10 @@ impl Submit {
         let mut disk = RecipeOnDisk::read(&self.recipe)?;
         disk.file.name = self.name.or(disk.file.name);
         disk.file.priority = self.priority.or(disk.file.priority);
+        disk.file.card = self.card.or(disk.file.card);
+        if !self.labels.is_empty() {
+            disk.file.labels = Some(self.labels);
+        }
         let had_sweep = disk.file.sweep.is_some();
         let planned = Planned::new(&disk, disk.recipe()?)?;
         let files = planned.inputs()?;
@@ -54,7 +67,9 @@ impl Submit {
         }
         let client = context.client()?;
         let inputs = upload(&client, &files, &mut HashMap::new(), output).await?;
-        let submitted = submit(&client, &[planned.job(inputs)?]).await?;
+        let mut spec = planned.job(inputs)?;
+        spec.user = self.user.unwrap_or(spec.user);
+        let submitted = submit(&client, &[spec]).await?;
         submitted.refusal(output.style_notes())?;
         let id = submitted.ids()[0];
         if !self.wait && !self.follow {

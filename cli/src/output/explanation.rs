@@ -24,6 +24,8 @@ fn word(verdict: Verdict) -> (&'static str, Colour) {
     match verdict {
         Verdict::Fits => ("fits", Colour::Good),
         Verdict::Busy => ("busy", Colour::Waiting),
+        Verdict::Full => ("full", Colour::Waiting),
+        Verdict::Unsuitable => ("unsuitable", Colour::Bad),
         Verdict::TooSmall => ("too small", Colour::Bad),
         Verdict::Disconnected => ("away", Colour::Bad),
         Verdict::Draining => ("draining", Colour::Waiting),

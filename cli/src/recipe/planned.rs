@@ -12,6 +12,7 @@ use fleetune_shared::{
 
 use super::{InputFile, RecipeOnDisk, data};
 use crate::Failure;
+use crate::fleet::own_user;
 
 /// One run, ready to start here or to be submitted.
 #[derive(Debug)]
@@ -121,6 +122,7 @@ impl Planned {
         Ok(JobSpec {
             name,
             priority,
+            user: own_user(),
             sweep: None,
             sweep_keys: BTreeMap::new(),
             estimates: JobSpec::estimates_of(&work, &self.spec),

@@ -217,9 +217,9 @@ impl Talk {
         let (agent, offer) = (&self.session.agent, Offer::try_from(offer)?);
         let known = self.coordinator.state(|state| state.agent(agent).map(|a| a.offer.clone()));
         let changed = known.is_none_or(|known| {
-            known.card != offer.card
-                || known.vram_bytes_foreign.0.abs_diff(offer.vram_bytes_foreign.0)
-                    >= FOREIGN_BYTES_CHANGE_MIN
+            let (before, now) = (known.vram_bytes_foreign, offer.vram_bytes_foreign);
+            before.0.abs_diff(now.0) >= FOREIGN_BYTES_CHANGE_MIN
+                || Offer { vram_bytes_foreign: now, ..known } != offer
         });
         if changed {
             self.coordinator.propose(&Command::Offer { agent: agent.clone(), offer }).await?;

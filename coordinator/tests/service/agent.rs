@@ -25,7 +25,7 @@ pub(crate) fn offer(vram: ByteSize) -> Offer {
         compute_capability: None,
         device: Device::Cpu,
     };
-    Offer { card, vram_bytes_foreign: ByteSize(0) }
+    Offer::of(card)
 }
 
 impl FakeAgent {

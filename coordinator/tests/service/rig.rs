@@ -110,6 +110,7 @@ pub(crate) async fn spec(client: &Client, folder: &Path, name: &str) -> JobSpec 
     JobSpec {
         name: name.into(),
         priority: 0,
+        user: String::new(),
         sweep: None,
         sweep_keys: BTreeMap::new(),
         work: Work::Train { recipe: Box::new(Recipe::read(recipe).unwrap()) },

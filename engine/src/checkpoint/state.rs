@@ -18,9 +18,13 @@ const FORMAT: u32 = 1;
 
 /// Recipe keys that name things or say how to compute, not what: they may differ between two halves of a run.
 /// What model and data are is told by their hashes.
-const FREE_KEYS: [&str; 10] = [
+const FREE_KEYS: [&str; 14] = [
     "name",
     "priority",
+    "card",
+    "min_compute_capability",
+    "labels",
+    "anti_affinity",
     "model_name_or_path",
     "init_adapter",
     "dataset_name",

@@ -2,7 +2,8 @@
 
 use fleetune_shared::{ByteSize, Card, Device, Offer};
 
-use super::{ConvertError, enumeration, required};
+use super::artifact::hash;
+use super::{ConvertError, Field, enumeration, required, text};
 use crate::v1;
 
 super::convert_enum!(Device, Device, Cpu, Cuda);
@@ -23,7 +24,7 @@ impl TryFrom<v1::Card> for Card {
     type Error = ConvertError;
     fn try_from(card: v1::Card) -> Result<Self, ConvertError> {
         Ok(Self {
-            name: super::text("name", card.name)?,
+            name: text("name", card.name)?,
             vram_bytes_total: ByteSize(card.vram_bytes_total),
             compute_capability: card.compute_major.zip(card.compute_minor),
             device: enumeration::<v1::Device, _>("device", card.device)?,
@@ -33,7 +34,13 @@ impl TryFrom<v1::Card> for Card {
 
 impl From<Offer> for v1::Offer {
     fn from(offer: Offer) -> Self {
-        Self { card: Some(offer.card.into()), vram_bytes_foreign: offer.vram_bytes_foreign.0 }
+        Self {
+            card: Some(offer.card.into()),
+            vram_bytes_foreign: offer.vram_bytes_foreign.0,
+            max_jobs_per_card: offer.max_jobs_per_card,
+            labels: offer.labels.into_iter().collect(),
+            blobs_cached: offer.blobs_cached.into_iter().map(|blob| blob.0.to_vec()).collect(),
+        }
     }
 }
 
@@ -43,6 +50,17 @@ impl TryFrom<v1::Offer> for Offer {
         Ok(Self {
             card: required("card", offer.card)?,
             vram_bytes_foreign: ByteSize(offer.vram_bytes_foreign),
+            max_jobs_per_card: offer.max_jobs_per_card,
+            labels: offer
+                .labels
+                .into_iter()
+                .map(|label| text("labels", label))
+                .collect::<Result<_, _>>()?,
+            blobs_cached: offer
+                .blobs_cached
+                .into_iter()
+                .map(|blob| hash(&blob).field("blobs_cached"))
+                .collect::<Result<_, _>>()?,
         })
     }
 }

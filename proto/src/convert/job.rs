@@ -12,6 +12,7 @@ impl From<JobSpec> for v1::JobSpec {
         Self {
             name: spec.name,
             priority: spec.priority,
+            user: Some(spec.user).filter(|user| !user.is_empty()),
             sweep: spec.sweep,
             sweep_keys: spec.sweep_keys.into_iter().collect(),
             work: Some(match spec.work {
@@ -57,6 +58,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
         Ok(Self {
             name: text("name", spec.name)?,
             priority: spec.priority,
+            user: spec.user.map(|user| text("user", user)).transpose()?.unwrap_or_default(),
             sweep: spec.sweep.map(|sweep| text("sweep", sweep)).transpose()?,
             sweep_keys: spec.sweep_keys.into_iter().collect(),
             work,

@@ -10,7 +10,17 @@ use super::{ConvertError, Field, enumeration, list, optional, required};
 use crate::v1;
 
 super::convert_enum!(JobPhase, JobPhase, Queued, Assigned, Running, Succeeded, Failed, Cancelled);
-super::convert_enum!(Verdict, Verdict, Fits, Busy, TooSmall, Disconnected, Draining);
+super::convert_enum!(
+    Verdict,
+    Verdict,
+    Fits,
+    Busy,
+    Full,
+    Unsuitable,
+    TooSmall,
+    Disconnected,
+    Draining
+);
 
 fn agent_name(field: &str, name: String) -> Result<AgentName, ConvertError> {
     AgentName::try_from(name)
@@ -158,7 +168,10 @@ impl From<CardVerdict> for v1::CardVerdict {
             vram_bytes_foreign: card.vram_bytes_foreign.0,
             vram_bytes_margin: card.vram_bytes_margin.0,
             vram_bytes_open: card.vram_bytes_open.0,
+            jobs: card.jobs,
+            jobs_max: card.jobs_max,
             verdict: v1::Verdict::from(card.verdict).into(),
+            lacks: card.lacks,
         }
     }
 }
@@ -174,7 +187,10 @@ impl TryFrom<v1::CardVerdict> for CardVerdict {
             vram_bytes_foreign: ByteSize(card.vram_bytes_foreign),
             vram_bytes_margin: ByteSize(card.vram_bytes_margin),
             vram_bytes_open: ByteSize(card.vram_bytes_open),
+            jobs: card.jobs,
+            jobs_max: card.jobs_max,
             verdict: enumeration::<v1::Verdict, _>("verdict", card.verdict)?,
+            lacks: card.lacks,
         })
     }
 }
@@ -187,6 +203,7 @@ impl From<Explanation> for v1::Explanation {
             ahead: explanation.ahead.iter().map(|job| job.0).collect(),
             cards: explanation.cards.into_iter().map(Into::into).collect(),
             hint: explanation.hint,
+            expected_start_ms: explanation.expected_start_ms,
         }
     }
 }
@@ -200,6 +217,7 @@ impl TryFrom<v1::Explanation> for Explanation {
             ahead: explanation.ahead.into_iter().map(JobId).collect(),
             cards: list("cards", explanation.cards)?,
             hint: explanation.hint,
+            expected_start_ms: explanation.expected_start_ms,
         })
     }
 }

@@ -67,6 +67,7 @@ fn spec() -> JobSpec {
     JobSpec {
         name: "trial".into(),
         priority: -3,
+        user: "ann".into(),
         sweep: Some("ranks".into()),
         sweep_keys: BTreeMap::from([("r".into(), "16".into())]),
         work: Work::Train { recipe: Box::new(Recipe::read(recipe).unwrap()) },
@@ -139,7 +140,13 @@ fn agent() -> AgentView {
         name: "bench-3".parse().unwrap(),
         connected: true,
         draining: false,
-        offer: Offer { card: card(), vram_bytes_foreign: ByteSize(5) },
+        offer: Offer {
+            vram_bytes_foreign: ByteSize(5),
+            max_jobs_per_card: Some(2),
+            labels: ["night".to_owned()].into(),
+            blobs_cached: [hash(8)].into(),
+            ..Offer::of(card())
+        },
         vram_bytes_reserved: ByteSize(6),
         vram_bytes_open: ByteSize(7),
         jobs: vec![JobId(7)],
@@ -171,9 +178,13 @@ fn views_survive_the_wire() {
             vram_bytes_foreign: ByteSize(3),
             vram_bytes_margin: ByteSize(4),
             vram_bytes_open: ByteSize(5),
+            jobs: 6,
+            jobs_max: 7,
             verdict: Verdict::Busy,
+            lacks: Some("lacks the label night".into()),
         }],
         hint: Some("lower max_length".into()),
+        expected_start_ms: Some(8),
     };
     assert_eq!(travelled::<v1::Explanation, _>(explanation.clone()), explanation);
 }

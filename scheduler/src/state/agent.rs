@@ -1,7 +1,9 @@
 //! An agent as the fleet remembers it.
 
-use fleetune_shared::{AgentName, Offer};
+use fleetune_shared::{AgentName, ByteSize, JobSpec, Offer, TrainSummary};
 use serde::{Deserialize, Serialize};
+
+use super::Load;
 
 /// An agent: one card, one owner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,4 +18,50 @@ pub struct Agent {
     pub draining: bool,
     /// False once it was silent for longer than a lease.
     pub present: bool,
+    /// What its jobs were measured to compute: 10⁶ parameters × tokens per second; 0 before the first.
+    #[serde(default)]
+    pub speed: u64,
+    /// What is promised on its card.
+    #[serde(skip)]
+    pub load: Load,
+}
+
+impl Agent {
+    /// Memory a new job could be promised on the card: card − margin − foreign use − promises.
+    #[must_use]
+    pub fn vram_bytes_open(&self) -> ByteSize {
+        ByteSize(self.offer.usable().0.saturating_sub(self.load.vram_bytes))
+    }
+
+    /// Whether the card takes another job beside those it has.
+    #[must_use]
+    pub fn has_slot(&self) -> bool {
+        self.load.jobs() < self.offer.jobs_max()
+    }
+
+    /// Whether a job would ever run here, on an otherwise empty card.
+    #[must_use]
+    pub fn could_hold(&self, spec: &JobSpec) -> bool {
+        let card = &self.offer.card;
+        spec.vram_bytes_needed(card.device).is_some_and(|needed| needed <= card.usable())
+            && spec.requirements().is_none_or(|ask| ask.unmet(&self.offer).is_none())
+    }
+
+    /// How long a job would take here at the most, where both its length and the agent's speed are known.
+    #[must_use]
+    pub fn ms_at_most(&self, work: Option<u64>) -> Option<u64> {
+        let work = work.filter(|_| self.speed > 0)?;
+        Some(u64::try_from(u128::from(work) * 1000 / u128::from(self.speed)).unwrap_or(u64::MAX))
+    }
+
+    /// A job has ended well: the agent's speed follows, a quarter of the way.
+    pub(super) fn measured(&mut self, spec: &JobSpec, summary: &TrainSummary) {
+        let parameters = spec.model.parameters() as f64;
+        let now = (summary.tokens_per_second * parameters / 1e6) as u64;
+        self.speed = match (self.speed, now) {
+            (before, 0) => before,
+            (0, first) => first,
+            (before, now) => (before / 4 * 3).saturating_add(now / 4).max(1),
+        };
+    }
 }

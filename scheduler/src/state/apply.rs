@@ -1,14 +1,15 @@
 //! One command at a time: the state machine's transitions.
 
-use fleetune_shared::view::Verdict;
 use fleetune_shared::{
     AgentName, Attempt, BlobHash, ByteSize, FailureKind, InputRole, JobId, JobSpec, Lineage, Offer,
     RequestId, Work,
 };
 
+use super::load::anti_affinity;
+use super::usage::mib;
 use super::{
-    Agent, Answered, Applied, Command, Effect, Failure, Held, Job, Lease, Phase, Refusal, Reply,
-    Report, State, StopReason, Submitted,
+    Agent, Answered, Applied, Command, Effect, Failure, Held, Job, Lease, Load, Pace, Phase,
+    Refusal, Reply, Report, State, StopReason, Submitted,
 };
 use crate::explain;
 
@@ -26,6 +27,8 @@ fn done(effects: Vec<Effect>) -> Outcome {
 impl State {
     /// Applies one command. A refused command changes nothing.
     pub fn apply(&mut self, command: Command) -> Applied {
+        let before_ms = self.clock_ms;
+        self.clock_ms = before_ms.max(command.now_ms().unwrap_or(0));
         let outcome = match command {
             Command::Submit { request, specs, now_ms } => Ok(self.submit(request, specs, now_ms)),
             Command::Cancel { job, now_ms } => self.cancel(job, now_ms),
@@ -35,14 +38,18 @@ impl State {
             Command::Offer { agent, offer } => self.offer(&agent, offer),
             Command::Leave { agent, now_ms } => self.leave(&agent, now_ms),
             Command::Drain { agent, draining } => self.drain(&agent, draining),
-            Command::Assign { job, agent, vram_bytes } => self.assign(job, agent, vram_bytes),
+            Command::Assign { job, agent, vram_bytes, .. } => self.assign(job, agent, vram_bytes),
+            Command::Preempt { job, waiting, .. } => self.preempt(job, waiting),
             Command::Report { agent, job, attempt, report, now_ms } => {
                 self.report(&agent, job, attempt, report, now_ms)
             }
         };
         match outcome {
             Ok((reply, effects)) => Applied { reply: Ok(reply), effects },
-            Err(refusal) => Applied { reply: Err(refusal), effects: Vec::new() },
+            Err(refusal) => {
+                self.clock_ms = before_ms;
+                Applied { reply: Err(refusal), effects: Vec::new() }
+            }
         }
     }
 
@@ -59,14 +66,15 @@ impl State {
         let outcomes: Vec<_> = specs
             .into_iter()
             .map(|spec| {
-                let explanation = explain::submission(self, &spec);
-                let too_small = explanation.cards.iter().all(|c| c.verdict == Verdict::TooSmall);
-                if too_small && !explanation.cards.is_empty() {
-                    return Submitted::Refused(Box::new(explanation));
+                let fits = self.agents.values().any(|agent| agent.could_hold(&spec));
+                if !fits && !self.agents.is_empty() {
+                    return Submitted::Refused(Box::new(explain::submission(self, &spec)));
                 }
                 self.next_job += 1;
                 let id = JobId(self.next_job);
-                self.jobs.insert(id, Job::accepted(id, spec, now_ms));
+                let job = Job::accepted(id, spec, now_ms);
+                self.index.add(&job);
+                self.jobs.insert(id, job);
                 effects.push(Effect::JobChanged(id));
                 Submitted::Accepted(id)
             })
@@ -87,12 +95,12 @@ impl State {
     }
 
     fn cancel(&mut self, id: JobId, now_ms: u64) -> Outcome {
-        let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
+        let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
         if job.is_final() {
             return Err(Refusal::Ended { job: id, phase: job.phase.word() });
         }
         let mut effects = job.stop(StopReason::Cancelled);
-        job.end(Phase::Cancelled, now_ms);
+        self.change(id, |job| job.end(Phase::Cancelled, now_ms));
         effects.extend([Effect::JobChanged(id), Effect::BlobsReleased(id), Effect::Replan]);
         done(effects)
     }
@@ -105,40 +113,53 @@ impl State {
         held: &[Held],
         now_ms: u64,
     ) -> Outcome {
+        let before = self.agents.get(&name);
+        if before.is_some_and(|agent| agent.key_hash != key_hash) {
+            return Err(Refusal::NameTaken(name));
+        }
+        self.index.recache(&name, before.map(|agent| &agent.offer), &offer);
         match self.agents.get_mut(&name) {
-            Some(agent) if agent.key_hash != key_hash => return Err(Refusal::NameTaken(name)),
             Some(agent) => {
                 agent.offer = offer;
                 agent.present = true;
             }
             None => {
-                let agent =
-                    Agent { name: name.clone(), key_hash, offer, draining: false, present: true };
+                let agent = Agent {
+                    name: name.clone(),
+                    key_hash,
+                    offer,
+                    draining: false,
+                    present: true,
+                    speed: 0,
+                    load: Load::default(),
+                };
                 self.agents.insert(name.clone(), agent);
             }
         }
         let mut effects = vec![Effect::Replan];
-        // What the agent has and should not: fenced.
+        // What the agent has and should not: fenced. What it was asked to give back and still has: asked again.
         for held in held {
-            if !self.is_live(&name, held.job, held.attempt) {
-                effects.push(Effect::Stop {
-                    agent: name.clone(),
-                    job: held.job,
-                    attempt: held.attempt,
-                    reason: StopReason::Fenced,
-                });
-            }
+            let live = self.is_live(&name, held.job, held.attempt);
+            let lease = self.jobs.get(&held.job).and_then(Job::lease);
+            let reason = match lease.filter(|_| live) {
+                None => StopReason::Fenced,
+                Some(lease) if lease.yielding_to.is_some() => StopReason::Yield,
+                Some(_) => continue,
+            };
+            let (job, attempt) = (held.job, held.attempt);
+            effects.push(Effect::Stop { agent: name.clone(), job, attempt, reason });
         }
         // What it should have and has not: a promise it never heard of is told again; a trainer that is gone
         // (the agent was restarted) goes back to the queue.
         let has = |job: &Job| held.iter().any(|h| h.job == job.id && h.attempt == job.attempt);
         let missing: Vec<_> = self.held_by(&name).filter(|job| !has(job)).map(|j| j.id).collect();
         for id in missing {
-            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            let Some(job) = self.jobs.get(&id) else { continue };
             if matches!(job.phase, Phase::Assigned(_)) {
                 effects.push(Effect::Start { agent: name.clone(), job: id, attempt: job.attempt });
             } else {
-                job.requeue(None, format!("agent `{name}` was restarted"), now_ms);
+                let why = format!("agent `{name}` was restarted");
+                self.change(id, |job| job.requeue(None, why, now_ms));
                 effects.push(Effect::JobChanged(id));
             }
         }
@@ -147,6 +168,7 @@ impl State {
 
     fn offer(&mut self, name: &AgentName, offer: Offer) -> Outcome {
         let agent = self.agents.get_mut(name).ok_or_else(|| Refusal::UnknownAgent(name.clone()))?;
+        self.index.recache(name, Some(&agent.offer), &offer);
         agent.offer = offer;
         done(vec![Effect::Replan])
     }
@@ -157,10 +179,8 @@ impl State {
         let lost: Vec<_> = self.held_by(name).map(|job| job.id).collect();
         let mut effects = vec![Effect::Replan];
         for id in lost {
-            if let Some(job) = self.jobs.get_mut(&id) {
-                job.requeue(None, format!("agent `{name}` fell silent"), now_ms);
-                effects.push(Effect::JobChanged(id));
-            }
+            self.change(id, |job| job.requeue(None, format!("agent `{name}` fell silent"), now_ms));
+            effects.push(Effect::JobChanged(id));
         }
         done(effects)
     }
@@ -177,18 +197,94 @@ impl State {
         if agent.draining || !agent.present {
             return Err(refuse("the agent takes no new jobs".into()));
         }
-        let open = self.vram_bytes_open(agent);
+        let open = agent.vram_bytes_open();
         if vram_bytes > open {
             return Err(refuse(format!("{vram_bytes} needed, {open} open")));
         }
-        let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
+        if !agent.has_slot() {
+            return Err(refuse(format!("it has {} jobs and takes no more", agent.load.jobs())));
+        }
+        let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
         if job.phase != Phase::Queued {
             return Err(refuse(format!("it is {}", job.phase.word())));
         }
-        job.attempt = job.attempt.next();
-        job.phase = Phase::Assigned(Lease { agent: name.clone(), vram_bytes });
-        let start = Effect::Start { agent: name, job: id, attempt: job.attempt };
-        done(vec![start, Effect::JobChanged(id)])
+        if let Some(lacks) = job.spec.requirements().and_then(|ask| ask.unmet(&agent.offer)) {
+            return Err(refuse(format!("the card {lacks}")));
+        }
+        if let Some(word) = anti_affinity(&job.spec).filter(|word| agent.load.has_word(word)) {
+            return Err(refuse(format!("it holds another job of `{word}`")));
+        }
+        let attempt = job.attempt.next();
+        let since_ms = self.clock_ms;
+        let lease = Lease {
+            agent: name.clone(),
+            vram_bytes,
+            since_ms,
+            ends_ms: agent.ms_at_most(job.spec.work_max()).map(|ms| since_ms.saturating_add(ms)),
+            yielding_to: None,
+        };
+        self.change(id, |job| {
+            job.attempt = attempt;
+            job.pace = None;
+            job.phase = Phase::Assigned(lease);
+        });
+        done(vec![Effect::Start { agent: name, job: id, attempt }, Effect::JobChanged(id)])
+    }
+
+    fn preempt(&mut self, id: JobId, waiting: JobId) -> Outcome {
+        let refuse = |why: String| Err(Refusal::Unmovable { job: id, why });
+        let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
+        let urgent = self.jobs.get(&waiting).ok_or(Refusal::UnknownJob(waiting))?;
+        let Phase::Running(lease) = &job.phase else {
+            return refuse(format!("it is {}", job.phase.word()));
+        };
+        if urgent.phase != Phase::Queued {
+            return refuse(format!("job {waiting} is {}", urgent.phase.word()));
+        }
+        if urgent.spec.priority <= job.spec.priority {
+            return refuse(format!("job {waiting} is no more urgent"));
+        }
+        if let Some(other) = lease.yielding_to {
+            return refuse(format!("it was asked to for job {other}"));
+        }
+        let effects = job.stop(StopReason::Yield);
+        self.change(id, |job| {
+            if let Phase::Running(lease) = &mut job.phase {
+                lease.yielding_to = Some(waiting);
+            }
+        });
+        done(
+            effects
+                .into_iter()
+                .chain([Effect::JobChanged(id), Effect::JobChanged(waiting)])
+                .collect(),
+        )
+    }
+
+    /// The one way to change a job: what is derived from it follows, and a user is charged for what they had.
+    fn change(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        self.index.remove(job);
+        let before = job.lease().cloned();
+        if let Some(agent) = before.as_ref().and_then(|lease| self.agents.get_mut(&lease.agent)) {
+            agent.load.remove(job);
+        }
+        change(job);
+        self.index.add(job);
+        match (job.lease(), before) {
+            (Some(lease), _) => {
+                if let Some(agent) = self.agents.get_mut(&lease.agent) {
+                    agent.load.add(job, lease);
+                }
+            }
+            (None, Some(lease)) => {
+                let seconds = self.clock_ms.saturating_sub(lease.since_ms) / 1000;
+                let had = mib(lease.vram_bytes.0).saturating_mul(seconds);
+                let usage = self.usages.entry(job.spec.user.clone()).or_default();
+                *usage = usage.plus(had, self.clock_ms);
+            }
+            (None, None) => {}
+        }
     }
 
     fn report(
@@ -200,7 +296,7 @@ impl State {
         now_ms: u64,
     ) -> Outcome {
         let live = self.is_live(agent, id, attempt);
-        let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
+        let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
         if !live {
             // A result that was published and whose acknowledgement was lost is acknowledged again.
             if job.published(agent, attempt, &report) {
@@ -214,44 +310,22 @@ impl State {
             });
         }
         let mut effects = vec![Effect::JobChanged(id)];
-        match report {
-            Report::Started { steps_total } => {
-                job.steps_total = Some(steps_total);
-                job.started_ms.get_or_insert(now_ms);
-                if let Phase::Assigned(lease) = &job.phase {
-                    job.phase = Phase::Running(lease.clone());
+        match &report {
+            Report::Started { .. } => {}
+            Report::Checkpoint { .. } => effects.push(Effect::BlobsReleased(id)),
+            Report::Finished { summary, .. } => {
+                if let Some(agent) = self.agents.get_mut(agent) {
+                    agent.measured(&job.spec, summary);
                 }
-            }
-            Report::Checkpoint { artifact } => {
-                if job.checkpoint.as_ref().is_none_or(|old| old.step < artifact.step) {
-                    job.checkpoint = Some(artifact);
-                    job.machine_failures = 0;
-                    effects.push(Effect::BlobsReleased(id));
-                }
-            }
-            Report::Finished { artifact, summary } => {
-                let lineage = job.lineage();
-                let phase = Phase::Succeeded { agent: agent.clone(), artifact, summary, lineage };
-                job.failure = None;
-                job.checkpoint = None;
-                job.end(phase, now_ms);
                 effects.extend([Effect::BlobsReleased(id), Effect::Replan]);
             }
-            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, message } => {
-                job.requeue(Some(FailureKind::Machine), message, now_ms);
-                effects.push(Effect::Replan);
-            }
-            Report::Failed { kind, message } => {
-                job.failure =
-                    Some(Failure { kind: Some(kind), message, attempt, agent: agent.clone() });
-                job.end(Phase::Failed, now_ms);
+            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, .. }
+            | Report::Released { .. } => effects.push(Effect::Replan),
+            Report::Failed { .. } => {
                 effects.extend([Effect::BlobsReleased(id), Effect::Replan]);
-            }
-            Report::Released { message } => {
-                job.requeue(None, message, now_ms);
-                effects.push(Effect::Replan);
             }
         }
+        self.change(id, |job| job.hear(agent, report, now_ms));
         done(effects)
     }
 
@@ -259,14 +333,6 @@ impl State {
         self.jobs.get(&id).is_some_and(|job| {
             job.attempt == attempt && job.lease().is_some_and(|lease| lease.agent == *agent)
         })
-    }
-
-    /// Memory a new job could be promised on an agent's card: card − margin − foreign use − promises.
-    #[must_use]
-    pub fn vram_bytes_open(&self, agent: &Agent) -> ByteSize {
-        let usable = agent.offer.card.usable().0;
-        let taken = agent.offer.vram_bytes_foreign.0 + self.vram_bytes_reserved(&agent.name);
-        ByteSize(usable.saturating_sub(taken))
     }
 }
 
@@ -284,6 +350,47 @@ impl Job {
             steps_total: None,
             machine_failures: 0,
             failure: None,
+            pace: None,
+        }
+    }
+
+    /// Takes in what the live attempt says.
+    fn hear(&mut self, agent: &AgentName, report: Report, now_ms: u64) {
+        match report {
+            Report::Started { steps_total } => {
+                self.steps_total = Some(steps_total);
+                self.started_ms.get_or_insert(now_ms);
+                if let Phase::Assigned(lease) = &self.phase {
+                    self.phase = Phase::Running(lease.clone());
+                    let step = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
+                    self.pace = Some(Pace { began: (step, now_ms), last: (step, now_ms) });
+                }
+            }
+            Report::Checkpoint { artifact } => {
+                if self.checkpoint.as_ref().is_none_or(|old| old.step < artifact.step) {
+                    if let Some(pace) = &mut self.pace {
+                        pace.last = (artifact.step, now_ms.max(pace.began.1));
+                    }
+                    self.checkpoint = Some(artifact);
+                    self.machine_failures = 0;
+                }
+            }
+            Report::Finished { artifact, summary } => {
+                let lineage = self.lineage();
+                let agent = agent.clone();
+                self.failure = None;
+                self.checkpoint = None;
+                self.end(Phase::Succeeded { agent, artifact, summary, lineage }, now_ms);
+            }
+            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, message } => {
+                self.requeue(Some(FailureKind::Machine), message, now_ms);
+            }
+            Report::Failed { kind, message } => {
+                let (attempt, agent) = (self.attempt, agent.clone());
+                self.failure = Some(Failure { kind: Some(kind), message, attempt, agent });
+                self.end(Phase::Failed, now_ms);
+            }
+            Report::Released { message } => self.requeue(None, message, now_ms),
         }
     }
 

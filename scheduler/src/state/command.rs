@@ -69,6 +69,18 @@ pub enum Command {
         agent: AgentName,
         /// How much of it.
         vram_bytes: ByteSize,
+        /// Now.
+        #[serde(default)]
+        now_ms: u64,
+    },
+    /// A running job is to write a checkpoint and make room for a more urgent one.
+    Preempt {
+        /// Which is to go back to the queue.
+        job: JobId,
+        /// Which waits.
+        waiting: JobId,
+        /// Now.
+        now_ms: u64,
     },
     /// An agent says something about an attempt.
     Report {
@@ -83,6 +95,23 @@ pub enum Command {
         /// Now.
         now_ms: u64,
     },
+}
+
+impl Command {
+    /// The time it carries.
+    #[must_use]
+    pub fn now_ms(&self) -> Option<u64> {
+        match self {
+            Self::Submit { now_ms, .. }
+            | Self::Cancel { now_ms, .. }
+            | Self::Join { now_ms, .. }
+            | Self::Leave { now_ms, .. }
+            | Self::Assign { now_ms, .. }
+            | Self::Preempt { now_ms, .. }
+            | Self::Report { now_ms, .. } => Some(*now_ms),
+            Self::Offer { .. } | Self::Drain { .. } => None,
+        }
+    }
 }
 
 /// An attempt that an agent has.

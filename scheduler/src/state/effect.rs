@@ -67,6 +67,14 @@ pub enum Refusal {
         /// The live or last one.
         live: Attempt,
     },
+    /// The job does not run, or has been asked already.
+    #[error("job {job} cannot make room: {why}")]
+    Unmovable {
+        /// The job.
+        job: JobId,
+        /// In words.
+        why: String,
+    },
     /// The job is not waiting, or the card has not that much open.
     #[error("job {job} cannot be placed on `{agent}`: {why}")]
     Unplaceable {

@@ -1,7 +1,7 @@
 //! A job as the fleet remembers it, and its lifecycle.
 //!
 //! ```text
-//!            ┌────────── lost, released, machine failure ──────────┐
+//!            ┌── lost, released, made room, machine failure ───────┐
 //!            ▼                                                     │
 //!   Queued ──▶ Assigned ──▶ Running ──▶ Succeeded                  │
 //!      │          │  └─────────┴────────────────────────────────────
@@ -39,6 +39,18 @@ pub struct Job {
     pub machine_failures: u32,
     /// How the last attempt without a result ended.
     pub failure: Option<Failure>,
+    /// How fast the live attempt goes, once its trainer has started.
+    #[serde(default)]
+    pub pace: Option<Pace>,
+}
+
+/// Two moments of an attempt: what lies between them was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Where it began: step and time.
+    pub began: (u64, u64),
+    /// Its last checkpoint: step and time.
+    pub last: (u64, u64),
 }
 
 /// Where a job stands; each phase carries only what it knows.
@@ -75,6 +87,15 @@ pub struct Lease {
     pub agent: AgentName,
     /// How much of it.
     pub vram_bytes: ByteSize,
+    /// When it was given.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// When the job ends at the latest, by what was known then of its length and the card's speed.
+    #[serde(default)]
+    pub ends_ms: Option<u64>,
+    /// The more urgent job that its holder was asked to make room for.
+    #[serde(default)]
+    pub yielding_to: Option<JobId>,
 }
 
 /// How an attempt ended without a result.
@@ -98,6 +119,23 @@ impl Job {
             Phase::Assigned(lease) | Phase::Running(lease) => Some(lease),
             _ => None,
         }
+    }
+
+    /// Whether its trainer runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running(_))
+    }
+
+    /// When the live attempt is expected to end: by its own pace, or by what was known when it was placed.
+    #[must_use]
+    pub fn ends_ms(&self) -> Option<u64> {
+        let own = self.pace.zip(self.steps_total).and_then(|(pace, total)| {
+            let (steps, ms) = (pace.last.0 - pace.began.0, pace.last.1 - pace.began.1);
+            let left = total.saturating_sub(pace.last.0);
+            (steps > 0).then(|| pace.last.1.saturating_add(left.saturating_mul(ms) / steps))
+        });
+        own.or_else(|| self.lease().and_then(|lease| lease.ends_ms))
     }
 
     /// Whether nothing more will happen.

@@ -7,20 +7,32 @@ mod agent;
 mod apply;
 mod command;
 mod effect;
+mod index;
 mod job;
+mod load;
+mod turns;
+mod usage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fleetune_shared::{AgentName, JobId, RequestId};
+use fleetune_shared::{AgentName, BlobHash, JobId, RequestId};
 use serde::{Deserialize, Serialize};
 
 pub use agent::Agent;
 pub use command::{Command, Held, Report};
 pub use effect::{Applied, Effect, Refusal, Reply, StopReason, Submitted};
-pub use job::{Failure, Job, Lease, Phase};
+pub(crate) use index::Shape;
+pub use job::{Failure, Job, Lease, Pace, Phase};
+pub use load::{Load, Promise};
+pub(crate) use turns::Turns;
+pub use turns::level;
+pub use usage::Usage;
+
+use index::{Index, Lane};
 
 /// Everything the fleet must not forget.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub struct State {
     /// By number; numbers are given once and in order.
     jobs: BTreeMap<JobId, Job>,
@@ -32,6 +44,46 @@ pub struct State {
     next_job: u64,
     /// Counts answered requests, to find the oldest.
     next_answer: u64,
+    /// The latest time any command carried.
+    clock_ms: u64,
+    /// What users have had; what they hold comes on top.
+    usages: BTreeMap<String, Usage>,
+    /// Found again from the rest when a snapshot is read.
+    #[serde(skip)]
+    index: Index,
+}
+
+/// The state as a snapshot has it; what older ones lack begins at nothing.
+#[derive(Deserialize)]
+struct Stored {
+    jobs: BTreeMap<JobId, Job>,
+    agents: BTreeMap<AgentName, Agent>,
+    requests: BTreeMap<RequestId, Answered>,
+    next_job: u64,
+    next_answer: u64,
+    #[serde(default)]
+    clock_ms: u64,
+    #[serde(default)]
+    usages: BTreeMap<String, Usage>,
+}
+
+impl From<Stored> for State {
+    fn from(stored: Stored) -> Self {
+        let Stored { jobs, mut agents, requests, next_job, next_answer, clock_ms, usages } = stored;
+        let mut index = Index::default();
+        for job in jobs.values() {
+            index.add(job);
+            if let Some(lease) = job.lease()
+                && let Some(agent) = agents.get_mut(&lease.agent)
+            {
+                agent.load.add(job, lease);
+            }
+        }
+        for agent in agents.values() {
+            index.recache(&agent.name, None, &agent.offer);
+        }
+        Self { jobs, agents, requests, next_job, next_answer, clock_ms, usages, index }
+    }
 }
 
 /// A submission's answer and its age.
@@ -43,7 +95,7 @@ struct Answered {
 
 impl State {
     /// All jobs, oldest first.
-    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+    pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &Job> {
         self.jobs.values()
     }
 
@@ -65,21 +117,62 @@ impl State {
     }
 
     /// Jobs that hold memory on an agent's card.
-    pub fn held_by<'a>(&'a self, agent: &'a AgentName) -> impl Iterator<Item = &'a Job> {
-        self.jobs().filter(move |job| job.lease().is_some_and(|lease| lease.agent == *agent))
+    pub fn held_by<'a>(&'a self, agent: &AgentName) -> impl Iterator<Item = &'a Job> {
+        let promises = self.agents.get(agent).map(|agent| agent.load.promises.iter());
+        promises.into_iter().flatten().filter_map(|promise| self.jobs.get(&promise.job))
     }
 
     /// Memory promised on an agent's card.
     #[must_use]
     pub fn vram_bytes_reserved(&self, agent: &AgentName) -> u64 {
-        self.held_by(agent).filter_map(Job::lease).map(|lease| lease.vram_bytes.0).sum()
+        self.agents.get(agent).map_or(0, |agent| agent.load.vram_bytes)
     }
 
-    /// Waiting jobs in the order they are to be placed: priority, then age.
+    /// The latest time any command carried.
+    #[must_use]
+    pub fn clock_ms(&self) -> u64 {
+        self.clock_ms
+    }
+
+    /// What a user has had of the fleet and holds of it, in MiB·s: whoever has less goes first.
+    #[must_use]
+    pub fn standing(&self, user: &str, now_ms: u64) -> u64 {
+        let had = self.usages.get(user).map_or(0, |usage| usage.at(now_ms));
+        let holds = self.index.holdings.get(user).map_or(0, |holding| holding.at(now_ms));
+        had.saturating_add(holds)
+    }
+
+    /// Waiting jobs, lane by lane.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        self.index.lanes.keys()
+    }
+
+    /// Who keeps which blob.
+    pub(crate) fn caches(&self) -> &BTreeMap<BlobHash, BTreeSet<AgentName>> {
+        &self.index.caches
+    }
+
+    /// The lowest priority of a job that has a card.
+    pub(crate) fn least_urgent_promised(&self) -> Option<i32> {
+        self.index.promised.keys().next().copied()
+    }
+
+    /// Whether others were asked to make room for this job.
+    #[must_use]
+    pub fn is_awaited(&self, job: JobId) -> bool {
+        self.index.awaited.contains_key(&job)
+    }
+
+    /// Waiting jobs in the order they are to be placed, as if each got its place.
     #[must_use]
     pub fn queue(&self) -> Vec<&Job> {
-        let mut queue: Vec<_> = self.jobs().filter(|job| job.phase == Phase::Queued).collect();
-        queue.sort_by_key(|job| (std::cmp::Reverse(job.spec.priority), job.id));
+        let mut turns = Turns::new(self, self.clock_ms);
+        let mut queue = Vec::new();
+        while let Some(turn) = turns.next() {
+            queue.extend(self.jobs.get(&turn.job));
+            turns.charge(&turn, turn.lane.shape.needs.first().map_or(0, |(_, bytes)| *bytes));
+            turns.go_on(&turn);
+        }
         queue
     }
 

@@ -46,6 +46,7 @@ pub(crate) fn needs(gib: f64) -> JobSpec {
     JobSpec {
         name: format!("needs-{gib}"),
         priority: 0,
+        user: String::new(),
         sweep: None,
         sweep_keys: BTreeMap::new(),
         work: Work::Train { recipe: Box::new(recipe("gradient_checkpointing: none")) },
@@ -59,20 +60,33 @@ pub(crate) fn urgent(gib: f64, priority: i32) -> JobSpec {
     JobSpec { priority, ..needs(gib) }
 }
 
+pub(crate) fn of(user: &str, spec: JobSpec) -> JobSpec {
+    JobSpec { user: user.into(), ..spec }
+}
+
+/// A job whose recipe says more.
+pub(crate) fn asks(gib: f64, keys: &str) -> JobSpec {
+    JobSpec { work: Work::Train { recipe: Box::new(recipe(keys)) }, ..needs(gib) }
+}
+
 pub(crate) fn artifact(kind: ArtifactKind, step: u64) -> Artifact {
     Artifact { kind, step, files: Vec::new() }
 }
 
 pub(crate) fn offer(gib: f64) -> Offer {
-    Offer {
-        card: Card {
-            name: format!("{gib} GiB card"),
-            vram_bytes_total: ByteSize((gib * GIB as f64) as u64),
-            compute_capability: None,
-            device: Device::Cpu,
-        },
-        vram_bytes_foreign: ByteSize(0),
-    }
+    Offer::of(Card {
+        name: format!("{gib} GiB card"),
+        vram_bytes_total: ByteSize((gib * GIB as f64) as u64),
+        compute_capability: None,
+        device: Device::Cpu,
+    })
+}
+
+/// The same card as a GPU.
+pub(crate) fn gpu(gib: f64) -> Offer {
+    let mut offer = offer(gib);
+    offer.card.device = Device::Cuda;
+    offer
 }
 
 impl Fleet {
@@ -93,6 +107,15 @@ impl Fleet {
     }
 
     pub(crate) fn join(&mut self, agent: &str, gib: f64, held: &[(JobId, Attempt)]) -> Applied {
+        self.join_with(agent, offer(gib), held)
+    }
+
+    pub(crate) fn join_with(
+        &mut self,
+        agent: &str,
+        offer: Offer,
+        held: &[(JobId, Attempt)],
+    ) -> Applied {
         let held =
             held.iter().map(|(job, attempt)| Held { job: *job, attempt: *attempt }).collect();
         self.liveness.connected.insert(name(agent));
@@ -100,7 +123,7 @@ impl Fleet {
         self.apply(Command::Join {
             agent: name(agent),
             key_hash: [agent.len() as u8; 32],
-            offer: offer(gib),
+            offer,
             held,
             now_ms: self.now_ms,
         })
@@ -181,6 +204,20 @@ impl Fleet {
     pub(crate) fn start(&mut self, id: JobId) {
         let (agent, attempt) = (self.place(id).expect("placed").to_owned(), self.job(id).attempt.0);
         let applied = self.report(id, attempt, &agent, Report::Started { steps_total: 10 });
+        assert!(applied.reply.is_ok());
+    }
+
+    pub(crate) fn checkpoint(&mut self, id: JobId, step: u64) {
+        let (agent, attempt) = (self.place(id).expect("placed").to_owned(), self.job(id).attempt.0);
+        let artifact = artifact(ArtifactKind::Checkpoint, step);
+        let applied = self.report(id, attempt, &agent, Report::Checkpoint { artifact });
+        assert!(applied.reply.is_ok());
+    }
+
+    pub(crate) fn release(&mut self, id: JobId) {
+        let (agent, attempt) = (self.place(id).expect("placed").to_owned(), self.job(id).attempt.0);
+        let message = "wanted elsewhere".into();
+        let applied = self.report(id, attempt, &agent, Report::Released { message });
         assert!(applied.reply.is_ok());
     }
 

@@ -26,6 +26,18 @@ pub struct RecipeFile {
     /// Jobs with a higher number go first. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
+    /// Only on a card whose name has this in it, such as `RTX 4000`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card: Option<String>,
+    /// Only on a card of this compute capability or a higher one, such as 8.6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_compute_capability: Option<f64>,
+    /// Only on an agent that carries all these labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// Never on a card that holds another job with the same word here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anti_affinity: Option<String>,
     /// What is learned. Default `sft`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<FinetuningTask>,

@@ -92,7 +92,7 @@ fn agent(
             device: DeviceChoice::Cpu,
             vram: Some(ByteSize(bytes)),
             name: Some(card.to_owned()),
-            gpu: 0,
+            ..CardSettings::default()
         },
         stop_grace: Duration::from_secs(2),
         ..settings

@@ -160,7 +160,7 @@ pub(crate) fn agents() -> Vec<AgentView> {
         name: name.parse().unwrap(),
         connected: true,
         draining: false,
-        offer: Offer { card: card(gib), vram_bytes_foreign: ByteSize(1 << 30) },
+        offer: Offer { vram_bytes_foreign: ByteSize(1 << 30), ..Offer::of(card(gib)) },
         vram_bytes_reserved: ByteSize(reserved << 30),
         vram_bytes_open: ByteSize((gib - reserved - 1) << 30),
         jobs,
@@ -178,7 +178,10 @@ pub(crate) fn explanation() -> Explanation {
         vram_bytes_foreign: ByteSize(0),
         vram_bytes_margin: card(gib).margin(),
         vram_bytes_open: ByteSize(open << 30),
+        jobs: 1,
+        jobs_max: 4,
         verdict,
+        lacks: None,
     };
     Explanation {
         summary: "needs 9.48 GiB; bench-4 will have it once job 2 ends".into(),
@@ -189,5 +192,6 @@ pub(crate) fn explanation() -> Explanation {
             verdict("bench-4", 24, 4, Verdict::Busy),
         ],
         hint: Some("set per_device_train_batch_size: 2 to fit bench-3".into()),
+        expected_start_ms: None,
     }
 }

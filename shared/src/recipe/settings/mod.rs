@@ -19,6 +19,7 @@ pub use training::{
 
 use super::words::CheckpointingLevel;
 use super::{RecipeError, RecipeFile};
+use crate::Requirements;
 
 /// A validated recipe. Made from a [`RecipeFile`] only, so a value of this type is sound by itself; what depends
 /// on the model (unknown modules, lengths) is checked by [`Recipe::fit_model`].
@@ -30,6 +31,8 @@ pub struct Recipe {
     pub name: String,
     /// Higher goes first.
     pub priority: i32,
+    /// What it asks of a card beside memory.
+    pub requirements: Requirements,
     /// Folder or GGUF file, as written.
     pub model: String,
     /// PEFT folder to start from, as written.

@@ -5,6 +5,7 @@ mod data;
 mod method;
 mod objective;
 mod range;
+mod requirements;
 mod training;
 
 use range::{number, path, refuse};
@@ -36,6 +37,7 @@ pub(super) fn validate(file: RecipeFile) -> Result<Recipe, RecipeError> {
     let recipe = Recipe {
         name: name(&file)?,
         priority: file.priority.unwrap_or(0),
+        requirements: requirements::requirements(&file)?,
         model,
         init_adapter: path("init_adapter", file.init_adapter.as_ref())?,
         objective: objective::objective(&file)?,

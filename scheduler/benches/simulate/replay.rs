@@ -1,0 +1,181 @@
+//! A clock, cards and jobs: events happen, a scheduler is asked, what it places runs.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use crate::workload::Task;
+
+/// Who decides. Tasks are numbered as in the workload, cards as in the fleet.
+pub(crate) trait Scheduler {
+    fn submit(&mut self, task: usize, now_ms: u64);
+    fn end(&mut self, task: usize, now_ms: u64);
+    /// What starts now: task and card.
+    fn place(&mut self, now_ms: u64) -> Vec<(usize, usize)>;
+    /// Tasks that were asked to make room since; they are put back by the scheduler itself.
+    fn evicted(&mut self) -> Vec<usize> {
+        Vec::new()
+    }
+}
+
+/// How it went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) makespan_h: f64,
+    pub(crate) wait_mean_h: f64,
+    pub(crate) wait_p95_h: f64,
+    /// Of the memory of cards in use, what nobody was promised.
+    pub(crate) wasted: f64,
+    /// Jain's index over users of the share of their jobs' time that was not waiting.
+    pub(crate) fairness: f64,
+}
+
+struct Card {
+    vram_bytes: u64,
+    /// Task and the work it has left.
+    running: BTreeMap<usize, f64>,
+    /// As of when.
+    at_ms: u64,
+    version: u64,
+    busy_byte_ms: f64,
+    promised_byte_ms: f64,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Ends { card: usize, version: u64, task: usize },
+    Arrives(usize),
+}
+
+/// Runs a workload to its end. With `contention` c, each of k jobs on a card runs at 1 / (1 + c (k − 1)) of its speed:
+/// 0 is a card with room for all, 1 is perfect taking of turns.
+pub(crate) fn replay(
+    tasks: &[Task],
+    fleet: &[u64],
+    contention: f64,
+    scheduler: &mut dyn Scheduler,
+) -> Outcome {
+    let mut cards: Vec<_> = fleet
+        .iter()
+        .map(|vram_bytes| Card {
+            vram_bytes: *vram_bytes,
+            running: BTreeMap::new(),
+            at_ms: 0,
+            version: 0,
+            busy_byte_ms: 0.0,
+            promised_byte_ms: 0.0,
+        })
+        .collect();
+    let mut events: BinaryHeap<Reverse<(u64, Event)>> = tasks
+        .iter()
+        .enumerate()
+        .map(|(number, task)| Reverse((task.arrives_ms, Event::Arrives(number))))
+        .collect();
+    let mut left: Vec<f64> = tasks.iter().map(|task| task.work_ms as f64).collect();
+    let mut ended_ms = vec![0u64; tasks.len()];
+    let mut ran_ms = vec![0.0f64; tasks.len()];
+    let mut place_of = vec![usize::MAX; tasks.len()];
+    while let Some(Reverse((now_ms, event))) = events.pop() {
+        let mut changed = Vec::new();
+        match event {
+            Event::Arrives(task) => scheduler.submit(task, now_ms),
+            Event::Ends { card, version, .. } if cards[card].version != version => continue,
+            Event::Ends { card, task, .. } => {
+                cards[card].advance(now_ms, contention, tasks, &mut ran_ms);
+                cards[card].running.remove(&task);
+                ended_ms[task] = now_ms;
+                scheduler.end(task, now_ms);
+                changed.push(card);
+            }
+        }
+        // Whatever else happens at this moment is heard before anybody is placed.
+        let more = |events: &BinaryHeap<Reverse<(u64, Event)>>| matches!(events.peek(), Some(Reverse((ms, Event::Arrives(_)))) if *ms == now_ms);
+        while more(&events) {
+            if let Some(Reverse((_, Event::Arrives(task)))) = events.pop() {
+                scheduler.submit(task, now_ms);
+            }
+        }
+        loop {
+            let placed = scheduler.place(now_ms);
+            for task in scheduler.evicted() {
+                let card = place_of[task];
+                cards[card].advance(now_ms, contention, tasks, &mut ran_ms);
+                left[task] = cards[card].running.remove(&task).unwrap_or(0.0);
+                changed.push(card);
+            }
+            if placed.is_empty() {
+                break;
+            }
+            for (task, card) in placed {
+                cards[card].advance(now_ms, contention, tasks, &mut ran_ms);
+                cards[card].running.insert(task, left[task]);
+                place_of[task] = card;
+                changed.push(card);
+            }
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        for card in changed {
+            let version = cards[card].version + 1;
+            cards[card].version = version;
+            if let Some((task, ms)) = cards[card].next_end(contention) {
+                events.push(Reverse((now_ms + ms, Event::Ends { card, version, task })));
+            }
+        }
+    }
+    outcome(tasks, &cards, &ended_ms, &ran_ms)
+}
+
+impl Card {
+    fn speed(&self, contention: f64) -> f64 {
+        1.0 / contention.mul_add(self.running.len().saturating_sub(1) as f64, 1.0)
+    }
+
+    fn advance(&mut self, now_ms: u64, contention: f64, tasks: &[Task], ran_ms: &mut [f64]) {
+        let ms = (now_ms - self.at_ms) as f64;
+        let speed = self.speed(contention);
+        if !self.running.is_empty() {
+            let promised: u64 = self.running.keys().map(|task| tasks[*task].vram_bytes).sum();
+            assert!(promised <= self.vram_bytes, "a card was promised twice");
+            self.busy_byte_ms += ms * self.vram_bytes as f64;
+            self.promised_byte_ms += ms * promised as f64;
+        }
+        for (task, left) in &mut self.running {
+            *left = ms.mul_add(-speed, *left).max(0.0);
+            ran_ms[*task] += ms;
+        }
+        self.at_ms = now_ms;
+    }
+
+    fn next_end(&self, contention: f64) -> Option<(usize, u64)> {
+        let first = self.running.iter().min_by(|a, b| a.1.total_cmp(b.1))?;
+        Some((*first.0, (first.1 / self.speed(contention)).ceil().max(1.0) as u64))
+    }
+}
+
+const HOUR_MS: f64 = 3_600_000.0;
+
+fn outcome(tasks: &[Task], cards: &[Card], ended_ms: &[u64], ran_ms: &[f64]) -> Outcome {
+    assert!(ended_ms.iter().all(|ms| *ms > 0), "every job ends");
+    let mut waits: Vec<f64> = Vec::with_capacity(tasks.len());
+    let mut users: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for ((task, ended), ran) in tasks.iter().zip(ended_ms).zip(ran_ms) {
+        let there = (ended - task.arrives_ms) as f64;
+        waits.push((there - ran).max(0.0));
+        let user = users.entry(&task.user).or_default();
+        *user = (user.0 + task.work_ms as f64, user.1 + there);
+    }
+    waits.sort_by(f64::total_cmp);
+    let shares: Vec<f64> = users.values().map(|(work, there)| work / there).collect();
+    let (sum, squares) = shares.iter().fold((0.0, 0.0), |(s, q), x| (s + x, x.mul_add(*x, q)));
+    let busy: f64 = cards.iter().map(|card| card.busy_byte_ms).sum();
+    let promised: f64 = cards.iter().map(|card| card.promised_byte_ms).sum();
+    let first = tasks.first().map_or(0, |task| task.arrives_ms);
+    let last = ended_ms.iter().max().copied().unwrap_or(0);
+    Outcome {
+        makespan_h: (last - first) as f64 / HOUR_MS,
+        wait_mean_h: waits.iter().sum::<f64>() / waits.len() as f64 / HOUR_MS,
+        wait_p95_h: waits[waits.len() * 95 / 100] / HOUR_MS,
+        wasted: 1.0 - promised / busy,
+        fairness: sum * sum / (shares.len() as f64 * squares),
+    }
+}

@@ -1,0 +1,289 @@
+//! The fleet's cards while a plan is made: what is open now, and what will be.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use fleetune_shared::{AgentName, BlobHash, Device, JobId};
+
+use super::agents;
+use crate::Liveness;
+use crate::state::{Agent, Job, Promise, Shape, State};
+
+pub(super) struct Board<'a> {
+    state: &'a State,
+    now_ms: u64,
+    /// By name.
+    rooms: Vec<Room<'a>>,
+    /// Rooms where some waiting job might go.
+    open: BTreeSet<Open>,
+    /// The least any waiting job needs.
+    least: BTreeMap<Device, u64>,
+    /// Shapes that were turned away: rooms only shrink.
+    nowhere: HashSet<&'a Shape>,
+    /// Shapes for which there is no card left to hold.
+    unheld: HashSet<&'a Shape>,
+}
+
+/// A card's memory and slots.
+pub(super) struct Room<'a> {
+    pub(super) agent: &'a Agent,
+    /// Open right now.
+    pub(super) now: u64,
+    pub(super) slots_now: u32,
+    /// Open once everything that runs now has ended, less what waiting jobs hold and what this plan adds.
+    later: u64,
+    slots_later: u32,
+    held: Held,
+    /// Words against company that this plan adds.
+    words: Vec<&'a str>,
+}
+
+/// Whether waiting jobs count on a card.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    No,
+    /// The first of them is to start then, where that is known.
+    Until(Option<u64>),
+}
+
+/// A room as the search for the best fit goes through them: the least open first, then the fastest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Open {
+    device: Device,
+    now: u64,
+    speed: Reverse<u64>,
+    room: usize,
+}
+
+/// Where a job goes.
+pub(super) struct Spot {
+    room: usize,
+    pub(super) vram_bytes: u64,
+    /// It does not fit beside those that wait, but is gone before they start.
+    passing: bool,
+}
+
+/// A card kept for a job that waits.
+pub(super) struct Hold {
+    pub(super) agent: AgentName,
+    /// When it is expected to start there.
+    pub(super) start_ms: Option<u64>,
+}
+
+impl<'a> Board<'a> {
+    pub(super) fn new(state: &'a State, liveness: &'a Liveness, now_ms: u64) -> Self {
+        let mut least = BTreeMap::new();
+        for (device, need) in state.shapes().flat_map(|shape| &shape.needs) {
+            let least = least.entry(*device).or_insert(u64::MAX);
+            *least = (*need).min(*least);
+        }
+        let usable =
+            |(agent, connected): &(&Agent, bool)| *connected && agent.present && !agent.draining;
+        let rooms: Vec<_> = if least.is_empty() {
+            Vec::new()
+        } else {
+            agents(state, liveness).filter(usable).map(|(agent, _)| Room::new(agent)).collect()
+        };
+        let mut board = Self {
+            state,
+            now_ms,
+            rooms,
+            open: BTreeSet::new(),
+            least,
+            nowhere: HashSet::new(),
+            unheld: HashSet::new(),
+        };
+        board.open = (0..board.rooms.len()).filter_map(|room| board.open(room)).collect();
+        board
+    }
+
+    /// Whether no waiting job could go anywhere.
+    pub(super) fn is_full(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub(super) fn rooms(&self) -> &[Room<'a>] {
+        &self.rooms
+    }
+
+    fn open(&self, room: usize) -> Option<Open> {
+        let Room { agent, now, slots_now, .. } = &self.rooms[room];
+        let device = agent.offer.card.device;
+        let least = *self.least.get(&device)?;
+        (*slots_now > 0 && *now >= least).then_some(Open {
+            device,
+            now: *now,
+            speed: Reverse(agent.speed),
+            room,
+        })
+    }
+
+    /// The tightest card where the job can start now; among equals one that keeps its base model, then the fastest.
+    pub(super) fn best(&mut self, shape: &'a Shape, job: &Job) -> Option<Spot> {
+        if self.nowhere.contains(shape) {
+            return None;
+        }
+        let base = job.spec.base().and_then(|base| self.state.keepers(base));
+        let spots = shape
+            .needs
+            .iter()
+            .filter_map(|(device, need)| self.tightest(shape, *device, *need, base));
+        let best = spots.min_by_key(|(order, _)| *order).map(|(_, spot)| spot);
+        if best.is_none() {
+            self.nowhere.insert(shape);
+        }
+        best
+    }
+
+    fn tightest(
+        &self,
+        shape: &Shape,
+        device: Device,
+        need: u64,
+        keepers: Option<&BTreeSet<AgentName>>,
+    ) -> Option<((u64, bool, Reverse<u64>, usize), Spot)> {
+        let first = Open { device, now: need, speed: Reverse(u64::MAX), room: 0 };
+        let enough = self.open.range(first..).take_while(|open| open.device == device);
+        let mut found: Option<((u64, bool, Reverse<u64>, usize), Spot)> = None;
+        for open in enough {
+            if found.as_ref().is_some_and(|(order, _)| order.0 < open.now) {
+                break;
+            }
+            let room = &self.rooms[open.room];
+            let Some(passing) = room.takes(shape, need, self.now_ms) else { continue };
+            let kept = keepers.is_some_and(|agents| agents.contains(&room.agent.name));
+            let spot = Spot { room: open.room, vram_bytes: need, passing };
+            if kept || found.is_none() {
+                found = Some(((open.now, !kept, open.speed, open.room), spot));
+            }
+            if kept || keepers.is_none() {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Gives a job its spot.
+    pub(super) fn take(&mut self, spot: &Spot, shape: &'a Shape) -> AgentName {
+        if let Some(open) = self.open(spot.room) {
+            self.open.remove(&open);
+        }
+        let room = &mut self.rooms[spot.room];
+        room.now -= spot.vram_bytes;
+        room.slots_now -= 1;
+        if !spot.passing {
+            room.later -= spot.vram_bytes;
+            room.slots_later -= 1;
+        }
+        room.words.extend(shape.anti_affinity());
+        let agent = room.agent.name.clone();
+        if let Some(open) = self.open(spot.room) {
+            self.open.insert(open);
+        }
+        agent
+    }
+
+    /// Keeps a card for a job that waits: where it would start first as far as that is known, else the one with the
+    /// most open. None if no card is left that could ever take it.
+    pub(super) fn hold(&mut self, shape: &'a Shape, job: &Job) -> Option<Hold> {
+        if self.unheld.contains(shape) {
+            return None;
+        }
+        let awaited = self.state.is_awaited(job.id).then_some(job.id);
+        let mut best: Option<((u64, Reverse<u64>, Reverse<u64>), usize)> = None;
+        for (number, room) in self.rooms.iter().enumerate() {
+            let Some(need) = shape.need(room.agent.offer.card.device) else { continue };
+            if need > room.later || room.slots_later == 0 || !shape.suits(&room.agent.offer) {
+                continue;
+            }
+            let sooner_than = best.as_ref().map_or(u64::MAX, |((ms, ..), _)| *ms);
+            let start_ms = room.start_ms(need, awaited, self.now_ms, sooner_than);
+            let order = (start_ms.unwrap_or(u64::MAX), Reverse(room.now), Reverse(room.later));
+            if best.as_ref().is_none_or(|(least, _)| order < *least) {
+                best = Some((order, number));
+            }
+        }
+        let Some(((start_ms, ..), number)) = best else {
+            self.unheld.insert(shape);
+            return None;
+        };
+        let room = &mut self.rooms[number];
+        room.later -= shape.need(room.agent.offer.card.device).unwrap_or(0);
+        room.slots_later -= 1;
+        let start_ms = (start_ms < u64::MAX).then_some(start_ms);
+        if room.held == Held::No {
+            room.held = Held::Until(start_ms);
+        }
+        Some(Hold { agent: room.agent.name.clone(), start_ms })
+    }
+}
+
+impl<'a> Room<'a> {
+    fn new(agent: &'a Agent) -> Self {
+        let slots = agent.offer.jobs_max();
+        Self {
+            agent,
+            now: agent.vram_bytes_open().0,
+            slots_now: slots.saturating_sub(agent.load.jobs()),
+            later: agent.offer.usable().0,
+            slots_later: slots,
+            held: Held::No,
+            words: Vec::new(),
+        }
+    }
+
+    /// Whether a job that fits now may go here, and then whether only in passing.
+    fn takes(&self, shape: &Shape, need: u64, now_ms: u64) -> Option<bool> {
+        let word_taken = |word| self.agent.load.has_word(word) || self.words.contains(&word);
+        if !shape.suits(&self.agent.offer) || shape.anti_affinity().is_some_and(word_taken) {
+            return None;
+        }
+        if need <= self.later && self.slots_later > 0 {
+            return Some(false);
+        }
+        let Held::Until(Some(start_ms)) = self.held else { return None };
+        let ends_ms = now_ms.saturating_add(self.agent.ms_at_most(shape.work)?);
+        (ends_ms <= start_ms).then_some(true)
+    }
+
+    /// When so much is expected to be open here for a job that waits, if before `sooner_than`. Jobs that were asked
+    /// to make room for it, if it is `awaited`, are as good as gone.
+    fn start_ms(
+        &self,
+        need: u64,
+        awaited: Option<JobId>,
+        now_ms: u64,
+        sooner_than: u64,
+    ) -> Option<u64> {
+        let load = &self.agent.load;
+        let known = awaited.is_some() || load.first_end_ms.is_some_and(|ms| ms < sooner_than);
+        // What comes after the first that waits here, nobody can tell.
+        if self.held != Held::No || !known {
+            return None;
+        }
+        let end = |promise: &Promise| match promise.yielding_to {
+            Some(waiting) if awaited == Some(waiting) => Some(now_ms),
+            _ => promise.ends_ms.map(|ms| ms.max(now_ms)),
+        };
+        let mut ends: Vec<_> =
+            load.promises.iter().filter_map(|p| end(p).map(|ms| (ms, p.vram_bytes))).collect();
+        ends.sort_unstable();
+        let (mut open, mut slots) = (self.now, self.slots_now);
+        ends.into_iter().find_map(|(ms, bytes)| {
+            open += bytes;
+            slots += 1;
+            (open >= need && slots > 0).then_some(ms)
+        })
+    }
+}
+
+impl State {
+    /// Shapes of waiting jobs; some come more than once.
+    fn shapes(&self) -> impl Iterator<Item = &Shape> {
+        self.lanes().map(|lane| &lane.shape)
+    }
+
+    fn keepers(&self, base: BlobHash) -> Option<&BTreeSet<AgentName>> {
+        self.caches().get(&base)
+    }
+}

@@ -1,0 +1,154 @@
+//! Which job goes where.
+//!
+//! Jobs have their turns by urgency, by their users' shares, then by age (`state::turns`). Each goes to the connected
+//! card that suits it with the least memory left over (best fit); among equals to one that keeps its base model, then
+//! to the fastest.
+//!
+//! A job that has to wait *holds* the card where it is expected to start first. Whatever comes after it may still go
+//! there, but only where both fit side by side once what runs now has ended, or where it is sure to be gone before.
+//! So nothing that comes later delays what came before, and cards the waiting job cannot use stay busy. Where
+//! only less urgent jobs are in its way, they are asked to write a checkpoint and make room.
+
+mod board;
+mod preemption;
+
+use fleetune_shared::{AgentName, ByteSize, JobId};
+
+use crate::Liveness;
+use crate::state::{Agent, Command, State, Turns};
+use board::{Board, Hold};
+use preemption::Preemptions;
+
+/// Times that placement goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// An agent silent for longer loses its jobs.
+    pub lease_ms: u64,
+}
+
+impl Policy {
+    /// When most agents vanish at once the fault is likely ours: they are given this many leases.
+    const FREEZE_LEASES: u64 = 6;
+    /// So many waiting jobs hold a card each; those behind them only wait.
+    pub const HOLDS_MAX: usize = 16;
+    /// A job has had its card for so long before it is asked to make room.
+    pub const RUN_MS_MIN: u64 = 600_000;
+}
+
+/// What the leader should propose next, in order.
+#[must_use]
+pub fn plan(state: &State, liveness: &Liveness, policy: Policy, now_ms: u64) -> Vec<Command> {
+    let mut commands = departures(state, liveness, policy, now_ms);
+    commands.extend(assignments(state, liveness, now_ms));
+    commands
+}
+
+/// All agents, and whether each can be talked to. Both sides are sorted: nobody is looked up.
+fn agents<'a>(state: &'a State, liveness: &'a Liveness) -> impl Iterator<Item = (&'a Agent, bool)> {
+    let mut connected = liveness.connected.iter().peekable();
+    state.agents().map(move |agent| {
+        while connected.next_if(|name| **name < agent.name).is_some() {}
+        (agent, connected.peek().is_some_and(|name| **name == agent.name))
+    })
+}
+
+/// Agents that were silent for too long.
+fn departures(state: &State, liveness: &Liveness, policy: Policy, now_ms: u64) -> Vec<Command> {
+    let away: Vec<_> = agents(state, liveness)
+        .filter(|(agent, connected)| agent.present && !connected)
+        .map(|(agent, _)| &agent.name)
+        .collect();
+    let silent_for = |leases: u64| {
+        let silent = |name| liveness.silence_ms(name, now_ms) > leases * policy.lease_ms;
+        away.iter().copied().filter(|name| silent(name)).cloned().collect::<Vec<_>>()
+    };
+    let mut gone = silent_for(1);
+    let present = || state.agents().filter(|a| a.present).count();
+    if gone.len() >= 2 && gone.len() * 2 > present() {
+        gone = silent_for(Policy::FREEZE_LEASES);
+    }
+    gone.into_iter().map(|agent| Command::Leave { agent, now_ms }).collect()
+}
+
+fn assignments(state: &State, liveness: &Liveness, now_ms: u64) -> Vec<Command> {
+    let board = Board::new(state, liveness, now_ms);
+    let preemptions = Preemptions::new(state, now_ms);
+    if board.is_full() && !preemptions.are_possible() {
+        return Vec::new();
+    }
+    let commands = |decision| match decision {
+        Decision::Goes { job, agent, vram_bytes } => {
+            vec![Command::Assign { job, agent, vram_bytes, now_ms }]
+        }
+        Decision::Waits { job: waiting, asked, .. } => {
+            asked.into_iter().map(|job| Command::Preempt { job, waiting, now_ms }).collect()
+        }
+    };
+    decide(state, board, preemptions, now_ms).into_iter().flat_map(commands).collect()
+}
+
+/// What a plan says of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is given memory.
+    Goes {
+        /// The job.
+        job: JobId,
+        /// Whose card.
+        agent: AgentName,
+        /// How much of it.
+        vram_bytes: ByteSize,
+    },
+    /// It waits and holds a card meanwhile.
+    Waits {
+        /// The job.
+        job: JobId,
+        /// Whose card is held.
+        agent: AgentName,
+        /// When it is expected to start there, where that can be told.
+        start_ms: Option<u64>,
+        /// Less urgent jobs that are to make room.
+        asked: Vec<JobId>,
+    },
+}
+
+/// What a plan made now would say of each job that goes or holds a card, in the order of turns.
+#[must_use]
+pub fn decisions(state: &State, liveness: &Liveness, now_ms: u64) -> Vec<Decision> {
+    let board = Board::new(state, liveness, now_ms);
+    decide(state, board, Preemptions::new(state, now_ms), now_ms)
+}
+
+fn decide<'a>(
+    state: &'a State,
+    mut board: Board<'a>,
+    mut preemptions: Preemptions<'a>,
+    now_ms: u64,
+) -> Vec<Decision> {
+    let mut decisions = Vec::new();
+    let mut turns = Turns::new(state, now_ms);
+    let mut holds = 0;
+    while let Some(turn) = turns.next() {
+        let Some(job) = state.job(turn.job) else { continue };
+        let shape = &turn.lane.shape;
+        if let Some(spot) = board.best(shape, job) {
+            let agent = board.take(&spot, shape);
+            let vram_bytes = ByteSize(spot.vram_bytes);
+            decisions.push(Decision::Goes { job: job.id, agent, vram_bytes });
+            turns.charge(&turn, spot.vram_bytes);
+            turns.go_on(&turn);
+        } else if holds == Policy::HOLDS_MAX {
+            if board.is_full() {
+                break;
+            }
+            // What fits nowhere now fits nowhere later in this plan: the lane rests.
+        } else if let Some(hold) = board.hold(shape, job) {
+            holds += 1;
+            let asked = preemptions.make_room(&board, shape, job);
+            let Hold { agent, start_ms } = hold;
+            decisions.push(Decision::Waits { job: job.id, agent, start_ms, asked });
+            turns.go_on(&turn);
+        }
+    }
+    decisions
+}
