@@ -1,5 +1,7 @@
 //! Why a job waits, or why it was refused: every card with its numbers, and the nearest change that would help.
 
+use std::cell::OnceCell;
+
 use fleetune_shared::recipe::{CheckpointingChoice, CheckpointingLevel};
 use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
 use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, Work};
@@ -8,15 +10,15 @@ use crate::Liveness;
 use crate::placement::{self, Decision};
 use crate::state::{Agent, Job, Lease, Phase, State, level};
 
-/// The fleet at one moment, with what every explanation needs counted once.
+/// The fleet at one moment, with what explanations of waiting jobs need found once.
 pub struct Picture<'a> {
     state: &'a State,
     /// Absent where it does not matter who is connected.
     liveness: Option<&'a Liveness>,
     /// Waiting jobs in the order they are to be placed.
-    queue: Vec<JobId>,
+    queue: OnceCell<Vec<JobId>>,
     /// What a plan would say now.
-    decisions: Vec<Decision>,
+    decisions: OnceCell<Vec<Decision>>,
 }
 
 /// What the fleet would say to a job that is about to be submitted. Whether agents are connected does not matter:
@@ -46,14 +48,18 @@ impl<'a> Picture<'a> {
     }
 
     fn new(state: &'a State, liveness: Option<&'a Liveness>) -> Self {
-        let (queue, decisions) = match liveness {
-            Some(liveness) => (
-                state.queue().iter().map(|job| job.id).collect(),
-                placement::decisions(state, liveness, state.clock_ms()),
-            ),
-            None => (Vec::new(), Vec::new()),
-        };
-        Self { state, liveness, queue, decisions }
+        Self { state, liveness, queue: OnceCell::new(), decisions: OnceCell::new() }
+    }
+
+    fn queue(&self) -> &[JobId] {
+        self.queue.get_or_init(|| self.state.queue().iter().map(|job| job.id).collect())
+    }
+
+    fn decisions(&self) -> &[Decision] {
+        self.decisions.get_or_init(|| match self.liveness {
+            Some(liveness) => placement::decisions(self.state, liveness, self.state.clock_ms()),
+            None => Vec::new(),
+        })
     }
 
     /// The state that was looked at.
@@ -67,7 +73,7 @@ impl<'a> Picture<'a> {
         let spec = &job.spec;
         let cards = self.verdicts(spec, job.lease());
         let ahead: Vec<JobId> = match job.phase {
-            Phase::Queued => self.queue.iter().copied().take_while(|id| *id != job.id).collect(),
+            Phase::Queued => self.queue().iter().copied().take_while(|id| *id != job.id).collect(),
             _ => Vec::new(),
         };
         let summary = match &job.phase {
@@ -104,7 +110,7 @@ impl<'a> Picture<'a> {
 
     /// When a waiting job is expected to start: now, or when what runs on the card it holds has made room.
     fn expected_start_ms(&self, id: JobId) -> Option<u64> {
-        self.decisions.iter().find_map(|decision| match decision {
+        self.decisions().iter().find_map(|decision| match decision {
             Decision::Goes { job, .. } if *job == id => Some(Some(self.state.clock_ms())),
             Decision::Waits { job, start_ms, .. } if *job == id => Some(*start_ms),
             _ => None,
@@ -130,7 +136,7 @@ impl<'a> Picture<'a> {
         if some(Verdict::Fits).next().is_some() {
             let goes = |d: &Decision| matches!(d, Decision::Goes { job: id, .. } if *id == job.id);
             return match ahead {
-                [first, ..] if !self.decisions.iter().any(goes) => self.held_back(job, *first),
+                [first, ..] if !self.decisions().iter().any(goes) => self.held_back(job, *first),
                 _ => "about to be placed".into(),
             };
         }
