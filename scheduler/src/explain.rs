@@ -8,7 +8,7 @@ use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, Work};
 
 use crate::Liveness;
 use crate::placement::{self, Decision};
-use crate::state::{Agent, Job, Lease, Phase, State, level};
+use crate::state::{Agent, Job, Lease, Phase, State, anti_affinity, level};
 
 /// The fleet at one moment, with what explanations of waiting jobs need found once.
 pub struct Picture<'a> {
@@ -158,6 +158,9 @@ impl<'a> Picture<'a> {
             );
         }
         if let Some(card) = some(Verdict::Full).max_by_key(|c| c.vram_bytes_open) {
+            if let Some(company) = &card.lacks {
+                return format!("`{}` {company}, and the two keep apart", card.agent);
+            }
             let jobs = if card.jobs == 1 { "job" } else { "jobs" };
             return format!(
                 "`{}` has {} {jobs} and takes no more at once (max_jobs_per_card {})",
@@ -213,7 +216,9 @@ impl<'a> Picture<'a> {
         let needed = spec.vram_bytes_needed(card.device).unwrap_or(ByteSize(u64::MAX));
         let here = |l: &Liveness| agent.present && l.is_connected(&agent.name);
         let lacks = spec.requirements().and_then(|ask| ask.unmet(&agent.offer));
-        let verdict = if lacks.is_some() {
+        let unsuitable = lacks.is_some();
+        let company = anti_affinity(spec).filter(|word| own == 0 && agent.load.has_word(word));
+        let verdict = if unsuitable {
             Verdict::Unsuitable
         } else if needed > card.usable() {
             Verdict::TooSmall
@@ -223,7 +228,7 @@ impl<'a> Picture<'a> {
             Verdict::Draining
         } else if needed > open {
             Verdict::Busy
-        } else if jobs >= agent.offer.jobs_max() {
+        } else if jobs >= agent.offer.jobs_max() || company.is_some() {
             Verdict::Full
         } else {
             Verdict::Fits
@@ -239,7 +244,7 @@ impl<'a> Picture<'a> {
             jobs,
             jobs_max: agent.offer.jobs_max(),
             verdict,
-            lacks,
+            lacks: lacks.or_else(|| company.map(|word| format!("holds another job of `{word}`"))),
         }
     }
 }
@@ -287,7 +292,7 @@ fn sooner(cards: &[CardVerdict]) -> Option<String> {
     if some(Verdict::Fits).is_some() {
         return None;
     }
-    if let Some(card) = some(Verdict::Full) {
+    if let Some(card) = some(Verdict::Full).filter(|card| card.lacks.is_none()) {
         return Some(format!(
             "`{}` has {} open: with --max-jobs-per-card {} it would start there now",
             card.agent,

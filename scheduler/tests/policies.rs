@@ -304,6 +304,8 @@ fn jobs_with_the_same_word_keep_apart() {
     fleet.settle();
     assert_eq!((fleet.place(apart[0]), fleet.place(apart[1])), (Some("a"), Some("b")));
     assert_eq!(fleet.place(apart[2]), None);
+    let why = fleet.explain(apart[2]).summary;
+    assert!(why.ends_with("holds another job of `noisy`, and the two keep apart"), "{why}");
     assert!(fleet.place(other).is_some());
     fleet.finish(apart[1]);
     fleet.settle();

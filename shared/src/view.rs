@@ -173,7 +173,7 @@ pub struct CardVerdict {
     pub jobs_max: u32,
     /// The answer.
     pub verdict: Verdict,
-    /// What it lacks, where it is unsuitable.
+    /// What it lacks, or whose company is in the way.
     pub lacks: Option<String>,
 }
 

@@ -5,7 +5,7 @@ use fleetune_shared::view::{Explanation, Verdict};
 use serde_json::{Value, json};
 
 use super::table::Field;
-use super::{Colour, Show, Style, Table, estimate, plain_line, shortened};
+use super::{Colour, Show, Style, Table, estimate, iso, plain_line, shortened};
 
 /// The scheduler's answer about one job.
 pub(crate) struct Explained<'a> {
@@ -83,6 +83,9 @@ impl Show for Explained<'_> {
             let ahead: Vec<String> =
                 self.explanation.ahead.iter().map(ToString::to_string).collect();
             text += &format!("ahead of it: {}\n\n", ahead.join(" "));
+        }
+        if let Some(ms) = self.explanation.expected_start_ms {
+            text += &format!("expected to start by {}\n\n", iso(ms));
         }
         text += &self.numbers(style);
         if let Some(hint) = &self.explanation.hint {

@@ -5,11 +5,10 @@ use fleetune_shared::{
     RequestId, Work,
 };
 
-use super::load::anti_affinity;
 use super::usage::mib;
 use super::{
     Agent, Answered, Applied, Command, Effect, Failure, Held, Job, Lease, Load, Pace, Phase,
-    Refusal, Reply, Report, State, StopReason, Submitted,
+    Refusal, Reply, Report, State, StopReason, Submitted, anti_affinity,
 };
 use crate::explain;
 

@@ -23,6 +23,7 @@ pub use command::{Command, Held, Report};
 pub use effect::{Applied, Effect, Refusal, Reply, StopReason, Submitted};
 pub(crate) use index::Shape;
 pub use job::{Failure, Job, Lease, Pace, Phase};
+pub(crate) use load::anti_affinity;
 pub use load::{Load, Promise};
 pub(crate) use turns::Turns;
 pub use turns::level;

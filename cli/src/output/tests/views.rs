@@ -192,6 +192,6 @@ pub(crate) fn explanation() -> Explanation {
             verdict("bench-4", 24, 4, Verdict::Busy),
         ],
         hint: Some("set per_device_train_batch_size: 2 to fit bench-3".into()),
-        expected_start_ms: None,
+        expected_start_ms: Some(NOW + 3_600_000),
     }
 }
