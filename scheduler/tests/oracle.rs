@@ -178,7 +178,7 @@ fn preemptions(
     let leases = || state.jobs().filter_map(|other| Some((other, other.lease()?)));
     let awaited = leases().any(|(_, lease)| lease.yielding_to == Some(job.id));
     let in_the_way = leases().any(|(other, _)| other.spec.priority < job.spec.priority);
-    if awaited || !in_the_way || *searches == 2 {
+    if awaited || !in_the_way || *searches == 1 {
         return Vec::new();
     }
     *searches += 1;

@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use fleetune_shared::{AgentName, BlobHash, Device, JobId};
 
-use super::agents;
-use crate::Liveness;
 use crate::state::{Agent, Job, Promise, Shape, State};
 
 pub(super) struct Board<'a> {
@@ -18,15 +16,18 @@ pub(super) struct Board<'a> {
     open: BTreeSet<Open>,
     /// The least any waiting job needs.
     least: BTreeMap<Device, u64>,
+    /// Words against company that this plan adds, by room.
+    words: BTreeMap<usize, Vec<&'a str>>,
     /// Shapes that were turned away: rooms only shrink.
     nowhere: HashSet<&'a Shape>,
     /// Shapes for which there is no card left to hold.
     unheld: HashSet<&'a Shape>,
 }
 
-/// A card's memory and slots.
+/// A card's memory and slots. Holding goes through all of them: what it asks first is here, not behind a pointer.
 pub(super) struct Room<'a> {
     pub(super) agent: &'a Agent,
+    pub(super) device: Device,
     /// Open right now.
     pub(super) now: u64,
     pub(super) slots_now: u32,
@@ -34,8 +35,8 @@ pub(super) struct Room<'a> {
     later: u64,
     slots_later: u32,
     held: Held,
-    /// Words against company that this plan adds.
-    words: Vec<&'a str>,
+    /// When the first job that runs here is expected to end.
+    first_end_ms: Option<u64>,
 }
 
 /// Whether waiting jobs count on a card.
@@ -71,18 +72,20 @@ pub(super) struct Hold {
 }
 
 impl<'a> Board<'a> {
-    pub(super) fn new(state: &'a State, liveness: &'a Liveness, now_ms: u64) -> Self {
+    /// Of `agents` those that can be given jobs.
+    pub(super) fn new(state: &'a State, agents: &[(&'a Agent, bool)], now_ms: u64) -> Self {
         let mut least = BTreeMap::new();
         for (device, need) in state.shapes().flat_map(|shape| &shape.needs) {
             let least = least.entry(*device).or_insert(u64::MAX);
             *least = (*need).min(*least);
         }
-        let usable =
-            |(agent, connected): &(&Agent, bool)| *connected && agent.present && !agent.draining;
+        let usable = agents
+            .iter()
+            .filter(|(agent, connected)| *connected && agent.present && !agent.draining);
         let rooms: Vec<_> = if least.is_empty() {
             Vec::new()
         } else {
-            agents(state, liveness).filter(usable).map(|(agent, _)| Room::new(agent)).collect()
+            usable.map(|(agent, _)| Room::new(agent)).collect()
         };
         let mut board = Self {
             state,
@@ -90,6 +93,7 @@ impl<'a> Board<'a> {
             rooms,
             open: BTreeSet::new(),
             least,
+            words: BTreeMap::new(),
             nowhere: HashSet::new(),
             unheld: HashSet::new(),
         };
@@ -107,15 +111,10 @@ impl<'a> Board<'a> {
     }
 
     fn open(&self, room: usize) -> Option<Open> {
-        let Room { agent, now, slots_now, .. } = &self.rooms[room];
-        let device = agent.offer.card.device;
+        let Room { agent, device, now, slots_now, .. } = self.rooms[room];
         let least = *self.least.get(&device)?;
-        (*slots_now > 0 && *now >= least).then_some(Open {
-            device,
-            now: *now,
-            speed: Reverse(agent.speed),
-            room,
-        })
+        let open = slots_now > 0 && now >= least;
+        open.then(|| Open { device, now, speed: Reverse(agent.speed), room })
     }
 
     /// The tightest card where the job can start now; among equals one that keeps its base model, then the fastest.
@@ -150,7 +149,8 @@ impl<'a> Board<'a> {
                 break;
             }
             let room = &self.rooms[open.room];
-            let Some(passing) = room.takes(shape, need, self.now_ms) else { continue };
+            let added = self.words.get(&open.room).map_or(&[][..], Vec::as_slice);
+            let Some(passing) = room.takes(shape, need, added, self.now_ms) else { continue };
             let kept = keepers.is_some_and(|agents| agents.contains(&room.agent.name));
             let spot = Spot { room: open.room, vram_bytes: need, passing };
             if kept || found.is_none() {
@@ -175,8 +175,10 @@ impl<'a> Board<'a> {
             room.later -= spot.vram_bytes;
             room.slots_later -= 1;
         }
-        room.words.extend(shape.anti_affinity());
         let agent = room.agent.name.clone();
+        if let Some(word) = shape.anti_affinity() {
+            self.words.entry(spot.room).or_default().push(word);
+        }
         if let Some(open) = self.open(spot.room) {
             self.open.insert(open);
         }
@@ -192,7 +194,7 @@ impl<'a> Board<'a> {
         let awaited = self.state.is_awaited(job.id).then_some(job.id);
         let mut best: Option<((u64, Reverse<u64>, Reverse<u64>), usize)> = None;
         for (number, room) in self.rooms.iter().enumerate() {
-            let Some(need) = shape.need(room.agent.offer.card.device) else { continue };
+            let Some(need) = shape.need(room.device) else { continue };
             if need > room.later || room.slots_later == 0 || !shape.suits(&room.agent.offer) {
                 continue;
             }
@@ -208,7 +210,7 @@ impl<'a> Board<'a> {
             return None;
         };
         let room = &mut self.rooms[number];
-        room.later -= shape.need(room.agent.offer.card.device).unwrap_or(0);
+        room.later -= shape.need(room.device).unwrap_or(0);
         room.slots_later -= 1;
         let start_ms = (start_ms < u64::MAX).then_some(start_ms);
         if room.held == Held::No {
@@ -223,18 +225,20 @@ impl<'a> Room<'a> {
         let slots = agent.offer.jobs_max();
         Self {
             agent,
+            device: agent.offer.card.device,
             now: agent.vram_bytes_open().0,
             slots_now: slots.saturating_sub(agent.load.jobs()),
             later: agent.offer.usable().0,
             slots_later: slots,
             held: Held::No,
-            words: Vec::new(),
+            first_end_ms: agent.load.first_end_ms,
         }
     }
 
-    /// Whether a job that fits now may go here, and then whether only in passing.
-    fn takes(&self, shape: &Shape, need: u64, now_ms: u64) -> Option<bool> {
-        let word_taken = |word| self.agent.load.has_word(word) || self.words.contains(&word);
+    /// Whether a job that fits now may go here, and then whether only in passing. `added` are words against company
+    /// beside those of jobs that are here already.
+    fn takes(&self, shape: &Shape, need: u64, added: &[&str], now_ms: u64) -> Option<bool> {
+        let word_taken = |word| self.agent.load.has_word(word) || added.contains(&word);
         if !shape.suits(&self.agent.offer) || shape.anti_affinity().is_some_and(word_taken) {
             return None;
         }
@@ -256,7 +260,7 @@ impl<'a> Room<'a> {
         sooner_than: u64,
     ) -> Option<u64> {
         let load = &self.agent.load;
-        let known = awaited.is_some() || load.first_end_ms.is_some_and(|ms| ms < sooner_than);
+        let known = awaited.is_some() || self.first_end_ms.is_some_and(|ms| ms < sooner_than);
         // What comes after the first that waits here, nobody can tell.
         if self.held != Held::No || !known {
             return None;

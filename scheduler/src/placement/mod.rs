@@ -38,44 +38,45 @@ impl Policy {
 /// What the leader should propose next, in order.
 #[must_use]
 pub fn plan(state: &State, liveness: &Liveness, policy: Policy, now_ms: u64) -> Vec<Command> {
-    let mut commands = departures(state, liveness, policy, now_ms);
-    commands.extend(assignments(state, liveness, now_ms));
+    let agents = agents(state, liveness);
+    let mut commands = departures(&agents, liveness, policy, now_ms);
+    commands.extend(assignments(state, &agents, now_ms));
     commands
 }
 
 /// All agents, and whether each can be talked to. Both sides are sorted: nobody is looked up.
-fn agents<'a>(state: &'a State, liveness: &'a Liveness) -> impl Iterator<Item = (&'a Agent, bool)> {
+fn agents<'a>(state: &'a State, liveness: &Liveness) -> Vec<(&'a Agent, bool)> {
     let mut connected = liveness.connected.iter().peekable();
-    state.agents().map(move |agent| {
+    let with_connection = state.agents().map(|agent| {
         while connected.next_if(|name| **name < agent.name).is_some() {}
-        (agent, connected.peek().is_some_and(|name| **name == agent.name))
-    })
+        (agent, connected.next_if(|name| **name == agent.name).is_some())
+    });
+    with_connection.collect()
 }
 
 /// Agents that were silent for too long.
-fn departures(state: &State, liveness: &Liveness, policy: Policy, now_ms: u64) -> Vec<Command> {
-    let away: Vec<_> = agents(state, liveness)
-        .filter(|(agent, connected)| agent.present && !connected)
-        .map(|(agent, _)| &agent.name)
-        .collect();
-    let silent_for = |leases: u64| {
-        let silent = |name| liveness.silence_ms(name, now_ms) > leases * policy.lease_ms;
-        away.iter().copied().filter(|name| silent(name)).cloned().collect::<Vec<_>>()
+fn departures(
+    agents: &[(&Agent, bool)],
+    liveness: &Liveness,
+    policy: Policy,
+    now_ms: u64,
+) -> Vec<Command> {
+    let away = || agents.iter().filter(|(agent, connected)| agent.present && !connected);
+    let silent_for = |leases: u64| -> Vec<_> {
+        let names = away().map(|(agent, _)| &agent.name);
+        let silent =
+            |name: &&AgentName| liveness.silence_ms(name, now_ms) > leases * policy.lease_ms;
+        names.filter(silent).cloned().collect()
     };
+    let present = agents.iter().filter(|(agent, _)| agent.present).count();
     let mut gone = silent_for(1);
-    let present = || state.agents().filter(|a| a.present).count();
-    if gone.len() >= 2 && gone.len() * 2 > present() {
+    if gone.len() >= 2 && gone.len() * 2 > present {
         gone = silent_for(Policy::FREEZE_LEASES);
     }
     gone.into_iter().map(|agent| Command::Leave { agent, now_ms }).collect()
 }
 
-fn assignments(state: &State, liveness: &Liveness, now_ms: u64) -> Vec<Command> {
-    let board = Board::new(state, liveness, now_ms);
-    let preemptions = Preemptions::new(state, now_ms);
-    if board.is_full() && !preemptions.are_possible() {
-        return Vec::new();
-    }
+fn assignments(state: &State, agents: &[(&Agent, bool)], now_ms: u64) -> Vec<Command> {
     let commands = |decision| match decision {
         Decision::Goes { job, agent, vram_bytes } => {
             vec![Command::Assign { job, agent, vram_bytes, now_ms }]
@@ -84,7 +85,10 @@ fn assignments(state: &State, liveness: &Liveness, now_ms: u64) -> Vec<Command> 
             asked.into_iter().map(|job| Command::Preempt { job, waiting, now_ms }).collect()
         }
     };
-    decide(state, board, preemptions, now_ms).into_iter().flat_map(commands).collect()
+    let settled = |board: &Board<'_>, preemptions: &Preemptions<'_>| {
+        board.is_full() && preemptions.are_over()
+    };
+    decide(state, agents, now_ms, settled).into_iter().flat_map(commands).collect()
 }
 
 /// What a plan says of a job.
@@ -115,20 +119,27 @@ pub enum Decision {
 /// What a plan made now would say of each job that goes or holds a card, in the order of turns.
 #[must_use]
 pub fn decisions(state: &State, liveness: &Liveness, now_ms: u64) -> Vec<Decision> {
-    let board = Board::new(state, liveness, now_ms);
-    decide(state, board, Preemptions::new(state, now_ms), now_ms)
+    decide(state, &agents(state, liveness), now_ms, |_, _| false)
 }
 
+/// Turn by turn, until it is `settled` that nothing more will be proposed.
 fn decide<'a>(
     state: &'a State,
-    mut board: Board<'a>,
-    mut preemptions: Preemptions<'a>,
+    agents: &[(&'a Agent, bool)],
     now_ms: u64,
+    settled: impl Fn(&Board<'a>, &Preemptions<'a>) -> bool,
 ) -> Vec<Decision> {
+    let mut board = Board::new(state, agents, now_ms);
+    let mut preemptions = Preemptions::new(state, now_ms);
     let mut decisions = Vec::new();
+    if settled(&board, &preemptions) {
+        return decisions;
+    }
     let mut turns = Turns::new(state, now_ms);
     let mut holds = 0;
-    while let Some(turn) = turns.next() {
+    while !settled(&board, &preemptions)
+        && let Some(turn) = turns.next()
+    {
         let Some(job) = state.job(turn.job) else { continue };
         let shape = &turn.lane.shape;
         if let Some(spot) = board.best(shape, job) {

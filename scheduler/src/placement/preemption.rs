@@ -22,7 +22,7 @@ pub(super) struct Preemptions<'a> {
 }
 
 /// Searches go through every card; what is not found in this plan is looked for in the next.
-const SEARCHES_MAX: usize = 2;
+const SEARCHES_MAX: usize = 1;
 
 impl<'a> Preemptions<'a> {
     pub(super) fn new(state: &'a State, now_ms: u64) -> Self {
@@ -33,14 +33,15 @@ impl<'a> Preemptions<'a> {
         Self { state, now_ms, possible, searches: SEARCHES_MAX, asked: BTreeSet::new() }
     }
 
-    pub(super) fn are_possible(&self) -> bool {
-        self.possible
+    /// Whether nobody will be asked (any more).
+    pub(super) fn are_over(&self) -> bool {
+        !self.possible || self.searches == 0
     }
 
     /// Asks jobs of one card to make room for a job that waits, if that helps; those that lose the least.
     pub(super) fn make_room(&mut self, board: &Board<'a>, shape: &Shape, job: &Job) -> Vec<JobId> {
         let more_urgent = self.state.least_urgent_promised() < Some(job.spec.priority);
-        if !self.possible || !more_urgent || self.searches == 0 || self.state.is_awaited(job.id) {
+        if self.are_over() || !more_urgent || self.state.is_awaited(job.id) {
             return Vec::new();
         }
         self.searches -= 1;
@@ -64,7 +65,7 @@ impl<'a> Preemptions<'a> {
     /// The jobs of a card that would have to go; none if that would not be enough.
     fn victims<'r>(&self, room: &Room<'r>, shape: &Shape, job: &Job) -> Option<Vec<&'r Promise>> {
         let offer = &room.agent.offer;
-        let need = shape.need(offer.card.device).filter(|need| *need <= offer.usable().0)?;
+        let need = shape.need(room.device).filter(|need| *need <= offer.usable().0)?;
         let load = &room.agent.load;
         let urgency = level(job.spec.priority, job.submitted_ms, self.now_ms);
         let may_ask = |p: &&Promise| {
