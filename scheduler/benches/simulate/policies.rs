@@ -32,16 +32,19 @@ pub(crate) fn run(trace: Option<&str>) {
 
 fn compare(title: &str, tasks: &[Task], cards: usize, contention: f64) {
     println!("\n{title}; each of k jobs on a card at 1/(1 + {contention} (k - 1)) of its speed");
-    println!("| scheduler | makespan h | mean wait h | p95 wait h | wasted VRAM | fairness |");
-    println!("|---|---:|---:|---:|---:|---:|");
+    println!(
+        "| scheduler | makespan h | mean wait h | p95 wait h | wasted VRAM | fared alike | equal shares |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|");
     let fleet = workload::cards(cards);
     let usable = || fleet.iter().map(|bytes| card(*bytes).usable().0).collect();
     let line = |name: &str, scheduler: &mut dyn Scheduler| {
         let began = Instant::now();
         let outcome = replay(tasks, &fleet, contention, scheduler);
-        let Outcome { makespan_h, wait_mean_h, wait_p95_h, wasted, fairness } = outcome;
+        let Outcome { makespan_h, wait_mean_h, wait_p95_h, wasted, fairness, shares } = outcome;
+        let shares = shares.map_or("\u{2013}".into(), |shares| format!("{shares:.3}"));
         println!(
-            "| {name} | {makespan_h:.1} | {wait_mean_h:.2} | {wait_p95_h:.2} | {:.0} % | {fairness:.3} |",
+            "| {name} | {makespan_h:.1} | {wait_mean_h:.2} | {wait_p95_h:.2} | {:.0} % | {fairness:.3} | {shares} |",
             100.0 * wasted
         );
         eprintln!("  {:.1} s", began.elapsed().as_secs_f64());

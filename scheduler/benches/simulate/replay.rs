@@ -25,8 +25,12 @@ pub(crate) struct Outcome {
     pub(crate) wait_p95_h: f64,
     /// Of the memory of cards in use, what nobody was promised.
     pub(crate) wasted: f64,
-    /// Jain's index over users of the share of their jobs' time that was not waiting.
+    /// Jain's index over users of the part of their jobs' time that was not waiting: 1 where all fared alike, however
+    /// well.
     pub(crate) fairness: f64,
+    /// Jain's index over users of memory × time they were given until the first of them had nothing left to ask for;
+    /// absent where others had not even come by then.
+    pub(crate) shares: Option<f64>,
 }
 
 struct Card {
@@ -74,6 +78,8 @@ pub(crate) fn replay(
     let mut ended_ms = vec![0u64; tasks.len()];
     let mut ran_ms = vec![0.0f64; tasks.len()];
     let mut place_of = vec![usize::MAX; tasks.len()];
+    let mut users = Users::new(tasks);
+    let mut shares = None;
     while let Some(Reverse((now_ms, event))) = events.pop() {
         let mut changed = Vec::new();
         match event {
@@ -84,6 +90,13 @@ pub(crate) fn replay(
                 cards[card].running.remove(&task);
                 ended_ms[task] = now_ms;
                 scheduler.end(task, now_ms);
+                if users.end(task) {
+                    for card in &mut cards {
+                        card.advance(now_ms, contention, tasks, &mut ran_ms);
+                    }
+                    let all_came = tasks.last().is_some_and(|task| task.arrives_ms <= now_ms);
+                    shares = all_came.then(|| users.shares(tasks, &ran_ms));
+                }
                 changed.push(card);
             }
         }
@@ -122,7 +135,7 @@ pub(crate) fn replay(
             }
         }
     }
-    outcome(tasks, &cards, &ended_ms, &ran_ms)
+    Outcome { shares, ..outcome(tasks, &cards, &ended_ms, &ran_ms) }
 }
 
 impl Card {
@@ -166,7 +179,6 @@ fn outcome(tasks: &[Task], cards: &[Card], ended_ms: &[u64], ran_ms: &[f64]) -> 
     }
     waits.sort_by(f64::total_cmp);
     let shares: Vec<f64> = users.values().map(|(work, there)| work / there).collect();
-    let (sum, squares) = shares.iter().fold((0.0, 0.0), |(s, q), x| (s + x, x.mul_add(*x, q)));
     let busy: f64 = cards.iter().map(|card| card.busy_byte_ms).sum();
     let promised: f64 = cards.iter().map(|card| card.promised_byte_ms).sum();
     let first = tasks.first().map_or(0, |task| task.arrives_ms);
@@ -176,6 +188,52 @@ fn outcome(tasks: &[Task], cards: &[Card], ended_ms: &[u64], ran_ms: &[f64]) -> 
         wait_mean_h: waits.iter().sum::<f64>() / waits.len() as f64 / HOUR_MS,
         wait_p95_h: waits[waits.len() * 95 / 100] / HOUR_MS,
         wasted: 1.0 - promised / busy,
-        fairness: sum * sum / (shares.len() as f64 * squares),
+        fairness: jain(&shares),
+        shares: None,
+    }
+}
+
+/// Jain's index: 1 where all are equal, 1/n where one has everything.
+fn jain(values: &[f64]) -> f64 {
+    let (sum, squares) = values.iter().fold((0.0, 0.0), |(s, q), x| (s + x, x.mul_add(*x, q)));
+    sum * sum / (values.len() as f64 * squares)
+}
+
+/// Who has how many jobs left.
+struct Users {
+    of: Vec<usize>,
+    left: Vec<usize>,
+    first_done: bool,
+}
+
+impl Users {
+    fn new(tasks: &[Task]) -> Self {
+        let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut left = Vec::new();
+        let of = tasks.iter().map(|task| {
+            let user = *numbers.entry(&task.user).or_insert_with(|| {
+                left.push(0);
+                left.len() - 1
+            });
+            left[user] += 1;
+            user
+        });
+        Self { of: of.collect(), left, first_done: false }
+    }
+
+    /// Whether this is the first user to have nothing left.
+    fn end(&mut self, task: usize) -> bool {
+        self.left[self.of[task]] -= 1;
+        let first = !self.first_done && self.left[self.of[task]] == 0;
+        self.first_done |= first;
+        first
+    }
+
+    fn shares(&self, tasks: &[Task], ran_ms: &[f64]) -> f64 {
+        let mut given = vec![0.0; self.left.len()];
+        for ((task, user), ran) in tasks.iter().zip(&self.of).zip(ran_ms) {
+            given[*user] += ran * task.vram_bytes as f64;
+        }
+        jain(&given)
     }
 }

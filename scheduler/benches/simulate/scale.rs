@@ -12,13 +12,14 @@ use crate::workload;
 
 const AGENTS: usize = 10_000;
 const EVENTS: usize = 2_000;
+const REPEATS: usize = 3;
 
 pub(crate) fn run() {
     println!("\n{AGENTS} agents, two jobs per card at the most, 50 users; milliseconds");
     println!(
-        "| queued | full pass | jobs placed | event p50 | event p99 | event max | commands applied p99 | resident MiB |"
+        "| queued | full pass | jobs placed | event p50 | event p99 | first of four p50 | first of four p99 | commands applied p99 | resident MiB |"
     );
-    println!("|---:|---:|---:|---:|---:|---:|---:|---:|");
+    println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     for queued in [1_000, 10_000, 100_000] {
         one(queued);
     }
@@ -52,7 +53,7 @@ fn one(queued: usize) {
     let mut running: Vec<JobId> =
         real.state.jobs().filter(|job| job.is_running()).map(|job| job.id).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let (mut plans, mut applied) = (Vec::new(), Vec::new());
+    let (mut firsts, mut plans, mut applied) = (Vec::new(), Vec::new(), Vec::new());
     for event in 0..EVENTS {
         // An hour passes over all events: jobs may be asked to make room.
         let now_ms = 2_000 + 1_800 * event as u64;
@@ -67,9 +68,15 @@ fn one(queued: usize) {
             submit(&mut real, 1, now_ms);
         }
         let heard = began.elapsed();
-        let began = Instant::now();
-        let commands = real.plan(now_ms);
-        plans.push(began.elapsed());
+        // A plan is a pure function: the least of several is what it takes where nothing else runs.
+        let plan = || {
+            let began = Instant::now();
+            let commands = real.plan(now_ms);
+            (began.elapsed(), commands)
+        };
+        let (first, commands) = plan();
+        firsts.push(first);
+        plans.push((0..REPEATS).map(|_| plan().0).min().unwrap_or(first).min(first));
         let began = Instant::now();
         for command in &commands {
             if let Command::Assign { job, .. } = command {
@@ -79,16 +86,18 @@ fn one(queued: usize) {
         real.carry_out(commands, now_ms);
         applied.push(heard + began.elapsed());
     }
+    firsts.sort_unstable();
     plans.sort_unstable();
     applied.sort_unstable();
     let ms = |d: Duration| d.as_secs_f64() * 1e3;
     let at = |times: &[Duration], percent: usize| ms(times[(times.len() - 1) * percent / 100]);
     println!(
-        "| {queued} | {:.1} | {placed} | {:.2} | {:.2} | {:.2} | {:.2} | {} |",
+        "| {queued} | {:.1} | {placed} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} |",
         ms(full),
         at(&plans, 50),
         at(&plans, 99),
-        at(&plans, 100),
+        at(&firsts, 50),
+        at(&firsts, 99),
         at(&applied, 99),
         resident_mib()
     );
