@@ -41,6 +41,8 @@ pub struct Model {
     /// Where the run stands: what a backward pass drops and the noise on its embeddings are drawn from it. Nothing is
     /// without it, nor in a pass that only asks.
     pub noise: Option<Noise>,
+    /// Whether nothing is dropped even so, as preference tuning wants it (TRL's `disable_dropout`).
+    pub disable_dropout: bool,
     /// What blocks keep from the forward to the backward pass. Changes memory and time, never numbers.
     pub memory_plan: MemoryPlan,
     /// How far noise moves embeddings while training (α of arXiv 2310.05914), if at all.
@@ -213,7 +215,7 @@ impl Model {
         let ops = self.ops.clone();
         let spec = self.spec.clone();
         let pass = self.pass(ops.as_ref(), &spec, &batch.cu_seqlens, 0);
-        let pass = Pass { noise: self.noise, ..pass };
+        let pass = Pass { noise: self.noise.filter(|_| !self.disable_dropout), ..pass };
         let lowest = self.lowest_trained();
 
         let mut x = self.embedded(&pass, &batch.input_ids)?;

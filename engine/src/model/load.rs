@@ -97,6 +97,7 @@ pub(super) fn assemble(
         local_frequencies: Frequencies::local(&spec),
         adapters: true,
         noise: None,
+        disable_dropout: false,
         memory_plan: MemoryPlan::default(),
         neftune_noise_alpha: None,
         identity: None,

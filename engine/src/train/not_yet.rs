@@ -14,10 +14,6 @@ pub(super) fn refuse(recipe: &Recipe) -> Result<()> {
             recipe.quantization == Quantization::Bfloat16
                 && matches!(recipe.method, Method::Freeze(_)),
         ),
-        (
-            "neftune_noise_alpha",
-            recipe.neftune_noise_alpha.is_some() && recipe.objective.disables_dropout(),
-        ),
     ];
     if let Method::Lora(lora) = &recipe.method {
         keys.push(("init_lora_weights", lora.init == LoraInit::Loftq));

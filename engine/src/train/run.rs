@@ -282,8 +282,7 @@ impl Run<'_> {
                 return Ok(None);
             }
             let (seed, micro_batch) = (self.recipe.seed, index as u64);
-            let noise = Noise { seed, step, micro_batch };
-            self.model.noise = Some(noise).filter(|_| !self.recipe.objective.disables_dropout());
+            self.model.noise = Some(Noise { seed, step, micro_batch });
             let (model, optimizer) = (&mut self.model, &mut self.optimizer);
             let mut step_now = |trainable: &mut Trainable| {
                 if !in_backward {

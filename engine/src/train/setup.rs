@@ -83,6 +83,7 @@ impl Setup {
         let mut model = base(order, &recipe, weights, observer)?;
         model.memory_plan = memory_plan;
         model.neftune_noise_alpha = recipe.neftune_noise_alpha;
+        model.disable_dropout = recipe.objective.disables_dropout();
         let rewards = matches!(recipe.objective, Objective::Reward(_));
         let mut score = None;
         let adapter = match &recipe.method {

@@ -215,3 +215,25 @@ fn dropout_stays_off_unless_it_is_asked_for() {
     assert_eq!(plain, losses(json!({"lora_dropout": 0.5})));
     assert_ne!(plain, losses(json!({"lora_dropout": 0.5, "disable_dropout": false})));
 }
+
+/// The reference that was asked before the first step heard no noise, so the one asked meanwhile does not either.
+#[test]
+fn noise_moves_what_learns_and_nothing_it_is_compared_with() {
+    let losses = |task: &str, keys: Value| -> Vec<f64> {
+        let mut recipe = json!({"task": task, "learning_rate": 1e-3});
+        recipe.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        fresh(recipe).steps().iter().map(|m| m.loss).collect()
+    };
+    let noise = json!({"neftune_noise_alpha": 5});
+    for task in ["dpo", "kto", "orpo", "cpo", "reward"] {
+        let (clean, noisy) = (losses(task, json!({})), losses(task, noise.clone()));
+        let apart = clean.iter().zip(&noisy).map(|(a, b)| (a - b).abs());
+        let apart: Vec<f64> = apart.collect();
+        assert!(apart.iter().all(|apart| (1e-7..0.5).contains(apart)), "{task}: {apart:?}");
+        assert_eq!(noisy, losses(task, noise.clone()), "{task}: drawn from the seed");
+    }
+    let stored = json!({"neftune_noise_alpha": 5, "precompute_ref_log_probs": true});
+    for (meanwhile, before) in losses("dpo", noise).iter().zip(losses("dpo", stored)) {
+        assert!((meanwhile - before).abs() < 1e-6, "{meanwhile} {before}");
+    }
+}
