@@ -71,7 +71,8 @@ impl Model {
     }
 
     /// Lets some of the base's own tensors learn: those of the last `layers` blocks (the first where it is negative),
-    /// and those a pattern is found in the name of.
+    /// and those a pattern is found in the name of. A matrix that is held in bf16 goes on in it, and the optimizer
+    /// rounds its steps by chance.
     ///
     /// # Errors
     /// [`EngineError::Input`] when that is none of them, or a pattern cannot be read.
@@ -85,7 +86,7 @@ impl Model {
             .map_err(|e| EngineError::input(format!("unfrozen_parameters: {e}")))?;
         for parameter in self.parameters_mut() {
             if of_block(parameter.name()) || patterns.is_match(parameter.name()) {
-                parameter.thaw();
+                parameter.thaw_as_held()?;
             }
         }
         if self.trainables().next().is_some() {

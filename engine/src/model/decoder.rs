@@ -15,6 +15,7 @@ use super::identity::Identity;
 use super::linear::Linear;
 use super::noise::Noise;
 use super::norm::Norm;
+use super::stored::Stored;
 use super::trainable::{Parameter, Trainable};
 use crate::data::MicroBatch;
 use crate::ops::{self, Backend, Frequencies, Rotary, Span};
@@ -141,10 +142,17 @@ impl Model {
     pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         let score = self.score.iter().map(|score| (score.name.as_str(), &score.value));
         let base = self.parameters();
+        base.filter_map(|parameter| Some((parameter.name(), parameter.tensor()?))).chain(score)
+    }
+
+    /// As [`Self::weights`], and those that are frozen in bf16: all but [`Self::packed`].
+    pub(super) fn stored(&self) -> impl Iterator<Item = (&str, Stored<'_>)> {
+        let score = self.score.iter().map(|score| (score.name.as_str(), Stored::from(&score.value)));
+        let base = self.parameters();
         base.filter_map(|parameter| Some((parameter.name(), parameter.stored()?))).chain(score)
     }
 
-    /// Names of all other weights, which neither learn nor can be saved.
+    /// Names of the weights in fewer bits than bf16, which neither learn nor can be saved.
     pub fn packed(&self) -> impl Iterator<Item = &str> {
         self.parameters().filter(|parameter| parameter.stored().is_none()).map(Parameter::name)
     }

@@ -37,6 +37,7 @@ mod scale;
 mod score;
 mod shards;
 mod source;
+mod stored;
 mod trainable;
 
 pub use crate::quant::{PackedMatrix, Weight};

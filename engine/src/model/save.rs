@@ -2,22 +2,20 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
 use fleetune_shared::ModelSpec;
-use half::bf16;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
 use super::Model;
 use super::files::{COMPANIONS, CONFIG, Layout, SINGLE, wrong};
+use super::stored::Stored;
 use crate::data::Tokenizer;
-use crate::ops::slices::{view, view_as};
 use crate::tensor_file::{TensorEntry, TensorFile};
 use crate::{EngineError, Result};
 
-/// Writes `model.safetensors` (f32, or bf16 where the model learned in it) and `config.json` into `dir`, which exists. From `base`, the folder the model was
-/// loaded from, the configuration's other keys, the tokenizer and the template come along; from a GGUF file, tokenizer
-/// and template.
+/// Writes `model.safetensors` (f32, or bf16 where the model is held in it) and `config.json` into `dir`, which exists.
+/// From `base`, the folder the model was loaded from, the configuration's other keys, the tokenizer and the template
+/// come along; from a GGUF file, tokenizer and template.
 ///
 /// # Errors
 /// When a file cannot be written, or the model holds weights in fewer bits than it would be saved in.
@@ -27,8 +25,8 @@ pub fn save(dir: &Path, model: &Model, base: &Path) -> Result<()> {
             "`{name}` is held in few bits and would be lost by saving; load the model with `dtype: float32`"
         )));
     }
-    write_tensors(&dir.join(SINGLE), model.weights(), None)?;
-    let narrow = model.weights().any(|(_, tensor)| tensor.dtype() == DType::BF16);
+    write_tensors(&dir.join(SINGLE), model.stored(), None)?;
+    let narrow = model.stored().any(|(_, tensor)| tensor.dtype() == Dtype::BF16);
     save_surroundings(dir, model.spec(), base, if narrow { Dtype::BF16 } else { Dtype::F32 })?;
     if model.scores_answers() { classify(&dir.join(CONFIG)) } else { Ok(()) }
 }
@@ -95,27 +93,22 @@ pub fn save_surroundings(dir: &Path, spec: &ModelSpec, base: &Path, dtype: Dtype
 
 /// Writes f32 and bf16 tensors as transformers and PEFT read them, and a key and a text of our own into the file's
 /// metadata, which both pass over.
-pub(crate) fn write_tensors<'a>(
+pub(crate) fn write_tensors<'a, S: Into<Stored<'a>>>(
     path: &Path,
-    tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    tensors: impl Iterator<Item = (&'a str, S)>,
     own: Option<(&str, String)>,
 ) -> Result<()> {
-    let tensors: Vec<_> = tensors.collect();
-    let entry = |(name, tensor): &(&str, &Tensor)| TensorEntry {
+    let tensors: Vec<(&str, Stored<'_>)> =
+        tensors.map(|(name, tensor)| (name, tensor.into())).collect();
+    let entry = |(name, tensor): &(&str, Stored<'_>)| TensorEntry {
         name: (*name).to_owned(),
-        dtype: if tensor.dtype() == DType::BF16 { Dtype::BF16 } else { Dtype::F32 },
+        dtype: tensor.dtype(),
         shape: tensor.dims().to_vec(),
     };
     let entries: Vec<_> = tensors.iter().map(entry).collect();
     let mut file = TensorFile::create_with(path, &entries, own)?;
     for (_, tensor) in tensors {
-        if tensor.dtype() == DType::BF16 {
-            let numbers = view_as::<bf16>(tensor)?;
-            let bytes: Vec<_> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-            file.write(&bytes)?;
-        } else {
-            file.write_f32(&view(tensor)?)?;
-        }
+        tensor.write(&mut file)?;
     }
     file.finish()
 }

@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor};
 use fleetune_shared::{SLAB_ROWS, TILE_NUMBERS};
 use half::bf16;
 
+use super::stored::Stored;
 use crate::Result;
 use crate::ops::{Backend, LowRank, Onto, slices};
 use crate::quant::{Packed, PackedMatrix, Weight};
@@ -233,11 +234,19 @@ impl Parameter {
         }
     }
 
-    /// The numbers, where they are held as they are saved: f32, or bf16 that learns.
-    pub(crate) fn stored(&self) -> Option<&Tensor> {
+    /// The numbers, where they are held as a tensor: f32, or bf16 that learns.
+    pub(crate) fn tensor(&self) -> Option<&Tensor> {
         match self.numbers() {
             Numbers::Held(weight) => weight.plain(),
             Numbers::Learning(trainable) => Some(&trainable.value),
+        }
+    }
+
+    /// The numbers, where they are held as they can be saved: f32 or bf16.
+    pub(crate) fn stored(&self) -> Option<Stored<'_>> {
+        match self.numbers() {
+            Numbers::Held(Weight::Packed(matrix)) => Stored::matrix(matrix),
+            _ => self.tensor().map(Stored::from),
         }
     }
 
@@ -263,6 +272,19 @@ impl Parameter {
             Self::Frozen(..) => None,
             Self::Trained(trainable) => Some(trainable),
             Self::Copied(copied) => Some(&mut copied.copy),
+        }
+    }
+
+    /// As [`Self::thaw`]; a matrix that is held in bf16 goes on in it.
+    pub(crate) fn thaw_as_held(&mut self) -> Result<()> {
+        match self {
+            Self::Frozen(_, Weight::Packed(matrix)) if matrix.as_bf16().is_some() => {
+                self.thaw_bf16()
+            }
+            _ => {
+                self.thaw();
+                Ok(())
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use fleetune_shared::TILE_NUMBERS;
+use half::bf16;
 use rayon::prelude::*;
 
 use super::Packed;
@@ -45,6 +46,11 @@ impl PackedMatrix {
     /// The numbers.
     pub(crate) fn numbers(&self) -> &dyn Packed {
         self.numbers.as_ref()
+    }
+
+    /// All numbers, where they are kept as bf16.
+    pub(crate) fn as_bf16(&self) -> Option<&[bf16]> {
+        self.numbers.as_bf16()
     }
 
     /// Bytes held.

@@ -1,5 +1,8 @@
 //! Ways to hold less, and noise: none of them changes what it should not.
 
+use std::path::Path;
+
+use candle_core::{DType, Device as Place, Tensor};
 use fleetune_engine::model::spec_of;
 use fleetune_shared::recipe::CheckpointingLevel;
 use fleetune_shared::{ByteSize, Device, Estimate, MemoryPlan, StepMetrics};
@@ -122,6 +125,46 @@ fn auto_keeps_what_there_is_room_for_and_says_so() {
         let file = "adapter_model.safetensors";
         assert!(kept.bytes(file) == story.bytes(file), "{words}");
     }
+}
+
+/// One block of two in bf16: near the curve of f32, and what is frozen is saved as it was held.
+#[test]
+fn a_mostly_frozen_model_learns_in_bf16() {
+    let keys = json!({
+        "use_peft": false,
+        "freeze_trainable_layers": 1,
+        "learning_rate": 3e-4,
+        "max_steps": 12,
+    });
+    let wide = on("tiny-llama", keys.clone());
+    let mut narrow = keys;
+    narrow["dtype"] = "bfloat16".into();
+    let straight = on("tiny-llama", narrow.clone());
+    for (f32, bf16) in wide.steps().iter().zip(straight.steps()) {
+        let apart = (f32.loss - bf16.loss).abs();
+        assert!(apart < 0.02, "step {}: {} and {}", f32.step, f32.loss, bf16.loss);
+    }
+    let tensors = |path: &Path| candle_core::safetensors::load(path, &Place::Cpu).unwrap();
+    let file = "model.safetensors";
+    let base = tensors(&fixture("models/tiny-llama").join(file));
+    let learned = tensors(&straight.order.out.join(file));
+    assert_eq!(learned.len(), base.len());
+    for (name, before) in &base {
+        let after = &learned[name];
+        let dtype = if after.rank() == 2 { DType::BF16 } else { DType::F32 };
+        assert_eq!(after.dtype(), dtype, "{name}");
+        let numbers = |tensor: &Tensor| -> Vec<f32> {
+            let tensor = tensor.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap();
+            tensor.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        assert_eq!(numbers(before) != numbers(after), name.contains("layers.1."), "{name}");
+    }
+
+    let mut story = on("tiny-llama", narrow);
+    let _ = story.run_until(Some(4));
+    story.order.resume_from = Some(story.order.out.clone());
+    story.run().0.unwrap();
+    assert!(straight.bytes(file) == story.bytes(file), "a resumed run rounds as it would have");
 }
 
 #[test]
