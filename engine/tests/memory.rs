@@ -190,7 +190,7 @@ fn attention_peak(tokens: usize, window: Option<usize>) -> u64 {
     let before = memory::current().0;
     let (q, k, v) =
         (random(heads * head_dim), random(kv_heads * head_dim), random(kv_heads * head_dim));
-    let spans = [Span { q: 0..tokens, k: 0..tokens }];
+    let spans = [Span::causal(0..tokens)];
     let shape = AttentionShape {
         heads,
         kv_heads,

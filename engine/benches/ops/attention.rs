@@ -27,10 +27,7 @@ impl Rows {
     }
 
     fn spans(self) -> Vec<Span> {
-        let span = |row| {
-            let tokens = row * self.length..(row + 1) * self.length;
-            Span { q: tokens.clone(), k: tokens }
-        };
+        let span = |row| Span::causal(row * self.length..(row + 1) * self.length);
         (0..self.count).map(span).collect()
     }
 

@@ -39,6 +39,15 @@ impl Row {
         self.labels.iter().take_while(|label| **label == IGNORED).count()
     }
 
+    /// Tokens at its beginning that `other` begins with too and that predict nothing here; at least one is left.
+    fn begins_with(&self, other: &Self) -> usize {
+        let tokens = self.input_ids.iter().zip(&other.input_ids);
+        let predicted = self.labels.iter().skip(1);
+        let same =
+            |((own, other), label): &((&u32, &u32), &i64)| own == other && **label == IGNORED;
+        tokens.zip(predicted).take_while(same).count()
+    }
+
     /// Learns everything after the prompt: an answer to its very end, whatever a template writes behind it.
     pub(super) fn learn_answer(&mut self) {
         let prompt = self.prompt();
@@ -58,6 +67,8 @@ pub struct MicroBatch {
     pub targets: Vec<i64>,
     /// Where each example begins, and the end: `[examples + 1]`, first 0, last `tokens`.
     pub cu_seqlens: Vec<usize>,
+    /// Tokens that come before each example's own and lie in an earlier one: `[examples]`, mostly none.
+    pub prefixes: Vec<Range<usize>>,
     /// Which sequences of their data set these are; a sequence is one or more examples.
     pub sequences: Vec<usize>,
 }
@@ -66,14 +77,37 @@ impl MicroBatch {
     /// Lays rows end to end and shifts their labels.
     #[must_use]
     pub fn of(rows: &[&Row]) -> Self {
-        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
-        for row in rows {
-            batch.input_ids.extend(&row.input_ids);
-            batch.targets.extend(row.labels.iter().skip(1));
-            batch.targets.push(IGNORED);
-            batch.cu_seqlens.push(batch.input_ids.len());
+        let mut batch = Self::empty();
+        rows.iter().for_each(|row| batch.push(row, 0..0));
+        batch
+    }
+
+    /// As [`Self::of`], the second of each two rows without what it begins with as the first does and learns nothing
+    /// from: answers to one prompt share all of it but its last token, which predicts another one for each.
+    #[must_use]
+    pub fn of_pairs(rows: &[&Row]) -> Self {
+        let mut batch = Self::empty();
+        for pair in rows.chunks(2) {
+            let start = batch.input_ids.len();
+            for (row, before) in pair.iter().zip([None, pair.first()]) {
+                let shared = before.map_or(0, |before| row.begins_with(before));
+                batch.push(row, start..start + shared);
+            }
         }
         batch
+    }
+
+    fn empty() -> Self {
+        Self { cu_seqlens: vec![0], ..Self::default() }
+    }
+
+    /// Appends what of `row` comes after `prefix`, where its first tokens lie.
+    fn push(&mut self, row: &Row, prefix: Range<usize>) {
+        self.input_ids.extend(&row.input_ids[prefix.len()..]);
+        self.targets.extend(row.labels.iter().skip(prefix.len() + 1));
+        self.targets.push(IGNORED);
+        self.cu_seqlens.push(self.input_ids.len());
+        self.prefixes.push(prefix);
     }
 
     /// Positions that predict something.
@@ -90,13 +124,19 @@ impl MicroBatch {
         self.examples().map(labels)
     }
 
-    /// Tokens, all together.
+    /// Tokens of all examples, each counted in every example that it belongs to.
     #[must_use]
     pub fn tokens(&self) -> usize {
+        self.input_ids.len() + self.prefixes.iter().map(Range::len).sum::<usize>()
+    }
+
+    /// Tokens that are computed: each counts once.
+    #[must_use]
+    pub fn tokens_computed(&self) -> usize {
         self.input_ids.len()
     }
 
-    /// Where the tokens of each example lie.
+    /// Where each example's own tokens lie.
     pub fn examples(&self) -> impl Iterator<Item = Range<usize>> {
         self.cu_seqlens.windows(2).map(|ends| ends[0]..ends[1])
     }
@@ -104,12 +144,15 @@ impl MicroBatch {
     /// The first of each two examples, or with `offset` 1 the second: the halves of pairs.
     #[must_use]
     pub fn every_second(&self, offset: usize) -> Self {
-        let mut half =
-            Self { cu_seqlens: vec![0], sequences: self.sequences.clone(), ..Self::default() };
-        for range in self.examples().skip(offset).step_by(2) {
+        let mut half = Self { sequences: self.sequences.clone(), ..Self::empty() };
+        let examples = self.examples().zip(&self.prefixes).skip(offset).step_by(2);
+        for (range, prefix) in examples {
+            half.input_ids.extend(&self.input_ids[prefix.clone()]);
+            half.targets.extend(std::iter::repeat_n(IGNORED, prefix.len()));
             half.input_ids.extend(&self.input_ids[range.clone()]);
             half.targets.extend(&self.targets[range]);
             half.cu_seqlens.push(half.input_ids.len());
+            half.prefixes.push(0..0);
         }
         half
     }
@@ -143,6 +186,38 @@ mod tests {
         assert_eq!(batch.cu_seqlens, [0, 3, 5]);
         assert_eq!(batch.supervised(), a.supervised() + b.supervised());
         assert_eq!(batch.supervised_each().collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn answers_share_their_prompt_but_for_the_token_that_predicts_them() {
+        let row = |ids: &[u32], prompt: usize| Row {
+            input_ids: ids.to_vec(),
+            labels: (0..)
+                .zip(ids)
+                .map(|(at, id)| if at < prompt { IGNORED } else { i64::from(*id) })
+                .collect(),
+        };
+        let (chosen, rejected) = (row(&[1, 2, 3, 7, 8], 3), row(&[1, 2, 3, 7, 9, 4], 3));
+        let (other, short) = (row(&[1, 5, 6], 1), row(&[2], 1));
+        let mut batch = MicroBatch::of_pairs(&[&chosen, &rejected, &other, &short]);
+        assert_eq!(batch.input_ids, [1, 2, 3, 7, 8, 3, 7, 9, 4, 1, 5, 6, 2]);
+        let none = IGNORED;
+        assert_eq!(batch.targets, [none, none, 7, 8, none, 7, 9, 4, none, 5, 6, none, none]);
+        assert_eq!(batch.cu_seqlens, [0, 5, 9, 12, 13]);
+        assert_eq!(batch.prefixes, [0..0, 0..2, 9..9, 9..9]);
+        assert_eq!((batch.tokens(), batch.tokens_computed()), (15, 13));
+        // Each half is what it is without the other.
+        for (which, rows) in [[&chosen, &other], [&rejected, &short]].iter().enumerate() {
+            assert_eq!(batch.every_second(which), MicroBatch::of(rows));
+        }
+        // Labels of a prompt are those of the answer it lies before.
+        assert_eq!(batch.label_prompts(), [2, 0, 0, 0]);
+        assert_eq!(batch.supervised_each().collect::<Vec<_>>(), [4, 3, 2, 0]);
+
+        // Where nothing is left to learn, one token stays.
+        let prompt = row(&[1, 2, 3], 3);
+        let cut = MicroBatch::of_pairs(&[&prompt, &prompt]);
+        assert_eq!((cut.cu_seqlens, cut.prefixes), (vec![0, 3, 4], vec![0..0, 0..2]));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fleetune_shared::recipe::{DataFormat, DataSettings, PackingStrategy, TruncationMode};
-use fleetune_shared::{BlobHash, ModelSpec};
+use fleetune_shared::{BlobHash, ModelSpec, RopeScaling};
 use serde::{Deserialize, Serialize};
 
 use super::batch::{MicroBatch, Row};
@@ -55,6 +55,8 @@ pub struct Dataset {
     verdicts: Arc<Vec<bool>>,
     /// How each sequence is joined by its prompt with another's answer, if it is.
     mismatch: Option<Mismatch>,
+    /// Whether a micro-batch holds what two answers begin with once.
+    shares_prompts: bool,
     /// Counts over the rows.
     pub stats: DataStats,
     /// What the user should know about the rows, in whole sentences.
@@ -96,7 +98,7 @@ impl Dataset {
     ) -> Result<(Self, Vec<u32>)> {
         let loaded = load::load(sets, settings, tokenizer, spec, cache)?;
         let sets = loaded.note.sets.clone();
-        Ok((Self::over(loaded, settings)?, sets))
+        Ok((Self::over(loaded, settings, spec)?, sets))
     }
 
     /// The same rows in bins, if the settings ask for it.
@@ -134,12 +136,13 @@ impl Dataset {
             sequences,
             verdicts: Arc::default(),
             mismatch: None,
+            shares_prompts: false,
             stats,
             notes: Vec::new(),
         }
     }
 
-    fn over(loaded: Loaded, settings: &DataSettings) -> Result<Self> {
+    fn over(loaded: Loaded, settings: &DataSettings, spec: &ModelSpec) -> Result<Self> {
         let Loaded { store, note: Note { stats, notes, verdicts, .. } } = loaded;
         // Rows are numbered, and tokens of a row counted, in 32 bits.
         if u32::try_from(store.len()).is_err() {
@@ -159,7 +162,11 @@ impl Dataset {
             _ => Sequences::single(rows),
         };
         let (store, verdicts) = (Arc::new(store), Arc::new(verdicts));
-        Ok(Self { store, sequences, verdicts, mismatch: None, stats, notes })
+        let pairs = settings.format == DataFormat::Preference;
+        // With LongRoPE a prompt turns by the length of its answer.
+        let shares_prompts =
+            pairs && !matches!(spec.rope_scaling, Some(RopeScaling::LongRope { .. }));
+        Ok(Self { store, sequences, verdicts, mismatch: None, shares_prompts, stats, notes })
     }
 
     /// The same judged answers, each sequence joined by its prompt with the answer of the sequence before it among
@@ -270,8 +277,22 @@ impl Dataset {
         for i in sequences {
             rows.extend(self.sequence(*i)?);
         }
-        let batch = MicroBatch::of(&rows.iter().collect::<Vec<&Row>>());
+        let rows: Vec<&Row> = rows.iter().collect();
+        let batch =
+            if self.shares_prompts { MicroBatch::of_pairs(&rows) } else { MicroBatch::of(&rows) };
         Ok(MicroBatch { sequences: sequences.to_vec(), ..batch })
+    }
+
+    /// Tokens that are computed for sequence `i` in a micro-batch.
+    ///
+    /// # Errors
+    /// Rows that cannot be read back.
+    pub fn tokens_computed_of(&self, i: usize) -> Result<usize> {
+        if self.shares_prompts {
+            Ok(self.micro_batch(&[i])?.tokens_computed())
+        } else {
+            Ok(self.tokens_of(i))
+        }
     }
 
     /// The first row of sequence `i`, uncut.

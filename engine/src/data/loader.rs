@@ -110,26 +110,34 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// Rows that cannot be read back.
     pub fn longest_step(&self) -> Result<MicroBatch> {
-        self.data.micro_batch(&self.longest())
+        self.data.micro_batch(&self.longest()?)
     }
 
     /// Whether the next step has a micro-batch as large as [`Self::longest_step`].
-    #[must_use]
-    pub fn next_step_is_longest(&self) -> bool {
-        let tokens = |sequences: &[usize]| -> usize {
-            sequences.iter().map(|i| self.data.tokens_of(*i)).sum()
+    ///
+    /// # Errors
+    /// Rows that cannot be read back.
+    pub fn next_step_is_longest(&self) -> Result<bool> {
+        let tokens = |sequences: &[usize]| -> Result<usize> {
+            sequences.iter().map(|i| self.data.tokens_computed_of(*i)).sum()
         };
         let end = (self.cursor.position + self.step_rows()).min(self.order.len());
-        let next = self.order[self.cursor.position..end].chunks(self.batching.micro_batch);
-        let longest = tokens(&self.longest());
-        next.map(tokens).any(|next| next == longest)
+        let longest = tokens(&self.longest()?)?;
+        for next in self.order[self.cursor.position..end].chunks(self.batching.micro_batch) {
+            if tokens(next)? == longest {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    fn longest(&self) -> Vec<usize> {
-        let mut sequences: Vec<usize> = (0..self.data.len()).collect();
-        sequences.sort_by_key(|i| std::cmp::Reverse(self.data.tokens_of(*i)));
+    fn longest(&self) -> Result<Vec<usize>> {
+        let sized = |i| Ok((self.data.tokens_computed_of(i)?, i));
+        let mut sequences: Vec<(usize, usize)> =
+            (0..self.data.len()).map(sized).collect::<Result<_>>()?;
+        sequences.sort_by_key(|(tokens, _)| std::cmp::Reverse(*tokens));
         sequences.truncate(self.batching.micro_batch);
-        sequences
+        Ok(sequences.into_iter().map(|(_, i)| i).collect())
     }
 
     fn step_rows(&self) -> usize {
@@ -208,7 +216,7 @@ mod tests {
         let batching = Batching { micro_batch: 2, accumulation: 1 };
         let mut loader = Loader::new(&data, batching, Sampling::Sequential, 0);
         let mut longest = || {
-            let longest = loader.next_step_is_longest();
+            let longest = loader.next_step_is_longest().unwrap();
             loader.next_step().unwrap();
             longest
         };

@@ -69,7 +69,7 @@ impl Attention {
             None => ops.attention(&turned_q, &turned_k, &v, &self.shape(pass, &pass.spans))?,
             Some((index, cache)) => {
                 let (keys, values) = cache.append(index, turned_k, v.clone(), self.window)?;
-                let span = Span { q: 0..q.dim(0)?, k: 0..keys.dim(0)? };
+                let span = Span { k: 0..keys.dim(0)?, ..Span::causal(0..q.dim(0)?) };
                 ops.attention(&turned_q, &keys, &values, &self.shape(pass, &[span]))?
             }
         };

@@ -147,7 +147,8 @@ impl Model {
 
     /// As [`Self::weights`], and those that are frozen in bf16: all but [`Self::packed`].
     pub(super) fn stored(&self) -> impl Iterator<Item = (&str, Stored<'_>)> {
-        let score = self.score.iter().map(|score| (score.name.as_str(), Stored::from(&score.value)));
+        let score =
+            self.score.iter().map(|score| (score.name.as_str(), Stored::from(&score.value)));
         let base = self.parameters();
         base.filter_map(|parameter| Some((parameter.name(), parameter.stored()?))).chain(score)
     }
@@ -222,13 +223,13 @@ impl Model {
         self.check(batch)?;
         let ops = self.ops.clone();
         let spec = self.spec.clone();
-        let pass = self.pass(ops.as_ref(), &spec, &batch.cu_seqlens, 0);
+        let pass = self.pass(ops.as_ref(), &spec, spans(batch));
         let pass = Pass { noise: self.noise.filter(|_| !self.disable_dropout), ..pass };
         let lowest = self.lowest_trained();
 
         let mut x = self.embedded(&pass, &batch.input_ids)?;
         if let (Some(alpha), Some(noise)) = (self.neftune_noise_alpha, self.noise) {
-            noise.on_embeddings(alpha, &x, &batch.cu_seqlens)?;
+            noise.on_embeddings(alpha, &x, &pass.spans)?;
         }
         let mut kept = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
@@ -273,7 +274,7 @@ impl Model {
             let ids = batch.input_ids.iter().copied().zip(0..);
             let (ids, rows): (Vec<u32>, Vec<u32>) =
                 ids.filter(|(id, _)| Some(*id) != spec.pad_token_id).unzip();
-            let dx = if ids.len() < batch.tokens() { ops.gather(&dx, &rows)? } else { dx };
+            let dx = if ids.len() < batch.tokens_computed() { ops.gather(&dx, &rows)? } else { dx };
             let dx = scaled(dx, spec.embedding_scale())?;
             self.embed.backward(ops.as_ref(), &ids, &dx)?;
             self.embed.trainables_mut().try_for_each(each)?;
@@ -296,7 +297,7 @@ impl Model {
     /// As [`Self::forward_backward`].
     pub fn smoothed_loss(&self, batch: &MicroBatch, smoothing: f64) -> Result<f64> {
         self.check(batch)?;
-        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens)?;
+        let x = self.hidden(batch)?;
         self.head_loss(&x, &Labelled::of(batch), smoothing)
     }
 
@@ -314,7 +315,13 @@ impl Model {
     /// As [`Self::logits`].
     pub fn packed_logits(&self, input_ids: &[u32], cu_seqlens: &[usize]) -> Result<Tensor> {
         self.check_ids(input_ids)?;
-        self.head_logits(&self.hidden(input_ids, cu_seqlens)?)
+        let batch = MicroBatch {
+            input_ids: input_ids.to_vec(),
+            cu_seqlens: cu_seqlens.to_vec(),
+            prefixes: vec![0..0; cu_seqlens.len().saturating_sub(1)],
+            ..MicroBatch::default()
+        };
+        self.head_logits(&self.hidden(&batch)?)
     }
 
     /// Reads `tokens` after what `cache` remembers, and gives the logits that follow the last of them, `[V]`.
@@ -323,7 +330,8 @@ impl Model {
     /// As [`Self::logits`]; the cache is then unusable.
     pub fn step(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         self.check_ids(tokens)?;
-        let pass = self.pass(self.ops.as_ref(), &self.spec, &[0, tokens.len()], cache.len());
+        let span = Span { k: 0..cache.len() + tokens.len(), ..Span::causal(0..tokens.len()) };
+        let pass = self.pass(self.ops.as_ref(), &self.spec, vec![span]);
         let mut x = self.embedded(&pass, tokens)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&pass, x, Some((index, cache)))?.0;
@@ -339,9 +347,9 @@ impl Model {
     }
 
     /// The residual stream before the final norm, `[tokens, H]`.
-    pub(super) fn hidden(&self, input_ids: &[u32], cu_seqlens: &[usize]) -> Result<Tensor> {
-        let pass = self.pass(self.ops.as_ref(), &self.spec, cu_seqlens, 0);
-        let mut x = self.embedded(&pass, input_ids)?;
+    pub(super) fn hidden(&self, batch: &MicroBatch) -> Result<Tensor> {
+        let pass = self.pass(self.ops.as_ref(), &self.spec, spans(batch));
+        let mut x = self.embedded(&pass, &batch.input_ids)?;
         for block in &self.blocks {
             crate::memory::check()?;
             x = block.forward(&pass, x, None)?.0;
@@ -349,16 +357,14 @@ impl Model {
         Ok(x)
     }
 
-    /// Examples laid end to end, each after `past` tokens of its own that only a cache knows.
+    /// Over examples whose queries are laid end to end.
     pub(super) fn pass<'a>(
         &self,
         ops: &'a dyn Backend,
         spec: &'a ModelSpec,
-        cu_seqlens: &[usize],
-        past: usize,
+        spans: Vec<Span>,
     ) -> Pass<'a> {
-        let examples = cu_seqlens.windows(2).map(|pair| pair[0]..pair[1]);
-        let positions = examples.clone().map(|tokens| past..past + tokens.len());
+        let positions = spans.iter().map(|span| span.lead()..span.keys());
         let local = self.local_frequencies.as_ref();
         Pass {
             ops,
@@ -367,7 +373,7 @@ impl Model {
             noise: None,
             rotary: Rotary::new(&self.frequencies, positions.clone()),
             local_rotary: local.map(|frequencies| Rotary::new(frequencies, positions)),
-            spans: examples.map(|q| Span { k: q.start..q.end + past, q }).collect(),
+            spans,
         }
     }
 
@@ -380,13 +386,16 @@ impl Model {
     }
 
     pub(super) fn check(&self, batch: &MicroBatch) -> Result<()> {
-        let tokens = batch.tokens();
+        let tokens = batch.tokens_computed();
         let ends = batch.cu_seqlens.first() == Some(&0) && batch.cu_seqlens.last() == Some(&tokens);
-        if !ends || !batch.cu_seqlens.is_sorted() || batch.targets.len() != tokens {
+        let earlier = batch.prefixes.len() + 1 == batch.cu_seqlens.len()
+            && batch.prefixes.iter().zip(&batch.cu_seqlens).all(|(prefix, own)| prefix.end <= *own);
+        if !ends || !earlier || !batch.cu_seqlens.is_sorted() || batch.targets.len() != tokens {
             return Err(EngineError::input(format!(
-                "a micro-batch of {tokens} tokens has {} targets and examples at {:?}",
+                "a micro-batch of {tokens} tokens has {} targets and examples at {:?} that begin with {:?}",
                 batch.targets.len(),
-                batch.cu_seqlens
+                batch.cu_seqlens,
+                batch.prefixes
             )));
         }
         self.check_ids(&batch.input_ids)?;
@@ -417,6 +426,12 @@ impl Model {
             ))),
         }
     }
+}
+
+/// What the tokens of each example see.
+fn spans(batch: &MicroBatch) -> Vec<Span> {
+    let examples = batch.examples().zip(&batch.prefixes);
+    examples.map(|(own, prefix)| Span { prefix: prefix.clone(), ..Span::causal(own) }).collect()
 }
 
 fn scaled(x: Tensor, scale: f64) -> Result<Tensor> {

@@ -45,8 +45,8 @@ impl Model {
     }
 
     fn logps(&self, batch: &MicroBatch, collisions: bool) -> Result<TokenLogps> {
-        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens)?;
-        let pass = self.pass(self.ops.as_ref(), &self.spec, &[], 0);
+        let x = self.hidden(batch)?;
+        let pass = self.pass(self.ops.as_ref(), &self.spec, Vec::new());
         let (logps, collisions) = self.head_logps(&pass, &x, &Labelled::of(batch), collisions)?;
         Ok(TokenLogps { logps, collisions })
     }

@@ -47,7 +47,7 @@ impl Model {
 
     /// Logits of rows of the residual stream: `[rows, H]` to `[rows, V]`.
     pub(super) fn head_logits(&self, x: &Tensor) -> Result<Tensor> {
-        self.head_logits_in(&self.pass(self.ops.as_ref(), &self.spec, &[], 0), x)
+        self.head_logits_in(&self.pass(self.ops.as_ref(), &self.spec, Vec::new()), x)
     }
 
     fn head_logits_in(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::Result;
-use crate::ops::{DropoutMask, slices};
+use crate::ops::{DropoutMask, Span, slices};
 
 /// A place in a run. Two passes at the same place draw the same numbers, whatever happened between them; a pass without
 /// one draws none.
@@ -29,17 +29,16 @@ impl Noise {
         DropoutMask::new(self.key(DROPOUT), layer, p)
     }
 
-    /// Adds NEFTune's noise (arXiv 2310.05914) to `x` (`[tokens, H]`), the embeddings of the examples that begin and end
-    /// at `cu_seqlens`: each number moves by up to `alpha / √(tokens · H)` of its example. An example's own length
-    /// counts, as in the paper; transformers counts the padding too.
-    pub(crate) fn on_embeddings(self, alpha: f64, x: &Tensor, cu_seqlens: &[usize]) -> Result<()> {
+    /// Adds NEFTune's noise (arXiv 2310.05914) to `x` (`[tokens, H]`), the embeddings of the queries of `spans`: each
+    /// number moves by up to `alpha / √(tokens · H)` of its example. An example's own length counts, as in the paper;
+    /// transformers counts the padding too. A beginning that several examples share is the first one's.
+    pub(crate) fn on_embeddings(self, alpha: f64, x: &Tensor, spans: &[Span]) -> Result<()> {
         let width = x.dim(1)?;
         let mut rng = ChaCha12Rng::from_seed(self.key(NEFTUNE));
         slices::edit(x, |numbers| {
-            for example in cu_seqlens.windows(2) {
-                let numbers = &mut numbers[example[0] * width..example[1] * width];
-                let reach = (alpha / (numbers.len() as f64).sqrt()) as f32;
-                for number in numbers {
+            for span in spans {
+                let reach = (alpha / ((span.keys() * width) as f64).sqrt()) as f32;
+                for number in &mut numbers[span.q.start * width..span.q.end * width] {
                     *number += uniform(&mut rng) * reach;
                 }
             }
@@ -71,7 +70,8 @@ mod tests {
 
     fn added(noise: Noise) -> Vec<f32> {
         let x = Tensor::zeros((60, 64), DType::F32, &Device::Cpu).unwrap();
-        noise.on_embeddings(5.0, &x, &[0, 10, 60]).unwrap();
+        let spans = [Span::causal(0..10), Span::causal(10..60)];
+        noise.on_embeddings(5.0, &x, &spans).unwrap();
         x.flatten_all().unwrap().to_vec1().unwrap()
     }
 

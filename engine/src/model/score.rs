@@ -63,7 +63,7 @@ impl Model {
     /// As [`Model::forward_backward`]; [`EngineError::Input`] for a model without a score.
     pub fn scores(&self, batch: &MicroBatch) -> Result<Vec<f64>> {
         self.check(batch)?;
-        let x = self.hidden(&batch.input_ids, &batch.cu_seqlens)?;
+        let x = self.hidden(batch)?;
         let x = self.ops.gather(&x, &last_tokens(batch))?;
         let (normed, _) = self.norm.forward(self.ops.as_ref(), &x)?;
         self.scored(&normed)

@@ -10,16 +10,44 @@ use super::{DropoutMask, Rotary, Turn};
 use crate::Result;
 use crate::quant::Weight;
 
-/// Queries of one example and the keys they may look at.
+/// Queries of one example and the keys they may look at: those of `prefix`, then those of `k`.
 ///
-/// Query `i` of the span sits at key `k.len() − q.len() + i` and sees every key up to that one: with equal ranges
-/// this is the causal mask of training, with a longer `k` it is decoding against a cache.
+/// Query `i` of the span sits at key `keys() − q.len() + i` and sees every key up to that one: with equal ranges
+/// this is the causal mask of training, with a longer `k` it is decoding against a cache, and with a `prefix` the
+/// example begins as another one does, where its first tokens lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Rows of the query tensor.
     pub q: Range<usize>,
+    /// Rows of the key and value tensors that come first; mostly none.
+    pub prefix: Range<usize>,
     /// Rows of the key and value tensors; never shorter than `q`.
     pub k: Range<usize>,
+}
+
+impl Span {
+    /// An example whose keys are those of its own tokens.
+    #[must_use]
+    pub fn causal(tokens: Range<usize>) -> Self {
+        Self { q: tokens.clone(), prefix: 0..0, k: tokens }
+    }
+
+    /// Keys in it.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.prefix.len() + self.k.len()
+    }
+
+    /// Keys before the first query's own.
+    #[must_use]
+    pub fn lead(&self) -> usize {
+        self.keys() - self.q.len()
+    }
+
+    /// Rows of the keys, in their order.
+    pub(crate) fn key_rows(&self) -> impl Iterator<Item = usize> {
+        self.prefix.clone().chain(self.k.clone())
+    }
 }
 
 /// How attention's tensors are cut into heads and examples, and what becomes of a score.

@@ -186,7 +186,7 @@ impl Run<'_> {
         if self.state.step > 0 {
             return Ok(());
         }
-        if self.loader.next_step_is_longest() {
+        if self.loader.next_step_is_longest()? {
             return self.dry_evaluation();
         }
         let longest = self.loader.longest_step()?;
@@ -201,7 +201,7 @@ impl Run<'_> {
         memory::check()?;
         self.model.clear_gradients();
         self.dry_evaluation()?;
-        let (rows, tokens) = (longest.cu_seqlens.len() - 1, longest.tokens());
+        let (rows, tokens) = (longest.cu_seqlens.len() - 1, longest.tokens_computed());
         let mut message =
             format!("dry run of the longest micro-batch: {rows} rows, {tokens} tokens");
         if memory::peak().0 > 0 {

@@ -1,6 +1,9 @@
 //! Preferences: what of a pair or a judged answer is learned, how it is cut, and what is refused.
 
+use std::path::Path;
+
 use fleetune_engine::data::{Dataset, IGNORED, Row};
+use fleetune_engine::model::spec_of;
 use fleetune_shared::Recipe;
 use serde_json::{Value, json};
 
@@ -31,6 +34,28 @@ fn a_pair_is_one_sequence() {
     assert_eq!((dataset.len(), dataset.stats.rows), (2, 2));
     let batch = dataset.micro_batch(&[1, 0]).unwrap();
     assert_eq!((batch.cu_seqlens.len(), batch.sequences), (5, vec![1, 0]));
+}
+
+#[test]
+fn a_prompt_lies_in_a_batch_once_unless_its_positions_depend_on_the_answer() {
+    let bench = Bench::new();
+    let pair =
+        json!({"prompt_ids": ids(10, 9), "chosen_ids": ids(50, 4), "rejected_ids": ids(60, 2)});
+    let text = format!("{pair}\n");
+    let shared = bench.load(&text, "task: dpo").unwrap();
+    let batch = shared.micro_batch(&[0]).unwrap();
+    assert_eq!((batch.tokens(), batch.tokens_computed(), shared.tokens_of(0)), (24, 16, 24));
+    assert_eq!(batch.input_ids[13..], [18, 60, 61]);
+    assert_eq!(shared.tokens_computed_of(0).unwrap(), 16);
+
+    let recipe = "model_name_or_path: base\ndataset_name: rows.jsonl\ntask: dpo";
+    let settings = Recipe::read(recipe).unwrap().data;
+    let longrope = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/tiny-phi3-long");
+    let (spec, rows) = (spec_of(Path::new(longrope)).unwrap(), bench.file("rows.jsonl", &text));
+    let apart = Dataset::load(&[rows], &settings, Some(&bench.tokenizer), &spec).unwrap();
+    let batch = apart.micro_batch(&[0]).unwrap();
+    assert_eq!((batch.tokens(), batch.tokens_computed()), (24, 24));
+    assert_eq!(apart.tokens_computed_of(0).unwrap(), 24);
 }
 
 /// Token `10 p + i` for the i-th of prompt p, and `10 a + i` for answer a.

@@ -8,6 +8,7 @@ mod gradients;
 mod loading;
 mod oracle;
 mod packed;
+mod pairs;
 mod parity;
 mod smollm2;
 

@@ -35,24 +35,19 @@ impl Example<'_> {
         self.shape.heads / self.shape.kv_heads
     }
 
-    /// Keys before the first query's own.
-    fn lead(&self) -> usize {
-        self.span.k.len() - self.span.q.len()
-    }
-
     fn window(&self) -> usize {
         self.shape.window.unwrap_or(usize::MAX).min(u32::MAX as usize)
     }
 
     /// Keys that query `t` sees.
     fn seen(&self, t: usize) -> Range<usize> {
-        let end = self.lead() + t + 1;
+        let end = self.span.lead() + t + 1;
         end.saturating_sub(self.window())..end
     }
 
     fn tiles(&self) -> impl Iterator<Item = Tile> {
         let queries = self.span.q.len();
-        let widest = self.span.k.len().min(self.window().saturating_add(queries)).max(1);
+        let widest = self.span.keys().min(self.window().saturating_add(queries)).max(1);
         let at_once = (self.tile_scores / (self.shape.heads * widest)).max(1);
         (0..queries).step_by(at_once).map(move |from| {
             let to = (from + at_once).min(queries);
@@ -68,13 +63,42 @@ impl Example<'_> {
         Ok(heads.transpose(0, 1)?.contiguous()?.reshape((kv_heads, count * group, width))?)
     }
 
-    /// The way back: `[kv_heads, tokens · group, width]` into rows `rows` of `all`.
-    fn tokens_first(&self, all: &Tensor, rows: &Range<usize>, heads: &Tensor) -> Result<()> {
+    /// The span's rows of a key-shaped tensor: `[kv_heads, keys, head_dim]`.
+    fn keys_first(&self, all: &Tensor) -> Result<Tensor> {
+        let Span { prefix, k, .. } = self.span;
+        let own = self.heads_first(all, k, 1)?;
+        if prefix.is_empty() {
+            return Ok(own);
+        }
+        Ok(Tensor::cat(&[self.heads_first(all, prefix, 1)?, own], 1)?)
+    }
+
+    /// The way back: `[kv_heads, tokens · group, width]` as `[tokens, kv_heads · group · width]`.
+    fn tokens_first(&self, tokens: usize, heads: &Tensor) -> Result<Tensor> {
         let kv_heads = self.shape.kv_heads;
-        let width = heads.elem_count() / (rows.len() * kv_heads);
-        let tokens = heads.contiguous()?.reshape((kv_heads, rows.len(), width))?;
-        let tokens = tokens.transpose(0, 1)?.contiguous()?.reshape((rows.len(), ()))?;
-        Ok(all.slice_set(&tokens, 0, rows.start)?)
+        let width = heads.elem_count() / (tokens * kv_heads);
+        let rows = heads.contiguous()?.reshape((kv_heads, tokens, width))?;
+        Ok(rows.transpose(0, 1)?.contiguous()?.reshape((tokens, ()))?)
+    }
+
+    /// Puts what the queries have into their rows of `all`.
+    fn set_queries(&self, all: &Tensor, heads: &Tensor) -> Result<()> {
+        let q = &self.span.q;
+        Ok(all.slice_set(&self.tokens_first(q.len(), heads)?, 0, q.start)?)
+    }
+
+    /// Adds what the keys have to their rows of `all`: keys of a prefix are those of several examples.
+    fn add_to_keys(&self, all: &Tensor, heads: &Tensor) -> Result<()> {
+        let Span { prefix, k, .. } = self.span;
+        let tokens = self.tokens_first(self.span.keys(), heads)?;
+        for (rows, from) in [(prefix, 0), (k, prefix.len())] {
+            if !rows.is_empty() {
+                let term = tokens.narrow(0, from, rows.len())?;
+                let sum = (all.narrow(0, rows.start, rows.len())? + term)?;
+                all.slice_set(&sum, 0, rows.start)?;
+            }
+        }
+        Ok(())
     }
 
     /// The rows of a tile in a tensor that is heads first.
@@ -90,7 +114,7 @@ impl Example<'_> {
             Arg::size(tile.keys.len())?,
             Arg::size(self.group())?,
             Arg::size(tile.queries.start)?,
-            Arg::size(self.lead())?,
+            Arg::size(self.span.lead())?,
             Arg::size(self.window())?,
             Arg::size(tile.keys.start)?,
             Arg::F32(self.shape.scale as f32),
@@ -105,8 +129,8 @@ impl Example<'_> {
 
     fn forward(&self, (q, k, v): (&Tensor, &Tensor, &Tensor)) -> Result<(Tensor, Tensor)> {
         let q = self.heads_first(q, &self.span.q, self.group())?;
-        let k = self.heads_first(k, &self.span.k, 1)?;
-        let v = self.heads_first(v, &self.span.k, 1)?;
+        let k = self.keys_first(k)?;
+        let v = self.keys_first(v)?;
         let (mut out, mut lse) = (Vec::new(), Vec::new());
         for tile in self.tiles() {
             let keys = |all: &Tensor| all.narrow(1, tile.keys.start, tile.keys.len());
@@ -132,8 +156,8 @@ impl Example<'_> {
         let of_queries = |all: &Tensor| self.heads_first(all, &self.span.q, group);
         let (q, dout, out, lse) =
             (of_queries(q)?, of_queries(dout)?, of_queries(out)?, of_queries(lse)?);
-        let k = self.heads_first(k, &self.span.k, 1)?;
-        let v = self.heads_first(v, &self.span.k, 1)?;
+        let k = self.keys_first(k)?;
+        let v = self.keys_first(v)?;
         let delta = self.deltas(&dout, &out)?;
         let dk = self.card.zeros(k.dims(), DType::F32)?;
         let dv = self.card.zeros(v.dims(), DType::F32)?;
@@ -196,9 +220,10 @@ fn examples<'a>(
         wants(keys, &[k.dim(0)?, shape.kv_heads * shape.head_dim])?;
     }
     let (queries, keys) = (q.dim(0)?, k.dim(0)?);
-    for Span { q, k } in shape.spans {
-        refuse_unless(q.end <= queries && k.end <= keys && q.len() <= k.len(), || {
-            format!("a span of queries {q:?} and keys {k:?} in {queries} and {keys}")
+    for Span { q, prefix, k } in shape.spans {
+        let within = q.end <= queries && prefix.end <= keys && k.end <= keys;
+        refuse_unless(within && q.len() <= k.len(), || {
+            format!("a span of queries {q:?} and keys {prefix:?}, {k:?} in {queries} and {keys}")
         })?;
     }
     let spans = shape.spans.iter().filter(|span| !span.q.is_empty());
@@ -215,8 +240,8 @@ pub(super) fn forward(
     let lse = card.zeros(&[qkv.0.dim(0)?, shape.heads], DType::F32)?;
     for example in examples(card, tile_scores, qkv, shape)? {
         let (out_here, lse_here) = example.forward(qkv)?;
-        example.tokens_first(&out, &example.span.q, &out_here)?;
-        example.tokens_first(&lse, &example.span.q, &lse_here)?;
+        example.set_queries(&out, &out_here)?;
+        example.set_queries(&lse, &lse_here)?;
     }
     Ok((out, lse))
 }
@@ -236,9 +261,9 @@ pub(super) fn backward(
     let dv = card.zeros(v.dims(), DType::F32)?;
     for example in examples(card, tile_scores, (q, k, v), shape)? {
         let [dq_here, dk_here, dv_here] = example.backward((q, k, v), (dout, out, lse))?;
-        example.tokens_first(&dq, &example.span.q, &dq_here)?;
-        example.tokens_first(&dk, &example.span.k, &dk_here)?;
-        example.tokens_first(&dv, &example.span.k, &dv_here)?;
+        example.set_queries(&dq, &dq_here)?;
+        example.add_to_keys(&dk, &dk_here)?;
+        example.add_to_keys(&dv, &dv_here)?;
     }
     Ok((dq, dk, dv))
 }

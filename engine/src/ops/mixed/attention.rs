@@ -35,7 +35,7 @@ struct Tile {
 }
 
 fn tiles<'t>(task: &'t Task<'_>) -> impl Iterator<Item = Tile> + 't {
-    let rows = (TILE / task.span.k.len().min(task.window).max(1)).clamp(LEAST_ROWS, 192);
+    let rows = (TILE / task.span.keys().min(task.window).max(1)).clamp(LEAST_ROWS, 192);
     let tokens = (rows / task.group).max(1);
     (0..task.queries()).step_by(tokens).map(move |from| {
         let to = (from + tokens).min(task.queries());
@@ -72,12 +72,12 @@ impl Tile {
 /// A task's head of a key-shaped tensor: `[keys, head_dim]`.
 fn head(task: &Task<'_>, all: &[bf16], kv_heads: usize) -> Vec<bf16> {
     let (width, stride) = (task.head_dim, kv_heads * task.head_dim);
-    pick(all, width, task.span.k.clone().map(|t| t * stride + task.kv_head * width))
+    pick(all, width, task.span.key_rows().map(|t| t * stride + task.kv_head * width))
 }
 
 /// `width` numbers from each of the places on, one after the other.
-fn pick(all: &[bf16], width: usize, places: impl ExactSizeIterator<Item = usize>) -> Vec<bf16> {
-    let mut picked = Vec::with_capacity(places.len() * width);
+fn pick(all: &[bf16], width: usize, places: impl Iterator<Item = usize>) -> Vec<bf16> {
+    let mut picked = Vec::with_capacity(places.size_hint().0 * width);
     places.for_each(|at| picked.extend_from_slice(&all[at..at + width]));
     picked
 }
@@ -238,7 +238,7 @@ fn backward_one(task: &Task<'_>, given: &Given<'_>, shape: &AttentionShape<'_>) 
     k_columns.take_columns(&key, dim);
     k_rows.take_rows(&key, dim, dim);
     v_columns.take_columns(&value, dim);
-    let all = task.span.k.len();
+    let all = task.span.keys();
     let mut dq = vec![bf16::ZERO; task.queries() * task.width()];
     // Transposed: `[dim, keys]`.
     let (mut dk, mut dv) = (vec![0f32; dim * all], vec![0f32; dim * all]);
@@ -323,13 +323,16 @@ mod tests {
 
     #[test]
     fn it_is_the_portable_twin_to_the_precision_of_its_numbers() {
-        let spans = [Span { q: 0..130, k: 0..130 }, Span { q: 130..137, k: 130..137 }];
-        let cached = [Span { q: 0..3, k: 0..60 }];
+        let spans = [Span::causal(0..130), Span::causal(130..137)];
+        let cached = [Span { q: 0..3, prefix: 0..0, k: 0..60 }];
+        let shared = [Span::causal(0..130), Span { prefix: 0..101, ..Span::causal(130..177) }];
         for (spans, window, soft_cap, head_dim) in [
             (&spans[..], None, None, 64),
             (&spans[..], Some(50), None, 20),
             (&spans[..], None, Some(3.0), 16),
             (&cached[..], Some(58), None, 16),
+            (&shared[..], None, None, 64),
+            (&shared[..], Some(50), None, 20),
         ] {
             let (queries, keys) = (spans.last().unwrap().q.end, spans.last().unwrap().k.end);
             let (heads, kv_heads) = (6, 2);

@@ -58,7 +58,7 @@ impl Task<'_> {
 
     /// Keys that query `t` of the task sees.
     pub(crate) fn seen(&self, t: usize) -> Range<usize> {
-        let end = self.span.k.len() - self.queries() + t + 1;
+        let end = self.span.lead() + t + 1;
         end.saturating_sub(self.window)..end
     }
 
@@ -106,10 +106,12 @@ impl Task<'_> {
         tensor(rows, &[(to - from) * self.group, self.head_dim])
     }
 
-    /// Rows `keys` of this task's head in a key-shaped tensor: a view `[keys, head_dim]`.
-    fn keys(&self, all: &Tensor, keys: &Range<usize>) -> Result<Tensor> {
+    /// This task's head of a key-shaped tensor, `[keys, head_dim]`: a view, or a copy where keys lie in two places.
+    fn head(&self, all: &Tensor) -> Result<Tensor> {
         let head = all.narrow(1, self.kv_head * self.head_dim, self.head_dim)?;
-        Ok(head.narrow(0, self.span.k.start + keys.start, keys.len())?)
+        let rows = |rows: &Range<usize>| head.narrow(0, rows.start, rows.len());
+        let Span { prefix, k, .. } = self.span;
+        Ok(if prefix.is_empty() { rows(k)? } else { Tensor::cat(&[rows(prefix)?, rows(k)?], 0)? })
     }
 }
 
@@ -151,9 +153,10 @@ fn forward_one(
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let mut out = Vec::with_capacity(task.queries() * task.width());
     let mut lse = Vec::with_capacity(task.queries() * task.group);
+    let (k, v) = (task.head(k)?, task.head(v)?);
     for (from, to, keys) in task.tiles() {
         let q = task.tile(q, shape.heads, from, to, shape.scale as f32)?;
-        let scores = q.matmul(&task.keys(k, &keys)?.t()?)?;
+        let scores = q.matmul(&k.narrow(0, keys.start, keys.len())?.t()?)?;
         edit(&scores, |scores| {
             for (r, row) in scores.chunks_exact_mut(keys.len()).enumerate() {
                 let (seen, _) = task.split(r, from, keys.start, row);
@@ -163,7 +166,8 @@ fn forward_one(
                 lse.push(softmax(seen));
             }
         })?;
-        out.extend_from_slice(&view(&scores.matmul(&task.keys(v, &keys)?)?)?);
+        let value = v.narrow(0, keys.start, keys.len())?;
+        out.extend_from_slice(&view(&scores.matmul(&value)?)?);
     }
     Ok((out, lse))
 }
@@ -211,6 +215,14 @@ fn scatter<N: Copy>(
     }
 }
 
+/// Adds one task's rows of a key-shaped tensor to their places: keys of a prefix are those of several tasks.
+fn add_keys<N: Number>(all: &mut [N], rows: &[N], task: &Task<'_>, width: usize) {
+    let part = task.head_dim;
+    for (row, at) in rows.chunks_exact(part).zip(task.span.key_rows()) {
+        plus(&mut all[at * width + task.kv_head * part..][..part], row);
+    }
+}
+
 /// With P = exp(S − lse) and D = rowsum(dO ∘ O): dV = Pᵀ·dO, dS = P ∘ (dO·Vᵀ − D), dQ = dS·K, dK = dSᵀ·Q; under a
 /// soft cap dS is multiplied by its slope.
 pub(crate) fn backward(
@@ -240,10 +252,9 @@ pub(crate) fn gradients<N: Number>(
     let mut dq = vec![N::default(); queries * width];
     let [mut dk, mut dv] = [(); 2].map(|()| vec![N::default(); keys * kv_width]);
     for (task, [task_dq, task_dk, task_dv]) in tasks.iter().zip(&done) {
-        let (head, kv) = (task.kv_head, task.head_dim);
-        scatter(&mut dq, task_dq, task.span.q.start, head, width, task.width());
-        scatter(&mut dk, task_dk, task.span.k.start, head, kv_width, kv);
-        scatter(&mut dv, task_dv, task.span.k.start, head, kv_width, kv);
+        scatter(&mut dq, task_dq, task.span.q.start, task.kv_head, width, task.width());
+        add_keys(&mut dk, task_dk, task, kv_width);
+        add_keys(&mut dv, task_dv, task, kv_width);
     }
     let kv_shape = [keys, kv_width];
     Ok((tensor(dq, &[queries, width])?, tensor(dk, &kv_shape)?, tensor(dv, &kv_shape)?))
@@ -267,13 +278,15 @@ fn backward_one(
     let scale = shape.scale as f32;
     let cap = shape.soft_cap.map(|cap| cap as f32);
     let mut dq = Vec::with_capacity(task.queries() * task.width());
-    let mut dk = vec![0.0; task.span.k.len() * task.head_dim];
+    let mut dk = vec![0.0; task.span.keys() * task.head_dim];
     let mut dv = dk.clone();
+    let (k, v) = (task.head(k)?, task.head(v)?);
     for (from, to, keys) in task.tiles() {
         let q = task.tile(rows.q, shape.heads, from, to, scale)?;
         let dout = task.tile(rows.dout, shape.heads, from, to, 1.0)?;
         let out = task.tile(rows.out, shape.heads, from, to, 1.0)?;
-        let (key, value) = (task.keys(k, &keys)?, task.keys(v, &keys)?);
+        let [key, value] = [&k, &v].map(|all| all.narrow(0, keys.start, keys.len()));
+        let (key, value) = (key?, value?);
         let width = keys.len();
 
         let probabilities = q.matmul(&key.t()?)?;
@@ -328,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_window_bounds_what_a_tile_reads() {
-        let span = Span { q: 0..10_000, k: 0..10_000 };
+        let span = Span::causal(0..10_000);
         let task = |window| Task { span: &span, kv_head: 0, group: 2, head_dim: 4, window };
         let read = |window| -> usize { task(window).tiles().map(|(.., keys)| keys.len()).sum() };
         let tiles = task(64).tiles().count();
@@ -339,11 +352,99 @@ mod tests {
 
     #[test]
     fn decoding_sees_the_same_keys_as_training() {
-        let all = Span { q: 0..10, k: 0..10 };
+        let all = Span::causal(0..10);
         // The last query alone, its window's keys kept and no others.
-        let last = Span { q: 0..1, k: 0..4 };
+        let last = Span { q: 0..1, prefix: 0..0, k: 0..4 };
         let seen = |span, t| Task { span, kv_head: 0, group: 1, head_dim: 2, window: 4 }.seen(t);
         assert_eq!(seen(&all, 9), 6..10);
         assert_eq!(seen(&last, 0), 0..4);
+    }
+
+    fn waves(rows: usize, width: usize, phase: f32) -> Tensor {
+        let wave = |i: usize| ((i * i % 1013) as f32 * 0.03 + i as f32 * 0.7 + phase).sin();
+        tensor((0..rows * width).map(wave).collect(), &[rows, width]).unwrap()
+    }
+
+    fn near(found: &Tensor, expected: &Tensor) {
+        assert_eq!(found.dims(), expected.dims());
+        for (found, expected) in view(found).unwrap().iter().zip(view(expected).unwrap().iter()) {
+            assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+        }
+    }
+
+    /// Two examples that begin with the same `shared` tokens, each of which is laid out once or twice; the second has
+    /// a query more than one tile, and an example without a prefix follows.
+    #[test]
+    fn a_beginning_that_two_examples_share_is_as_good_as_two() {
+        let (heads, kv_heads, head_dim, shared) = (4, 2, 8, 37);
+        let (first, second, alone) = (60, 37 + TILE_ROWS / 2 + 1, 5);
+        let [apart, once] = [
+            [
+                Span::causal(0..first),
+                Span::causal(first..first + second),
+                Span::causal(first + second..first + second + alone),
+            ],
+            [
+                Span::causal(0..first),
+                Span { prefix: 0..shared, ..Span::causal(first..first + second - shared) },
+                Span::causal(first + second - shared..first + second - shared + alone),
+            ],
+        ];
+        // Rows of the first layout, as the second has them.
+        let rows: Vec<u32> = (0..first)
+            .chain(first + shared..first + second + alone)
+            .map(|row| row as u32)
+            .collect();
+        let rows =
+            Tensor::from_vec(rows, first + second + alone - shared, &candle_core::Device::Cpu);
+        let rows = rows.unwrap();
+        let pick = |all: &Tensor| all.index_select(&rows, 0).unwrap();
+        // The same beginning in both.
+        let both = |width, phase| {
+            let all = waves(first + second + alone, width, phase);
+            let beginning = all.narrow(0, 0, shared).unwrap();
+            let rest = all.narrow(0, first + shared, second - shared + alone).unwrap();
+            Tensor::cat(&[all.narrow(0, 0, first).unwrap(), beginning, rest], 0).unwrap()
+        };
+        let (q, k, v) = (
+            both(heads * head_dim, 0.0),
+            both(kv_heads * head_dim, 1.0),
+            both(kv_heads * head_dim, 2.0),
+        );
+        // Nobody asks the second beginning for anything.
+        let dout = waves(first + second + alone, heads * head_dim, 3.0);
+        edit(&dout, |dout| {
+            dout[first * heads * head_dim..(first + shared) * heads * head_dim].fill(0.0);
+        })
+        .unwrap();
+        for (window, soft_cap) in [(None, None), (Some(20), None), (None, Some(2.0))] {
+            let shape = |spans| AttentionShape {
+                heads,
+                kv_heads,
+                head_dim,
+                spans,
+                window,
+                scale: 0.3,
+                soft_cap,
+            };
+            let (out, lse) = forward(&q, &k, &v, &shape(&apart)).unwrap();
+            let [once_q, once_k, once_v, once_dout] = [&q, &k, &v, &dout].map(pick);
+            let found = forward(&once_q, &once_k, &once_v, &shape(&once)).unwrap();
+            near(&found.0, &pick(&out));
+            near(&found.1, &pick(&lse));
+            let (dq, dk, dv) = backward(&dout, &q, &k, &v, &out, &lse, &shape(&apart)).unwrap();
+            let found =
+                backward(&once_dout, &once_q, &once_k, &once_v, &found.0, &found.1, &shape(&once))
+                    .unwrap();
+            near(&found.0, &pick(&dq));
+            for (found, expected) in [(found.1, dk), (found.2, dv)] {
+                let beginning = expected.narrow(0, first, shared).unwrap();
+                let sum = (expected.narrow(0, 0, shared).unwrap() + beginning).unwrap();
+                near(&found.narrow(0, 0, shared).unwrap(), &sum);
+                let rest =
+                    |all: &Tensor| all.narrow(0, shared, all.dim(0).unwrap() - shared).unwrap();
+                near(&rest(&found), &rest(&pick(&expected)));
+            }
+        }
     }
 }

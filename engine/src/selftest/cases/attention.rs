@@ -1,4 +1,5 @@
-//! Attention: over examples of several lengths, in a window under a soft cap, and against a cache.
+//! Attention: over examples of several lengths, in a window under a soft cap, over examples that begin as another does,
+//! and against a cache.
 
 use candle_core::Tensor;
 
@@ -41,7 +42,7 @@ impl Layout {
     fn pairs(&self) -> usize {
         let window = self.window.unwrap_or(usize::MAX);
         let seen = |span: &Span| -> usize {
-            (span.k.len() - span.q.len() + 1..=span.k.len()).map(|keys| keys.min(window)).sum()
+            (span.lead() + 1..=span.keys()).map(|keys| keys.min(window)).sum()
         };
         self.spans.iter().map(seen).sum()
     }
@@ -50,31 +51,42 @@ impl Layout {
 pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
     let Size { tokens, heads, kv_heads, head_dim, .. } = *size;
     let heads = (heads, kv_heads, head_dim);
-    let whole = |from: usize, to: usize| Span { q: from..to, k: from..to };
     let causal = Layout {
         spans: vec![
-            whole(0, tokens / 2),
-            whole(tokens / 2, tokens / 2 + 1),
-            whole(tokens / 2 + 1, tokens),
+            Span::causal(0..tokens / 2),
+            Span::causal(tokens / 2..tokens / 2 + 1),
+            Span::causal(tokens / 2 + 1..tokens),
         ],
         window: None,
         soft_cap: None,
         heads,
     };
     let window = Layout {
-        spans: vec![whole(0, tokens)],
+        spans: vec![Span::causal(0..tokens)],
         window: Some(tokens / 5),
         soft_cap: Some(0.5),
         heads,
     };
+    let (ends, prefix) = ([tokens / 2, tokens - 2, tokens], 0..tokens / 3);
+    let shared = Layout {
+        spans: vec![
+            Span::causal(0..ends[0]),
+            Span { prefix: prefix.clone(), ..Span::causal(ends[0]..ends[1]) },
+            Span { prefix, ..Span::causal(ends[1]..ends[2]) },
+        ],
+        window: Some(tokens / 2),
+        ..causal.clone()
+    };
+    let against = |q, k| Span { q, prefix: 0..0, k };
     let cache = Layout {
-        spans: vec![Span { q: 0..1, k: 0..tokens - 3 }, Span { q: 1..3, k: tokens - 3..tokens }],
-        ..causal
+        spans: vec![against(0..1, 0..tokens - 3), against(1..3, tokens - 3..tokens)],
+        ..causal.clone()
     };
     let mut cases = Vec::new();
     for (op, op_backward, layout) in [
         ("attention", "attention_backward", causal),
         ("attention, window and cap", "attention_backward, window and cap", window),
+        ("attention, shared beginning", "attention_backward, shared beginning", shared),
     ] {
         cases.push(forward(op, layout.clone())?);
         cases.push(backward(op_backward, layout)?);
