@@ -10,7 +10,7 @@ use crate::{fixture, norm, relative};
 
 /// `prompt` tokens that depend on `seed`, then `answer` tokens that depend on `seed` and `which`.
 fn row(seed: u32, which: u32, prompt: usize, answer: usize) -> Row {
-    let id = |mixed: u32| 1 + (mixed.wrapping_mul(2_654_435_761) >> 7) % 199;
+    let id = |mixed: u32| 1 + (mixed.wrapping_mul(2_654_435_761) >> 7) % 61;
     let prompt = (0..prompt as u32).map(|i| (id(1000 * seed + i), IGNORED));
     let answer = (0..answer as u32).map(|i| id(1000 * seed + 300 * (which + 1) + i));
     let (input_ids, labels) = prompt.chain(answer.map(|id| (id, i64::from(id)))).unzip();
