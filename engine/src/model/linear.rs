@@ -53,12 +53,23 @@ impl Linear {
         x: &Tensor,
         onto: Onto,
     ) -> Result<(Tensor, LinearSaved)> {
+        self.forward_with(pass, x, None, onto)
+    }
+
+    /// As [`Self::forward`]; `low` is its part of [`lows`], if it has one.
+    pub(super) fn forward_with(
+        &self,
+        pass: &Pass<'_>,
+        x: &Tensor,
+        low: Option<Tensor>,
+        onto: Onto,
+    ) -> Result<(Tensor, LinearSaved)> {
         let alone = |y| (y, LinearSaved::default());
         match &self.adapter {
             Some(Beside::Lora(lora)) if !pass.adapters => {
                 lora.without(pass.ops, self, x, onto).map(alone)
             }
-            Some(Beside::Lora(lora)) => lora.forward(pass, self, x, onto),
+            Some(Beside::Lora(lora)) => lora.forward(pass, self, x, low, onto),
             Some(Beside::Scale(scale)) if pass.adapters => scale.forward(pass.ops, self, x, onto),
             _ => self.base(pass.ops, x, None, onto).map(alone),
         }
@@ -93,9 +104,23 @@ impl Linear {
         saved: &LinearSaved,
         onto: Option<Onto>,
     ) -> Result<Option<Tensor>> {
+        let (dx, dlow) = self.backward_but_a(pass, dy, x, saved, onto)?;
+        learn_a(pass.ops, [(self, dlow)], x)?;
+        Ok(dx)
+    }
+
+    /// As [`Self::backward`], with A's gradient left to [`learn_a`], which wants the second of what is given.
+    pub(super) fn backward_but_a(
+        &mut self,
+        pass: &Pass<'_>,
+        dy: &Tensor,
+        x: &Tensor,
+        saved: &LinearSaved,
+        onto: Option<Onto>,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ops = pass.ops;
         let Self { weight, bias, adapter } = self;
-        match adapter.as_mut().filter(|_| pass.adapters) {
+        let dx = match adapter.as_mut().filter(|_| pass.adapters) {
             None => {
                 if let Some(bias) = bias.as_mut().and_then(Parameter::trained_mut) {
                     bias.accumulate(ops, ops.sum_rows(dy)?)?;
@@ -103,16 +128,17 @@ impl Linear {
                 if let Some(weight) = weight.trained_mut() {
                     weight.accumulate_product(ops, dy, x)?;
                 }
-                onto.map(|onto| weight.project_dx(ops, dy, None, onto)).transpose()
+                onto.map(|onto| weight.project_dx(ops, dy, None, onto)).transpose()?
             }
             Some(Beside::Lora(lora)) => {
                 if let Some(bias) = bias.as_mut().and_then(Parameter::trained_mut) {
                     bias.accumulate(ops, ops.sum_rows(dy)?)?;
                 }
-                lora.backward(pass, weight, dy, x, saved, onto)
+                return lora.backward(pass, weight, dy, x, saved, onto);
             }
-            Some(Beside::Scale(scale)) => scale.backward(ops, weight, dy, x, saved, onto),
-        }
+            Some(Beside::Scale(scale)) => scale.backward(ops, weight, dy, x, saved, onto)?,
+        };
+        Ok((dx, None))
     }
 
     /// What learns here, in a fixed order.
@@ -128,6 +154,42 @@ impl Linear {
         let base = base.into_iter().flatten().filter_map(Parameter::trained_mut);
         base.chain(self.adapter.iter_mut().flat_map(Beside::trainables_mut))
     }
+}
+
+/// `x · Aᵀ` of each layer that has a LoRA pair on and meets `x` itself, made by one product.
+pub(super) fn lows<'l>(
+    pass: &Pass<'_>,
+    linears: &'l [Linear],
+    x: &Tensor,
+) -> Result<Vec<Option<Tensor>>> {
+    let a = |linear: &'l Linear| match &linear.adapter {
+        Some(Beside::Lora(lora)) if pass.adapters => lora.shared_a(pass),
+        _ => None,
+    };
+    let all: Vec<Option<&Tensor>> = linears.iter().map(a).collect();
+    let there: Vec<&Tensor> = all.iter().copied().flatten().collect();
+    let lows = if there.is_empty() { Vec::new() } else { pass.ops.project_each(x, &there)? };
+    let mut lows = lows.into_iter();
+    Ok(all.iter().map(|a| a.and_then(|_| lows.next())).collect())
+}
+
+/// Adds to the gradient of A of each layer that met `x` and has the other factor of it, by one product.
+pub(super) fn learn_a<'l>(
+    ops: &dyn Backend,
+    layers: impl IntoIterator<Item = (&'l mut Linear, Option<Tensor>)>,
+    x: &Tensor,
+) -> Result<()> {
+    let layers = layers.into_iter().filter_map(|(linear, dlow)| match &mut linear.adapter {
+        Some(Beside::Lora(lora)) => Some((lora, dlow?)),
+        _ => None,
+    });
+    let (loras, dlows): (Vec<_>, Vec<_>) = layers.unzip();
+    if dlows.is_empty() {
+        return Ok(());
+    }
+    let gradients = ops.project_dw_each(&dlows.iter().collect::<Vec<_>>(), x)?;
+    let mut each = loras.into_iter().zip(gradients);
+    each.try_for_each(|(lora, gradient)| lora.learn_a(ops, gradient))
 }
 
 impl Beside {

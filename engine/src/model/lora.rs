@@ -104,17 +104,24 @@ impl Lora {
         Ok(lora)
     }
 
+    /// A, unless dropout gives it an input of its own.
+    pub(super) fn shared_a(&self, pass: &Pass<'_>) -> Option<&Tensor> {
+        self.mask(pass).is_none().then_some(&self.a.value)
+    }
+
+    /// `low` is `x · Aᵀ`, where it was made with that of others.
     pub(super) fn forward(
         &self,
         pass: &Pass<'_>,
         linear: &Linear,
         x: &Tensor,
+        low: Option<Tensor>,
         onto: Onto,
     ) -> Result<(Tensor, LinearSaved)> {
         let ops = pass.ops;
         let dropped = self.dropped(pass, x)?;
         let input = dropped.as_ref().unwrap_or(x);
-        let low = ops.project(input, &self.a.value)?;
+        let low = low.map_or_else(|| ops.project(input, &self.a.value), Ok)?;
         let b = (self.b.value.t()?.contiguous()? * self.scaling)?;
         let Some(magnitude) = &self.magnitude else {
             let y = linear.base(ops, x, Some(LowRank { c: &low, m: &b }), onto)?;
@@ -143,7 +150,8 @@ impl Lora {
     }
 
     /// With `g = f ⊙ dy`, `f` DoRA's stretch or 1: `dA = s·(g·B)ᵀ·x̃`, `dB = s·gᵀ·(x̃·Aᵀ)`, `dm = Σ dy ⊙ y/m`, and
-    /// `dx = dy·W + mask ⊙ ((g − dy)·W + s·(g·B)·A)`.
+    /// `dx = dy·W + mask ⊙ ((g − dy)·W + s·(g·B)·A)`. Gives `dx` and, where A's input is `x` itself, `s·g·B`, with which
+    /// [`Self::learn_a`] is still to be called.
     pub(super) fn backward(
         &mut self,
         pass: &Pass<'_>,
@@ -152,10 +160,11 @@ impl Lora {
         x: &Tensor,
         saved: &LinearSaved,
         onto: Option<Onto>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ops = pass.ops;
         let Some(low) = &saved.low else {
-            return onto.map(|onto| weight.project_dx(ops, dy, None, onto)).transpose();
+            let dx = onto.map(|onto| weight.project_dx(ops, dy, None, onto)).transpose()?;
+            return Ok((dx, None));
         };
         let mask = self.mask(pass);
         let dropped = mask.as_ref().map(|mask| ops.dropout(x, mask)).transpose()?;
@@ -187,7 +196,6 @@ impl Lora {
                 Some(dx)
             }
         };
-        self.a.accumulate(ops, ops.project_dw(&dlow, input)?)?;
         self.b.accumulate(ops, ops.project_dw(g, &(low * self.scaling)?)?)?;
         if let Some(bias) = &mut self.bias {
             bias.accumulate(ops, (ops.sum_rows(g)? * self.scaling)?)?;
@@ -195,7 +203,16 @@ impl Lora {
         if let (Some(magnitude), Some((_, dmagnitude))) = (&mut self.magnitude, stretched) {
             magnitude.value.accumulate(ops, dmagnitude)?;
         }
-        Ok(dx)
+        if mask.is_none() {
+            return Ok((dx, Some(dlow)));
+        }
+        self.learn_a(ops, ops.project_dw(&dlow, input)?)?;
+        Ok((dx, None))
+    }
+
+    /// Takes the gradient of A.
+    pub(super) fn learn_a(&mut self, ops: &dyn Backend, gradient: Tensor) -> Result<()> {
+        self.a.accumulate(ops, gradient)
     }
 
     /// What the base answered before the pair took its part: `x·Wᵀ + b`.

@@ -3,7 +3,7 @@
 use candle_core::{Error, Tensor};
 
 use super::block::Pass;
-use super::linear::{Linear, LinearSaved};
+use super::linear::{Linear, LinearSaved, learn_a, lows};
 use crate::Result;
 use crate::ops::Onto;
 
@@ -30,8 +30,9 @@ impl<const N: usize> Projections<N> {
         x: &Tensor,
     ) -> Result<([Tensor; N], Vec<LinearSaved>)> {
         let (mut outs, mut saved) = (Vec::new(), Vec::new());
-        for linear in &self.linears {
-            let (y, kept) = linear.forward(pass, x, Onto::New)?;
+        let lows = lows(pass, &self.linears, x)?;
+        for (linear, low) in self.linears.iter().zip(lows) {
+            let (y, kept) = linear.forward_with(pass, x, low, Onto::New)?;
             outs.push(y);
             saved.push(kept);
         }
@@ -63,11 +64,14 @@ impl<const N: usize> Projections<N> {
             drop(dys);
             return linear.backward(pass, &dy, x, saved, want_dx.then_some(Onto::F32));
         }
-        let mut sum = None;
+        let (mut sum, mut dlows) = (None, Vec::new());
         for ((linear, dy), saved) in self.linears.iter_mut().zip(dys).zip(saved) {
             let onto = want_dx.then(|| sum.take().map_or(Onto::F32, Onto::Sum));
-            sum = linear.backward(pass, &dy, x, saved, onto)?;
+            let (dx, dlow) = linear.backward_but_a(pass, &dy, x, saved, onto)?;
+            sum = dx;
+            dlows.push(dlow);
         }
+        learn_a(pass.ops, self.linears.iter_mut().zip(dlows), x)?;
         Ok(sum)
     }
 

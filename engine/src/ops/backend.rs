@@ -152,6 +152,16 @@ pub trait Backend: Debug + Send + Sync {
         Ok(dy.t()?.matmul(x)?)
     }
 
+    /// [`Self::project`] of one input by several small weights, all of the input's width.
+    fn project_each(&self, x: &Tensor, ws: &[&Tensor]) -> Result<Vec<Tensor>> {
+        ws.iter().map(|w| self.project(x, w)).collect()
+    }
+
+    /// [`Self::project_dw`] of one input and several narrow `dys`.
+    fn project_dw_each(&self, dys: &[&Tensor], x: &Tensor) -> Result<Vec<Tensor>> {
+        dys.iter().map(|dy| self.project_dw(dy, x)).collect()
+    }
+
     /// `y += c · m` in place: `[T, n]`, `[T, r]`, `[r, n]` with a small `r`.
     fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()>;
 

@@ -91,6 +91,24 @@ pub(crate) fn tensor<N: Number>(numbers: Vec<N>, shape: &[usize]) -> Result<Tens
     Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
 }
 
+/// `count` numbers that `write` gives, every one of them; it reads none of what was there. And what it answers.
+///
+/// Setting them to zero first would cost a pass over memory, as much as many an operation.
+pub(crate) fn written<N: Number, T>(
+    count: usize,
+    write: impl FnOnce(&mut [N]) -> T,
+) -> (Vec<N>, T) {
+    let mut numbers = Vec::<N>::with_capacity(count);
+    #[expect(unsafe_code, reason = "numbers that are not set yet")]
+    // SAFETY: there is room for `count`; all `Number`s are plain, of any bits, and are written before they are read.
+    let answer = unsafe {
+        let answer = write(std::slice::from_raw_parts_mut(numbers.as_mut_ptr(), count));
+        numbers.set_len(count);
+        answer
+    };
+    (numbers, answer)
+}
+
 wide! {
     /// Each of `from` as f32.
     pub(crate) fn widen[N: Number](to: &mut [f32], from: &[N]) {

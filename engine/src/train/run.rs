@@ -17,7 +17,7 @@ use super::setup::Setup;
 use super::{best, result};
 use crate::checkpoint::{self, State};
 use crate::data::Loader;
-use crate::memory::{self, Bound};
+use crate::memory::{self, Bound, Steady};
 use crate::model::{Model, Noise, Trainable};
 use crate::objective::Tally;
 use crate::optim::{Optimizer, Schedule, clip_factor, grad_norm};
@@ -39,6 +39,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     let begun = Instant::now();
     std::fs::create_dir_all(&order.out).map_err(|e| EngineError::io(&order.out, e))?;
     let _bound = Bound::set(order.memory_bytes_limit);
+    let _steady = Steady::begin();
     let resume = checkpoint_of(order, observer)?;
     let Setup { recipe, dataset, held_out, template, mut model, adapter, model_hash, data_hash } =
         Setup::of(order, observer)?;

@@ -6,6 +6,7 @@
 
 mod attention;
 mod kernel;
+mod outer;
 mod pack;
 mod panels;
 mod product;
@@ -17,8 +18,10 @@ use fleetune_shared::Activation;
 use half::bf16;
 
 use self::product::{Left, Matrix, Right, Scratch, multiply};
+use super::number::Number;
+use super::portable::parallel::pieces;
 use super::portable::{FEW, gated, norm, rope, rows};
-use super::slices::{edit_as, tensor, view, view_as};
+use super::slices::{edit_as, narrow, tensor, view, view_as, widen, written};
 use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Portable, Rotary, Turn};
 use crate::Result;
 use crate::quant::Weight;
@@ -51,9 +54,8 @@ fn narrowed(x: &Tensor) -> Result<Tensor> {
     }
     let x = x.contiguous()?;
     let numbers = view(&x)?;
-    let mut out = vec![bf16::ZERO; numbers.len()];
-    super::portable::parallel::pieces(&mut out, &numbers, super::slices::narrow);
-    tensor(out, x.dims())
+    let (out, ()) = written(numbers.len(), |out| pieces(out, &numbers, narrow));
+    tensor::<bf16>(out, x.dims())
 }
 
 fn widened(x: &Tensor) -> Result<Tensor> {
@@ -62,9 +64,8 @@ fn widened(x: &Tensor) -> Result<Tensor> {
     }
     let x = x.contiguous()?;
     let numbers = view_as::<bf16>(&x)?;
-    let mut out = vec![0.0; numbers.len()];
-    super::portable::parallel::pieces(&mut out, &numbers, super::slices::widen);
-    tensor(out, x.dims())
+    let (out, ()) = written(numbers.len(), |out| pieces(out, &numbers, widen));
+    tensor::<f32>(out, x.dims())
 }
 
 /// Which way a weight is multiplied.
@@ -74,6 +75,19 @@ enum Way {
     Forward,
     /// `dy · w`.
     Back,
+}
+
+/// A product of its own.
+fn made<N: Number>(
+    scratch: &mut Scratch,
+    (tokens, columns): (usize, usize),
+    main: (Left<'_>, Right<'_>),
+    low: Option<(Left<'_>, &[f32])>,
+) -> Result<Tensor> {
+    let multiply = |out: &mut [N]| multiply(scratch, out, columns, main, low, false);
+    let (out, done) = written(tokens * columns, multiply);
+    done?;
+    tensor(out, &[tokens, columns])
 }
 
 impl Mixed {
@@ -119,16 +133,8 @@ impl Mixed {
         };
         let mut scratch = self.scratch.lock().expect("no product panics");
         match onto {
-            Onto::New => {
-                let mut out = vec![bf16::ZERO; tokens * columns];
-                multiply(&mut scratch, &mut out, columns, (left, right), low, false)?;
-                tensor(out, &[tokens, columns])
-            }
-            Onto::F32 => {
-                let mut out = vec![0f32; tokens * columns];
-                multiply(&mut scratch, &mut out, columns, (left, right), low, false)?;
-                tensor(out, &[tokens, columns])
-            }
+            Onto::New => made::<bf16>(&mut scratch, (tokens, columns), (left, right), low),
+            Onto::F32 => made::<f32>(&mut scratch, (tokens, columns), (left, right), low),
             Onto::Sum(sum) => {
                 let mut done = Ok(());
                 edit_as(&sum, |out: &mut [f32]| {
@@ -137,6 +143,36 @@ impl Mixed {
                 done.map(|()| sum)
             }
         }
+    }
+}
+
+impl Mixed {
+    /// `[a|b|…]ᵀ · x`, all of `[T, _]`, row after row.
+    fn transposed_times(&self, few: &[&Tensor], x: &Tensor) -> Result<Vec<f32>> {
+        let (tokens, columns) = x.dims2()?;
+        // An odd token more is one of zeros; the packed factor is filled up alike.
+        let depth = tokens.next_multiple_of(2);
+        let mut transposed = Vec::new();
+        for few in few {
+            let width = few.dim(1)?;
+            let few = narrowed(few)?;
+            let mut even = view_as::<bf16>(&few)?.to_vec();
+            even.resize(depth * width, bf16::ZERO);
+            transposed.append(&mut pack::transposed(&even, width));
+        }
+        let x = narrowed(x)?;
+        let x = view_as::<bf16>(&x)?;
+        let left = Left { numbers: &transposed, depth };
+        let rows = transposed.len() / depth.max(1);
+        if rows <= outer::MOST_ROWS {
+            return Ok(outer::outer(left, &x, columns));
+        }
+        let right = Right::Rows(Matrix::Bf16(&x));
+        let mut scratch = self.scratch.lock().expect("no product panics");
+        let multiply =
+            |out: &mut [f32]| multiply(&mut scratch, out, columns, (left, right), None, false);
+        let (out, done) = written(rows * columns, multiply);
+        done.map(|()| out)
     }
 }
 
@@ -171,27 +207,37 @@ impl Backend for Mixed {
 
     /// The narrower of the two is transposed, and with it the result where it has to be.
     fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-        let ((tokens, outs), (_, ins)) = (dy.dims2()?, x.dims2()?);
-        let (dy, x) = (narrowed(dy)?, narrowed(x)?);
-        let turned = outs > ins;
-        let (few, many) = if turned { (&x, &dy) } else { (&dy, &x) };
-        let (few, many) = (view_as::<bf16>(few)?, view_as::<bf16>(many)?);
-        let (rows, columns) = if turned { (ins, outs) } else { (outs, ins) };
-        // An odd token more is one of zeros; the packed factor is filled up alike.
-        let depth = tokens.next_multiple_of(2);
-        let mut even = few.to_vec();
-        even.resize(depth * rows, bf16::ZERO);
-        let transposed = pack::transposed(&even, rows);
-        drop(even);
-        let left = Left { numbers: &transposed, depth };
-        let right = Right::Rows(Matrix::Bf16(&many));
-        let mut out = vec![0f32; rows * columns];
-        let mut scratch = self.scratch.lock().expect("no product panics");
-        multiply(&mut scratch, &mut out, columns, (left, right), None, false)?;
-        if turned {
-            out = pack::transposed(&out, columns);
+        let ((_, outs), (_, ins)) = (dy.dims2()?, x.dims2()?);
+        if outs <= ins {
+            return tensor(self.transposed_times(&[dy], x)?, &[outs, ins]);
         }
-        tensor(out, &[outs, ins])
+        let turned = self.transposed_times(&[x], dy)?;
+        tensor(pack::transposed(&turned, outs), &[outs, ins])
+    }
+
+    fn project_each(&self, x: &Tensor, ws: &[&Tensor]) -> Result<Vec<Tensor>> {
+        if let [w] = ws {
+            return Ok(vec![self.project(x, w)?]);
+        }
+        let all = self.project(x, &Tensor::cat(ws, 0)?)?;
+        let mut from = 0;
+        let mut cut = |w: &&Tensor| {
+            let width = w.dim(0)?;
+            from += width;
+            Ok(all.narrow(1, from - width, width)?.contiguous()?)
+        };
+        ws.iter().map(&mut cut).collect()
+    }
+
+    fn project_dw_each(&self, dys: &[&Tensor], x: &Tensor) -> Result<Vec<Tensor>> {
+        let ins = x.dim(1)?;
+        let mut all = self.transposed_times(dys, x)?;
+        let mut cut = |dy: &&Tensor| {
+            let outs = dy.dim(1)?;
+            let rest = all.split_off(outs * ins);
+            tensor(std::mem::replace(&mut all, rest), &[outs, ins])
+        };
+        dys.iter().map(&mut cut).collect()
     }
 
     fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()> {
@@ -333,7 +379,6 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::ops::number::Number;
     use crate::quant::{Bf16, FourBit, FourBitKind, Packed, PackedMatrix};
 
     fn waves(rows: usize, width: usize, phase: f32) -> Tensor {

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::kernel::{COLUMNS, LANES};
 use crate::ops::number::Number;
+use crate::ops::slices::written;
 use crate::ops::wide::wide;
 
 /// Columns of `columns` when filled up to whole registers.
@@ -104,17 +105,18 @@ wide! {
 pub(super) fn transposed<N: Number>(x: &[N], columns: usize) -> Vec<N> {
     const TILE: usize = 32;
     let rows = x.len() / columns.max(1);
-    let mut out = vec![N::default(); x.len()];
-    out.par_chunks_mut(TILE * rows.max(1)).enumerate().for_each(|(band, out)| {
-        let first = band * TILE;
-        for from in (0..rows).step_by(TILE) {
-            let to = (from + TILE).min(rows);
-            for (i, out) in out.chunks_exact_mut(rows).enumerate() {
-                for (row, out) in (from..to).zip(&mut out[from..to]) {
-                    *out = x[row * columns + first + i];
+    let write = |out: &mut [N]| {
+        out.par_chunks_mut(TILE * rows.max(1)).enumerate().for_each(|(band, out)| {
+            let first = band * TILE;
+            for from in (0..rows).step_by(TILE) {
+                let to = (from + TILE).min(rows);
+                for (i, out) in out.chunks_exact_mut(rows).enumerate() {
+                    for (row, out) in (from..to).zip(&mut out[from..to]) {
+                        *out = x[row * columns + first + i];
+                    }
                 }
             }
-        }
-    });
-    out
+        });
+    };
+    written(x.len(), write).0
 }

@@ -17,7 +17,7 @@ use crate::Result;
 use crate::ops::number::Number;
 use crate::quant::Packed;
 
-/// Rows one task multiplies with a chunk.
+/// Rows one task multiplies with a chunk at most, which stay in its nearest caches.
 const BAND: usize = 8 * ROWS;
 
 /// `[m, k]`, rows of bf16.
@@ -49,7 +49,7 @@ pub(super) enum Right<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     panels: [Vec<bf16>; 2],
-    rows: Vec<bf16>,
+    unpacked: Vec<bf16>,
 }
 
 /// Writes `main`'s product into `out`, rows of `columns` numbers, or adds it to what is there; with it goes that of
@@ -62,40 +62,50 @@ pub(super) fn multiply<N: Number>(
     low: Option<(Left<'_>, &[f32])>,
     add: bool,
 ) -> Result<()> {
-    let Scratch { panels, rows } = scratch;
+    let Scratch { panels, unpacked } = scratch;
     let depth = main.0.depth;
     // Sums can be taken up again only where they are kept in f32; a transposed matrix is cut by columns instead.
     let exact = N::DTYPE == candle_core::DType::F32;
     let cut_depth = exact && matches!(main.1, Right::Rows(_));
-    let slice = if cut_depth { even(CHUNK_NUMBERS / columns.max(1)).min(depth) } else { depth };
+    let slice = if cut_depth { whole(CHUNK_NUMBERS / columns.max(1)).min(depth) } else { depth };
     let band = if matches!(main.1, Right::Columns(_)) {
         (CHUNK_NUMBERS / depth.max(1)).next_multiple_of(COLUMNS).min(columns)
     } else {
         columns
     };
+    let rows = out.len() / columns.max(1);
+    let height = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(ROWS).min(BAND);
     for first in (0..columns).step_by(band.max(1)) {
         let here = band.min(columns - first);
         for at in (0..depth).step_by(slice.max(1)) {
             let deep = slice.min(depth - at);
             let last = at + deep == depth;
-            lay(&mut panels[0], rows, main.1, (at, deep), (first, here), depth)?;
-            if let Some((left, right)) = low.filter(|_| last) {
-                exactly(&mut panels[1], pack::room(here, left.depth));
-                pack::rows(&mut panels[1], right, columns, (first, here));
-            }
+            let [panels, low_panels] = &mut *panels;
+            let panels = room(panels, pack::room(here, deep));
+            lay(panels, unpacked, main.1, (at, deep), (first, here), depth)?;
+            let low_panels = match low.filter(|_| last) {
+                None => &[][..],
+                Some((left, right)) => {
+                    let panels = room(low_panels, pack::room(here, left.depth));
+                    pack::rows(panels, right, columns, (first, here));
+                    panels
+                }
+            };
             let low = low.as_ref().filter(|_| last).map(|(left, _)| (left, 0, left.depth));
-            let panels = [panels[0].as_slice(), panels[1].as_slice()];
-            out.par_chunks_mut(BAND * columns).enumerate().for_each(|(index, out)| {
+            let panels = [&*panels, low_panels];
+            out.par_chunks_mut(height * columns).enumerate().for_each(|(index, out)| {
                 let lefts = [Some((&main.0, at, deep)), low];
-                band_of(out, (first, here, columns), index * BAND, lefts, panels, add || at > 0);
+                band_of(out, (first, here, columns), index * height, lefts, panels, add || at > 0);
             });
         }
     }
     Ok(())
 }
 
-fn even(x: usize) -> usize {
-    (x / 2 * 2).max(2)
+/// So much depth, in steps that every kernel takes whole.
+fn whole(depth: usize) -> usize {
+    const STEP: usize = 32;
+    (depth / STEP * STEP).max(STEP)
 }
 
 /// One task: some rows of the result, and the columns of one chunk.
@@ -135,21 +145,20 @@ fn band_of<N: Number>(
 
 /// Packs rows `at..at + deep` and columns `first..first + here` of a factor of `depth` rows.
 fn lay(
-    panels: &mut Vec<bf16>,
-    rows: &mut Vec<bf16>,
+    panels: &mut [bf16],
+    buffer: &mut Vec<bf16>,
     right: Right<'_>,
     (at, deep): (usize, usize),
     (first, here): (usize, usize),
     depth: usize,
 ) -> Result<()> {
-    exactly(panels, pack::room(here, deep));
     match right {
-        Right::Rows(matrix) => match unpacked(matrix, rows, at * here, deep * here, here)? {
+        Right::Rows(matrix) => match unpacked(matrix, buffer, at * here, deep * here, here)? {
             Plain::F32(w) => pack::rows(panels, w, here, (0, here)),
             Plain::Bf16(w) => pack::rows(panels, w, here, (0, here)),
         },
         Right::Columns(matrix) => {
-            match unpacked(matrix, rows, first * depth, here * depth, depth)? {
+            match unpacked(matrix, buffer, first * depth, here * depth, depth)? {
                 Plain::F32(w) => pack::columns(panels, w, depth),
                 Plain::Bf16(w) => pack::columns(panels, w, depth),
             }
@@ -163,12 +172,13 @@ fn part<N>(all: &[N], from: usize, count: usize) -> &[N] {
     &all[from..(from + count).min(all.len())]
 }
 
-/// Makes room for `count` numbers and, unlike a growing vector, for no more.
-fn exactly(buffer: &mut Vec<bf16>, count: usize) {
-    if buffer.capacity() < count {
-        *buffer = Vec::with_capacity(count);
+/// Room for `count` numbers, whatever they are now; a buffer that is too small is replaced by one that has room for no
+/// more.
+fn room(buffer: &mut Vec<bf16>, count: usize) -> &mut [bf16] {
+    if buffer.len() < count {
+        *buffer = vec![bf16::ZERO; count];
     }
-    buffer.resize(count, bf16::ZERO);
+    &mut buffer[..count]
 }
 
 enum Plain<'a> {
@@ -191,7 +201,7 @@ fn unpacked<'a>(
             if let Some(all) = packed.as_bf16() {
                 return Ok(Plain::Bf16(&all[from..from + count]));
             }
-            exactly(buffer, count);
+            let buffer = room(buffer, count);
             let task = width * (1usize << 13).div_ceil(width.max(1));
             buffer
                 .par_chunks_mut(task)

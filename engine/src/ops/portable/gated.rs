@@ -9,7 +9,7 @@ use super::parallel;
 use super::tanh::tanh;
 use crate::Result;
 use crate::ops::number::Number;
-use crate::ops::slices::{tensor, view_as};
+use crate::ops::slices::{tensor, view_as, written};
 use crate::ops::wide::wide;
 
 #[inline(always)]
@@ -86,13 +86,14 @@ pub(crate) fn forward<N: Number>(
 ) -> Result<Tensor> {
     let (tokens, width) = gate.dims2()?;
     let (gate, up) = (view_as::<N>(gate)?, view_as::<N>(up)?);
-    let mut y = vec![N::default(); gate.len()];
     let task = parallel::rows_per_task(width) * width;
     let inps = gate.par_chunks(task).zip(up.par_chunks(task));
-    y.par_chunks_mut(task).zip(inps).for_each(|(y, (gate, up))| match activation {
+    let each = |(y, (gate, up)): (&mut [N], (&[N], &[N]))| match activation {
         Activation::Silu => forward_with(silu, y, gate, up),
         Activation::GeluTanh => forward_with(gelu, y, gate, up),
-    });
+    };
+    let write = |y: &mut [N]| y.par_chunks_mut(task).zip(inps).for_each(each);
+    let (y, ()) = written(gate.len(), write);
     tensor(y, &[tokens, width])
 }
 
@@ -104,14 +105,17 @@ pub(crate) fn backward<N: Number>(
 ) -> Result<(Tensor, Tensor)> {
     let (tokens, width) = gate.dims2()?;
     let (gate, up, dy) = (view_as::<N>(gate)?, view_as::<N>(up)?, view_as::<N>(dy)?);
-    let (mut dgate, mut dup) = (vec![N::default(); gate.len()], vec![N::default(); gate.len()]);
     let task = parallel::rows_per_task(width) * width;
-    let outs = dgate.par_chunks_mut(task).zip(dup.par_chunks_mut(task));
     let inps = gate.par_chunks(task).zip(up.par_chunks(task)).zip(dy.par_chunks(task));
-    outs.zip(inps).for_each(|((dgate, dup), ((gate, up), dy))| match activation {
-        Activation::Silu => backward_with(silu_and_slope, dgate, dup, gate, up, dy),
-        Activation::GeluTanh => backward_with(gelu_and_slope, dgate, dup, gate, up, dy),
-    });
+    let write = |dgate: &mut [N], dup: &mut [N]| {
+        let outs = dgate.par_chunks_mut(task).zip(dup.par_chunks_mut(task));
+        outs.zip(inps).for_each(|((dgate, dup), ((gate, up), dy))| match activation {
+            Activation::Silu => backward_with(silu_and_slope, dgate, dup, gate, up, dy),
+            Activation::GeluTanh => backward_with(gelu_and_slope, dgate, dup, gate, up, dy),
+        });
+    };
+    let (dgate, (dup, ())) =
+        written(gate.len(), |dgate| written(up.len(), |dup| write(dgate, dup)));
     Ok((tensor(dgate, &[tokens, width])?, tensor(dup, &[tokens, width])?))
 }
 

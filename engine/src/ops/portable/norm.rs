@@ -7,7 +7,7 @@ use super::reduce::{dot, dot3};
 use super::{parallel, rows};
 use crate::Result;
 use crate::ops::number::Number;
-use crate::ops::slices::{edit_as, tensor, view, view_as};
+use crate::ops::slices::{edit_as, tensor, view, view_as, written};
 use crate::ops::wide::wide;
 
 wide! {
@@ -30,15 +30,18 @@ pub(crate) fn forward<X: Number, Y: Number>(
     let (tokens, width) = x.dims2()?;
     let (x, weight) = (view_as::<X>(x)?, view(weight)?);
     let (x, weight) = (&*x, &*weight);
-    let (mut y, mut rstd) = (vec![Y::default(); x.len()], vec![0.0; tokens]);
+    let mut rstd = vec![0.0; tokens];
     let task = parallel::rows_per_task(width);
-    let outs = y.par_chunks_mut(task * width).zip(rstd.par_chunks_mut(task));
-    outs.zip(x.par_chunks(task * width)).for_each(|((y, rstd), x)| {
-        let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
-        for ((y, x), rstd) in rows.zip(rstd) {
-            *rstd = forward_row(y, x, weight, eps);
-        }
-    });
+    let write = |y: &mut [Y]| {
+        let outs = y.par_chunks_mut(task * width).zip(rstd.par_chunks_mut(task));
+        outs.zip(x.par_chunks(task * width)).for_each(|((y, rstd), x)| {
+            let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
+            for ((y, x), rstd) in rows.zip(rstd) {
+                *rstd = forward_row(y, x, weight, eps);
+            }
+        });
+    };
+    let (y, ()) = written(x.len(), write);
     Ok((tensor(y, &[tokens, width])?, tensor(rstd, &[tokens])?))
 }
 

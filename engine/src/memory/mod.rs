@@ -9,7 +9,10 @@
 //! static METER: fleetune_engine::memory::Meter = fleetune_engine::memory::Meter;
 //! ```
 
+mod blocks;
+
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fleetune_shared::ByteSize;
@@ -20,7 +23,10 @@ static CURRENT: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// The system's allocator, counting.
+/// Where an allocation is a block of its own: what a C library takes for large as well.
+const LARGE: usize = 128 << 10;
+
+/// The system's allocator, counting; large blocks are kept for the next while a [`Steady`] lives.
 pub struct Meter;
 
 fn grown(bytes: usize) {
@@ -30,41 +36,97 @@ fn grown(bytes: usize) {
     }
 }
 
-#[expect(unsafe_code, reason = "an allocator is unsafe by its trait; this one only counts")]
-// SAFETY: every call is handed to `System` with its arguments unchanged.
+/// Whether it is a block of its own.
+fn large(layout: Layout) -> bool {
+    layout.size() >= LARGE && layout.align() <= blocks::PAGE
+}
+
+fn take(bytes: usize, zeroed: bool) -> *mut u8 {
+    let spare = PEAK.load(Relaxed).saturating_sub(CURRENT.load(Relaxed) + bytes);
+    blocks::take(bytes, zeroed, spare).map_or(ptr::null_mut(), NonNull::as_ptr)
+}
+
+fn counted(pointer: *mut u8, bytes: usize) -> *mut u8 {
+    if !pointer.is_null() {
+        grown(bytes);
+    }
+    pointer
+}
+
+#[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
+// SAFETY: small layouts are handed to `System` unchanged, large ones to `blocks`; which they are is told by the layout
+// alone, so what one gave comes back to the same.
 unsafe impl GlobalAlloc for Meter {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise about `layout` is passed on.
-        let pointer = unsafe { System.alloc(layout) };
-        if !pointer.is_null() {
-            grown(layout.size());
+        let bytes = layout.size();
+        if large(layout) {
+            return counted(take(bytes, false), bytes);
         }
-        pointer
+        // SAFETY: the caller's promise about `layout` is passed on.
+        counted(unsafe { System.alloc(layout) }, bytes)
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as in `alloc`.
-        let pointer = unsafe { System.alloc_zeroed(layout) };
-        if !pointer.is_null() {
-            grown(layout.size());
+        let bytes = layout.size();
+        if large(layout) {
+            return counted(take(bytes, true), bytes);
         }
-        pointer
+        // SAFETY: as in `alloc`.
+        counted(unsafe { System.alloc_zeroed(layout) }, bytes)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller got `pointer` from this allocator, that is from `System`, with this layout.
-        unsafe { System.dealloc(pointer, layout) };
+        match NonNull::new(pointer) {
+            Some(block) if large(layout) => blocks::give(block, layout.size()),
+            // SAFETY: the caller got `pointer` from this allocator, that is from `System`, with this layout.
+            _ => unsafe { System.dealloc(pointer, layout) },
+        }
         CURRENT.fetch_sub(layout.size(), Relaxed);
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        // SAFETY: as in `dealloc`; `bytes` is the caller's promise.
-        let moved = unsafe { System.realloc(pointer, layout, bytes) };
+        // SAFETY: a size with the alignment of a layout is what the caller promised to ask for.
+        let wanted = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
+        let moved = match (large(layout), large(wanted)) {
+            // SAFETY: as in `dealloc`; `bytes` is the caller's promise.
+            (false, false) => unsafe { System.realloc(pointer, layout, bytes) },
+            (true, true) => NonNull::new(pointer)
+                .and_then(|block| blocks::resize(block, layout.size(), bytes))
+                .map_or(ptr::null_mut(), NonNull::as_ptr),
+            // From one home to the other; the two count for themselves.
+            // SAFETY: both allocations are of this allocator, apart, and at least as large as what is copied.
+            _ => unsafe {
+                let moved = self.alloc(wanted);
+                if !moved.is_null() {
+                    moved.copy_from_nonoverlapping(pointer, bytes.min(layout.size()));
+                    self.dealloc(pointer, layout);
+                }
+                return moved;
+            },
+        };
         if !moved.is_null() {
             grown(bytes);
             CURRENT.fetch_sub(layout.size(), Relaxed);
         }
         moved
+    }
+}
+
+/// While it lives, large blocks that are given back are kept for the next of their size, within the peak so far: what a
+/// run needs whose steps all ask for the same.
+#[derive(Debug)]
+pub(crate) struct Steady(());
+
+impl Steady {
+    pub(crate) fn begin() -> Self {
+        blocks::keep(true);
+        Self(())
+    }
+}
+
+impl Drop for Steady {
+    fn drop(&mut self) {
+        blocks::keep(false);
     }
 }
 

@@ -1,0 +1,89 @@
+//! With the instruction that multiplies pairs of bf16, eight rows at a time.
+
+use std::arch::x86_64::{
+    __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_storeu_ps,
+};
+
+use super::{COLUMNS, LANES, Strip, Sums};
+
+/// Whether this machine has it.
+pub(super) fn there() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16")
+}
+
+/// Fills the first `rows` of `sums`; only where [`there`] holds and the strips hold what is asked.
+#[expect(unsafe_code, reason = "the instruction has no safe form")]
+pub(super) fn sums(rows: usize, registers: usize, strips: &[Strip<'_>], sums: &mut Sums) {
+    let mut from = 0;
+    while from < rows {
+        let sums = &mut sums.0[from..];
+        // SAFETY: the caller asked the machine and measured the slices.
+        from += unsafe {
+            match (rows - from, registers) {
+                (8.., 3) => block::<8, 3>(from, strips, sums),
+                (8.., 2) => block::<8, 2>(from, strips, sums),
+                (8.., _) => block::<8, 1>(from, strips, sums),
+                (4.., 3) => block::<4, 3>(from, strips, sums),
+                (4.., 2) => block::<4, 2>(from, strips, sums),
+                (4.., _) => block::<4, 1>(from, strips, sums),
+                (_, 3) => block::<1, 3>(from, strips, sums),
+                (_, 2) => block::<1, 2>(from, strips, sums),
+                _ => block::<1, 1>(from, strips, sums),
+            }
+        };
+    }
+}
+
+/// Rows `from..from + M` of a tile of `W` registers; gives `M`.
+///
+/// # Safety
+/// The machine must have the instructions, and every strip that many rows and registers.
+#[expect(unsafe_code, reason = "the instruction has no safe form")]
+#[expect(clippy::needless_range_loop, reason = "counted loops become registers, iterators do not")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn block<const M: usize, const W: usize>(
+    from: usize,
+    strips: &[Strip<'_>],
+    sums: &mut [[f32; COLUMNS]],
+) -> usize {
+    let mut all = [[_mm512_setzero_ps(); W]; M];
+    for strip in strips {
+        // SAFETY: rows and panel lie within the slices, as the caller promised.
+        unsafe {
+            let mut panel = strip.panel.as_ptr();
+            let left = strip.left.as_ptr().add(from * strip.stride);
+            for pair in 0..strip.pairs {
+                let mut right = [_mm512_setzero_si512(); W];
+                for j in 0..W {
+                    right[j] = _mm512_loadu_si512(panel.add(2 * LANES * j).cast());
+                }
+                for i in 0..M {
+                    let two = left.add(i * strip.stride + 2 * pair).cast::<i32>();
+                    let two = pairs(_mm512_set1_epi32(two.read_unaligned()));
+                    for j in 0..W {
+                        all[i][j] = _mm512_dpbf16_ps(all[i][j], two, pairs(right[j]));
+                    }
+                }
+                panel = panel.add(2 * LANES * W);
+            }
+        }
+    }
+    for i in 0..M {
+        let row = sums[i].as_mut_ptr();
+        for j in 0..W {
+            // SAFETY: a register of the row, which has `COLUMNS` numbers.
+            unsafe { _mm512_storeu_ps(row.add(LANES * j), all[i][j]) };
+        }
+    }
+    M
+}
+
+#[expect(unsafe_code, reason = "two names for the same 64 bytes")]
+#[inline(always)]
+fn pairs(bits: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits without meaning of their own.
+    unsafe { std::mem::transmute(bits) }
+}

@@ -1,0 +1,57 @@
+//! Products of a few rows with a long factor, the gradients of LoRA's halves.
+//!
+//! Such a product takes less than packing its right factor for all of it does. So each task packs some columns of it,
+//! slice by slice, and multiplies what is still in its nearest cache.
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::kernel::{COLUMNS, ROWS, Strip, Target, tile};
+use super::pack;
+use super::product::Left;
+
+/// With more rows than this, packing is worth sharing.
+pub(super) const MOST_ROWS: usize = 4 * ROWS;
+
+/// Columns of a task, whole cache lines.
+const WIDE: usize = 4 * COLUMNS;
+/// Rows of the right factor packed at a time, an even number.
+const DEEP: usize = 256;
+
+/// `left · right`, of which rows of `columns` numbers are given: one row after the other.
+pub(super) fn outer(left: Left<'_>, right: &[bf16], columns: usize) -> Vec<f32> {
+    let rows = left.numbers.len() / left.depth.max(1);
+    let firsts: Vec<usize> = (0..columns).step_by(WIDE).collect();
+    let blocks = firsts.par_iter().map_init(Vec::new, |panels, &first| {
+        let width = WIDE.min(columns - first);
+        let mut block = vec![0.0; rows * width];
+        for (index, right) in right.chunks(DEEP * columns).enumerate() {
+            let depth = (right.len() / columns).next_multiple_of(2);
+            panels.resize(pack::room(width, depth), bf16::ZERO);
+            pack::rows(panels, right, columns, (first, width));
+            for column in (0..width).step_by(COLUMNS) {
+                let (begin, filled) = pack::panel(width, depth, column / COLUMNS);
+                let panel = &panels[begin..begin + filled * depth];
+                for row in (0..rows).step_by(ROWS) {
+                    let left_rows = &left.numbers[row * left.depth + index * DEEP..];
+                    let strip =
+                        Strip { left: left_rows, stride: left.depth, panel, pairs: depth / 2 };
+                    let out = &mut block[row * width + column..];
+                    let columns = COLUMNS.min(width - column);
+                    let mut target = Target { out, stride: width, columns, add: index > 0 };
+                    tile(ROWS.min(rows - row), filled, &[strip], &mut target);
+                }
+            }
+        }
+        block
+    });
+    let blocks: Vec<Vec<f32>> = blocks.collect();
+    let mut out = Vec::with_capacity(rows * columns);
+    for row in 0..rows {
+        for block in &blocks {
+            let width = block.len() / rows;
+            out.extend_from_slice(&block[row * width..(row + 1) * width]);
+        }
+    }
+    out
+}
