@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, thread};
 
 use fleetune_engine::train::{Observer, train};
-use fleetune_engine::{EngineError, memory, merge};
+use fleetune_engine::{EngineError, memory, merge, threads};
 use fleetune_shared::{FailureKind, TrainSummary, TrainerEvent};
 
 use crate::bounds::{bound, end_with};
@@ -36,6 +36,7 @@ pub fn run_child(order_file: &Path) -> ExitCode {
     // Where memory runs out, the kernel should pick the trainer and not its agent.
     let _ = fs::write("/proc/self/oom_score_adj", "500");
     thread::spawn(move || listen(&stop));
+    threads::lead();
     // The hook's words go to stderr and so into the job's log.
     match panic::catch_unwind(AssertUnwindSafe(|| carry_out(&order, &mut voice))) {
         Ok(Ok(summary)) => voice.finish(summary),

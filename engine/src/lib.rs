@@ -28,6 +28,7 @@ pub mod optim;
 pub mod quant;
 pub mod selftest;
 pub mod tensor_file;
+pub mod threads;
 pub mod train;
 
 pub use error::{EngineError, Result};

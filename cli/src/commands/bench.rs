@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use fleetune_engine::bench::{bench, write_rows};
-use fleetune_engine::model;
 use fleetune_engine::train::Observer;
+use fleetune_engine::{model, threads};
 use fleetune_shared::recipe::RecipeFile;
 use fleetune_shared::{Device, TrainerEvent};
 use serde_json::{Map, Value, json};
@@ -112,6 +112,7 @@ impl Bench {
         order.data.cache = None;
         let name = order.recipe.name.clone();
         let mut watcher = Watcher { progress: Progress::steps(&context.output, &name), total: 0 };
+        threads::lead();
         let found = bench(&order, self.warm, context.begun, &mut watcher)?;
         watcher.progress.clear();
         context.output.show(&Benched { recipe: order.recipe.file(), found: &found })

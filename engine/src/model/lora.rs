@@ -181,7 +181,7 @@ impl Lora {
             _ => None,
         };
         let g = stretched.as_ref().map_or(dy, |(g, _)| g);
-        let dlow = (ops.project_dx(g, &self.b.value)? * self.scaling)?;
+        let dlow = ops.project_dx(g, &(&self.b.value * self.scaling)?)?;
         let low_rank = Some(LowRank { c: &dlow, m: &self.a.value });
         let dx = match (&mask, onto) {
             (_, None) => None,
@@ -196,7 +196,7 @@ impl Lora {
                 Some(dx)
             }
         };
-        self.b.accumulate(ops, ops.project_dw(g, &(low * self.scaling)?)?)?;
+        self.b.accumulate(ops, (ops.project_dw(g, low)? * self.scaling)?)?;
         if let Some(bias) = &mut self.bias {
             bias.accumulate(ops, (ops.sum_rows(g)? * self.scaling)?)?;
         }

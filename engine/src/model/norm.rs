@@ -94,7 +94,7 @@ impl OutNorm {
         x: &Tensor,
         residual: &Tensor,
     ) -> Result<(Tensor, LinearSaved, OutNormSaved)> {
-        let sum = Onto::Sum(residual.copy()?);
+        let sum = Onto::Sum(pass.ops.copied(residual)?);
         let Some(norm) = &self.0 else {
             let (y, saved) = linear.forward(pass, x, sum)?;
             return Ok((y, saved, OutNormSaved(None)));

@@ -106,6 +106,11 @@ pub trait Backend: Debug + Send + Sync {
         Ok(x.to_dtype(self.activations())?)
     }
 
+    /// The residual stream in a tensor of its own, to be added to.
+    fn copied(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.copy()?)
+    }
+
     /// `y`, a product made elsewhere, brought to where it is wanted.
     fn deliver(&self, y: Tensor, onto: Onto) -> Result<Tensor> {
         match onto {

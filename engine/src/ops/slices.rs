@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, Device, Error, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 
 use super::number::Number;
+use super::portable::parallel::pieces;
 use super::wide::wide;
 use crate::Result;
 
@@ -89,6 +90,14 @@ pub(crate) fn edit_as<N: Number>(tensor: &Tensor, write: impl FnOnce(&mut [N])) 
 /// A tensor around `numbers`.
 pub(crate) fn tensor<N: Number>(numbers: Vec<N>, shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
+}
+
+/// A tensor of its own with the numbers of `tensor`, which must be contiguous f32 on the CPU; cores share the work.
+pub(crate) fn copied(tensor: &Tensor) -> Result<Tensor> {
+    let numbers = view(tensor)?;
+    let copy = |to: &mut [f32]| pieces(to, &numbers, |to, from: &[f32]| to.copy_from_slice(from));
+    let (copy, ()) = written(numbers.len(), copy);
+    self::tensor(copy, tensor.dims())
 }
 
 /// `count` numbers that `write` gives, every one of them; it reads none of what was there. And what it answers.

@@ -21,7 +21,7 @@ use self::product::{Left, Matrix, Right, Scratch, multiply};
 use super::number::Number;
 use super::portable::parallel::pieces;
 use super::portable::{FEW, gated, norm, rope, rows};
-use super::slices::{edit_as, narrow, tensor, view, view_as, widen, written};
+use super::slices::{copied, edit_as, narrow, tensor, view, view_as, widen, written};
 use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Portable, Rotary, Turn};
 use crate::Result;
 use crate::quant::Weight;
@@ -183,6 +183,10 @@ impl Backend for Mixed {
 
     fn as_activation(&self, x: &Tensor) -> Result<Tensor> {
         narrowed(x)
+    }
+
+    fn copied(&self, x: &Tensor) -> Result<Tensor> {
+        copied(x)
     }
 
     fn linear(

@@ -17,8 +17,10 @@ use crate::Result;
 use crate::ops::number::Number;
 use crate::quant::Packed;
 
-/// Rows one task multiplies with a chunk at most, which stay in its nearest caches.
+/// Rows one task multiplies with a chunk at most.
 const BAND: usize = 8 * ROWS;
+/// Numbers of the right factor that stay in a core's second cache (1 MiB) beside what else is read.
+const NEAR_NUMBERS: usize = 1 << 19;
 
 /// `[m, k]`, rows of bf16.
 #[derive(Clone, Copy)]
@@ -108,7 +110,8 @@ fn whole(depth: usize) -> usize {
     (depth / STEP * STEP).max(STEP)
 }
 
-/// One task: some rows of the result, and the columns of one chunk.
+/// One task: some rows of the result, and the columns of one chunk. Panels are taken in groups that stay in the second
+/// cache, and each few rows of the left factor, which stay in the first, meet all of a group.
 fn band_of<N: Number>(
     out: &mut [N],
     (first, here, columns): (usize, usize, usize),
@@ -118,26 +121,32 @@ fn band_of<N: Number>(
     add: bool,
 ) {
     let rows = out.len() / columns;
-    for index in 0..here.div_ceil(COLUMNS) {
-        let width = COLUMNS.min(here - index * COLUMNS);
+    let deep: usize = lefts.iter().flatten().map(|(_, _, deep)| deep).sum();
+    let group = (NEAR_NUMBERS / deep.max(1)).max(COLUMNS) / COLUMNS;
+    let panel_count = here.div_ceil(COLUMNS);
+    for from_panel in (0..panel_count).step_by(group) {
+        let group = from_panel..(from_panel + group).min(panel_count);
         for from in (0..rows).step_by(ROWS) {
-            let strips = lefts.iter().zip(panels).filter_map(|(left, panels)| {
-                let (left, at, deep) = (*left)?;
-                let (begin, filled) = pack::panel(here, deep, index);
-                let panel = &panels[begin..begin + filled * deep];
-                let left_rows = &left.numbers[(row + from) * left.depth + at..];
-                Some(Strip { left: left_rows, stride: left.depth, panel, pairs: deep / 2 })
-            });
-            let mut all = [None; 2];
-            strips.zip(&mut all).for_each(|(strip, to)| *to = Some(strip));
-            let out = &mut out[from * columns + first + index * COLUMNS..];
-            let mut target = Target { out, stride: columns, columns: width, add };
-            let rows = ROWS.min(rows - from);
-            let (_, filled) = pack::panel(here, 0, index);
-            match all {
-                [Some(one), Some(two)] => tile(rows, filled, &[one, two], &mut target),
-                [Some(one), None] => tile(rows, filled, &[one], &mut target),
-                _ => {}
+            for index in group.clone() {
+                let width = COLUMNS.min(here - index * COLUMNS);
+                let strips = lefts.iter().zip(panels).filter_map(|(left, panels)| {
+                    let (left, at, deep) = (*left)?;
+                    let (begin, filled) = pack::panel(here, deep, index);
+                    let panel = &panels[begin..begin + filled * deep];
+                    let left_rows = &left.numbers[(row + from) * left.depth + at..];
+                    Some(Strip { left: left_rows, stride: left.depth, panel, pairs: deep / 2 })
+                });
+                let mut all = [None; 2];
+                strips.zip(&mut all).for_each(|(strip, to)| *to = Some(strip));
+                let out = &mut out[from * columns + first + index * COLUMNS..];
+                let mut target = Target { out, stride: columns, columns: width, add };
+                let rows = ROWS.min(rows - from);
+                let (_, filled) = pack::panel(here, 0, index);
+                match all {
+                    [Some(one), Some(two)] => tile(rows, filled, &[one, two], &mut target),
+                    [Some(one), None] => tile(rows, filled, &[one], &mut target),
+                    _ => {}
+                }
             }
         }
     }

@@ -17,6 +17,7 @@ pub(super) mod tanh;
 use candle_core::{DType, Device, Tensor};
 use fleetune_shared::Activation;
 
+use super::slices::copied;
 use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Rotary, Turn};
 use crate::Result;
 use crate::quant::Weight;
@@ -34,6 +35,10 @@ fn zeros(x: &Tensor, width: usize) -> Result<Tensor> {
 }
 
 impl Backend for Portable {
+    fn copied(&self, x: &Tensor) -> Result<Tensor> {
+        copied(x)
+    }
+
     fn linear(
         &self,
         x: &Tensor,
