@@ -42,11 +42,30 @@ fn kept() -> MutexGuard<'static, Kept> {
 
 /// Begins or ends keeping blocks; at the end all go back to the system.
 pub(super) fn keep(keeping: bool) {
+    hold(keeping);
     let mut kept = kept();
     kept.keeping = keeping;
     if !keeping {
         kept.shrink(0);
     }
+}
+
+/// Has the C library keep what is smaller than a block as well, instead of giving the end of its heap back each time
+/// it is free.
+fn hold(keeping: bool) {
+    #[cfg(target_env = "gnu")]
+    {
+        /// glibc's own.
+        const DEFAULT: i32 = 128 << 10;
+        #[expect(unsafe_code, reason = "a call without a safe form")]
+        // SAFETY: it sets a number.
+        unsafe {
+            libc::mallopt(libc::M_TRIM_THRESHOLD, if keeping { 64 << 20 } else { DEFAULT });
+            libc::mallopt(libc::M_TOP_PAD, if keeping { 1 << 20 } else { DEFAULT });
+        }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = keeping;
 }
 
 /// A block of at least `bytes`, of zeros where that is asked. After it no more is kept than `spare` bytes. `None` where

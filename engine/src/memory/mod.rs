@@ -42,7 +42,9 @@ fn large(layout: Layout) -> bool {
 }
 
 fn take(bytes: usize, zeroed: bool) -> *mut u8 {
-    let spare = PEAK.load(Relaxed).saturating_sub(CURRENT.load(Relaxed) + bytes);
+    let peak = PEAK.load(Relaxed);
+    // A little more than the peak, so that the moment of it does not scatter all that the next needs.
+    let spare = (peak + peak / 64).saturating_sub(CURRENT.load(Relaxed) + bytes);
     blocks::take(bytes, zeroed, spare).map_or(ptr::null_mut(), NonNull::as_ptr)
 }
 

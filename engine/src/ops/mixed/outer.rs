@@ -6,7 +6,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::kernel::{COLUMNS, ROWS, Strip, Target, tile};
+use super::kernel::{COLUMNS, ROWS, Strip, Target, Work};
 use super::pack;
 use super::product::Left;
 
@@ -25,6 +25,7 @@ pub(super) fn outer(left: Left<'_>, right: &[bf16], columns: usize) -> Vec<f32> 
     let blocks = firsts.par_iter().map_init(Vec::new, |panels, &first| {
         let width = WIDE.min(columns - first);
         let mut block = vec![0.0; rows * width];
+        let mut work = Work::begin();
         for (index, right) in right.chunks(DEEP * columns).enumerate() {
             let depth = (right.len() / columns).next_multiple_of(2);
             panels.resize(pack::room(width, depth), bf16::ZERO);
@@ -33,13 +34,13 @@ pub(super) fn outer(left: Left<'_>, right: &[bf16], columns: usize) -> Vec<f32> 
                 let (begin, filled) = pack::panel(width, depth, column / COLUMNS);
                 let panel = &panels[begin..begin + filled * depth];
                 for row in (0..rows).step_by(ROWS) {
-                    let left_rows = &left.numbers[row * left.depth + index * DEEP..];
+                    let numbers = &left.numbers[row * left.depth + index * DEEP..];
                     let strip =
-                        Strip { left: left_rows, stride: left.depth, panel, pairs: depth / 2 };
+                        Strip { left: numbers, stride: left.depth, panel, pairs: depth / 2 };
                     let out = &mut block[row * width + column..];
                     let columns = COLUMNS.min(width - column);
                     let mut target = Target { out, stride: width, columns, add: index > 0 };
-                    tile(ROWS.min(rows - row), filled, &[strip], &mut target);
+                    work.tile(ROWS.min(rows - row), filled, &[strip], &mut target);
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::kernel::{COLUMNS, ROWS, Strip, Target, tile};
+use super::kernel::{COLUMNS, ROWS, Strip, Target, Work};
 use super::pack;
 use crate::ops::number::Number;
 
@@ -53,6 +53,7 @@ impl Panels {
     ) {
         assert!(columns.start.is_multiple_of(COLUMNS) && depths.start.is_multiple_of(2));
         let pairs = depths.len().div_ceil(2);
+        let mut work = Work::begin();
         for from in columns.clone().step_by(COLUMNS) {
             let (begin, filled) = pack::panel(self.columns, self.depth, from / COLUMNS);
             let begin = begin + depths.start * filled;
@@ -63,7 +64,7 @@ impl Panels {
                 let out = &mut out[row * stride + from - columns.start..];
                 let mut target = Target { out, stride, columns: width, add };
                 let strip = Strip { left: numbers, stride: left.stride, panel, pairs };
-                tile(ROWS.min(left.count - row), filled, &[strip], &mut target);
+                work.tile(ROWS.min(left.count - row), filled, &[strip], &mut target);
             }
         }
     }

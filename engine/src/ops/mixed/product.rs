@@ -11,7 +11,7 @@ use fleetune_shared::CHUNK_NUMBERS;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::kernel::{COLUMNS, ROWS, Strip, Target, tile};
+use super::kernel::{COLUMNS, ROWS, Strip, Target, Work};
 use super::pack;
 use crate::Result;
 use crate::ops::number::Number;
@@ -122,29 +122,27 @@ fn band_of<N: Number>(
 ) {
     let rows = out.len() / columns;
     let deep: usize = lefts.iter().flatten().map(|(_, _, deep)| deep).sum();
-    let group = (NEAR_NUMBERS / deep.max(1)).max(COLUMNS) / COLUMNS;
-    let panel_count = here.div_ceil(COLUMNS);
-    for from_panel in (0..panel_count).step_by(group) {
-        let group = from_panel..(from_panel + group).min(panel_count);
+    let group = (NEAR_NUMBERS / deep.max(1)).max(COLUMNS) / COLUMNS * COLUMNS;
+    let mut work = Work::begin();
+    for group in (0..here).step_by(group).map(|from| from..here.min(from + group)) {
         for from in (0..rows).step_by(ROWS) {
-            for index in group.clone() {
-                let width = COLUMNS.min(here - index * COLUMNS);
-                let strips = lefts.iter().zip(panels).filter_map(|(left, panels)| {
-                    let (left, at, deep) = (*left)?;
-                    let (begin, filled) = pack::panel(here, deep, index);
-                    let panel = &panels[begin..begin + filled * deep];
-                    let left_rows = &left.numbers[(row + from) * left.depth + at..];
-                    Some(Strip { left: left_rows, stride: left.depth, panel, pairs: deep / 2 })
-                });
-                let mut all = [None; 2];
-                strips.zip(&mut all).for_each(|(strip, to)| *to = Some(strip));
-                let out = &mut out[from * columns + first + index * COLUMNS..];
+            for column in group.clone().step_by(COLUMNS) {
+                let strip = |which: usize| {
+                    let (left, at, deep) = lefts[which]?;
+                    let (begin, filled) = pack::panel(here, deep, column / COLUMNS);
+                    let panel = &panels[which][begin..begin + filled * deep];
+                    let numbers = &left.numbers[(row + from) * left.depth + at..];
+                    Some(Strip { left: numbers, stride: left.depth, panel, pairs: deep / 2 })
+                };
+                let strips = [strip(0), strip(1)];
+                let out = &mut out[from * columns + first + column..];
+                let width = COLUMNS.min(here - column);
                 let mut target = Target { out, stride: columns, columns: width, add };
-                let rows = ROWS.min(rows - from);
-                let (_, filled) = pack::panel(here, 0, index);
-                match all {
-                    [Some(one), Some(two)] => tile(rows, filled, &[one, two], &mut target),
-                    [Some(one), None] => tile(rows, filled, &[one], &mut target),
+                let (_, filled) = pack::panel(here, 0, column / COLUMNS);
+                let high = ROWS.min(rows - from);
+                match strips {
+                    [Some(one), Some(two)] => work.tile(high, filled, &[one, two], &mut target),
+                    [Some(one), None] => work.tile(high, filled, &[one], &mut target),
                     _ => {}
                 }
             }

@@ -39,7 +39,7 @@ fn permitted() -> bool {
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
-/// How `LDTILECFG` wants it: the shapes of the eight registers. It also sets them to zero.
+/// How `LDTILECFG` wants it: the shapes of the eight registers.
 #[repr(C, align(64))]
 struct Shapes {
     palette: u8,
@@ -98,12 +98,41 @@ impl Rest {
     }
 }
 
-/// Fills the first `rows` of `sums`; only where [`there`] holds and the strips hold what is asked.
+/// Sets this thread up for [`sums`]; only where [`there`] holds.
+pub(super) fn begin() {
+    shape(&Shapes::of(HIGH));
+}
+
+fn shape(shapes: &Shapes) {
+    #[expect(unsafe_code, reason = "the instruction has no safe form")]
+    // SAFETY: the machine was asked; the registers are nobody else's.
+    unsafe {
+        asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack));
+    }
+}
+
+/// Lets go of the registers, which a change of threads would have to save.
+pub(super) fn end() {
+    #[expect(unsafe_code, reason = "the instruction has no safe form")]
+    // SAFETY: as in `shape`.
+    unsafe {
+        asm!("tilerelease", options(nostack));
+    }
+}
+
+/// Fills the first `rows` of `sums`; only between [`begin`] and [`end`], and where the strips hold what
+/// is asked.
 pub(super) fn sums(rows: usize, registers: usize, strips: &[Strip<'_>], sums: &mut Sums) {
     let mut from = 0;
     while from < rows {
         let here = if rows - from == ROWS { ROWS } else { HIGH.min(rows - from) };
+        if here < HIGH {
+            shape(&Shapes::of(here));
+        }
         block((from, here), registers, strips, &mut sums.0[from..from + here]);
+        if here < HIGH {
+            begin();
+        }
         from += here;
     }
 }
@@ -136,35 +165,39 @@ fn block(
             add(left.as_flattened(), DEEP, panel, 1);
         }
     }
-    let (runs, shapes) = (&runs[..count], Shapes::of(rows));
+    let runs = &runs[..count];
     #[expect(unsafe_code, reason = "the instructions have no safe form")]
-    // SAFETY: the machine was asked, `tile` measured the slices, and `sums` has as many rows as are stored.
+    // SAFETY: the machine was asked, `Work` measured the slices, and `sums` has as many rows as are stored.
     unsafe {
         match (rows > HIGH, registers) {
-            (true, 3) => two_by_three(runs, &shapes, sums),
-            (true, 2) => two_by_two(runs, &shapes, sums),
-            (true, _) => two_by_one(runs, &shapes, sums),
-            (false, 3) => one_by_three(runs, &shapes, sums),
-            (false, 2) => one_by_two(runs, &shapes, sums),
-            (false, _) => one_by_one(runs, &shapes, sums),
+            (true, 3) => two_by_three(runs, sums),
+            (true, 2) => two_by_two(runs, sums),
+            (true, _) => two_by_one(runs, sums),
+            (false, 3) => one_by_three(runs, sums),
+            (false, 2) => one_by_two(runs, sums),
+            (false, _) => one_by_one(runs, sums),
         }
     }
 }
 
-/// A kernel: its registers side by side, what one step does, and what is stored.
+/// A kernel: its registers side by side, what one step does, and which registers are the upper rows' sums and the lower
+/// rows', at which byte of a row.
 ///
 /// Of the left factor's rows `{l}` is the first and `{h}` the seventeenth, `{s}` bytes apart; of the panel's `{p}` is
 /// the first pair, `{w}` bytes from the next.
 macro_rules! kernel {
-    ($name:ident, $registers:literal, [$($step:literal),*], [$($upper:literal),*], [$($lower:literal),*]) => {
+    ($name:ident, $registers:literal, [$($step:literal),*], [$(($upper:literal, $u:literal)),*], [$(($lower:literal, $l:literal)),*]) => {
         /// # Safety
         /// The machine must have the instructions, and every run the rows and pairs that are read.
         #[expect(unsafe_code, reason = "the instructions have no safe form")]
-        unsafe fn $name(runs: &[Run], shapes: &Shapes, sums: &mut [[f32; COLUMNS]]) {
+        unsafe fn $name(runs: &[Run], sums: &mut [[f32; COLUMNS]]) {
             // SAFETY: as the caller promised; nothing else is written than `sums` and the registers named.
             unsafe {
                 asm!(
-                    "ldtilecfg [{shapes}]",
+                    // Not every kernel has lower rows.
+                    "# {lower}",
+                    $(concat!("tilezero tmm", $upper),)*
+                    $(concat!("tilezero tmm", $lower),)*
                     "2:",
                     "test {count}, {count}",
                     "jz 4f",
@@ -186,14 +219,12 @@ macro_rules! kernel {
                     "dec {count}",
                     "jmp 2b",
                     "4:",
-                    $($upper,)*
-                    "add {out}, {half}",
-                    $($lower,)*
-                    "tilerelease",
-                    shapes = in(reg) shapes,
+                    $(concat!("tilestored [{upper} + {line} + ", $u, "], tmm", $upper),)*
+                    $(concat!("tilestored [{lower} + {line} + ", $l, "], tmm", $lower),)*
                     run = inout(reg) runs.as_ptr() => _,
                     count = inout(reg) runs.len() => _,
-                    out = inout(reg) sums.as_mut_ptr() => _,
+                    upper = in(reg) sums.as_mut_ptr(),
+                    lower = in(reg) sums.as_mut_ptr().wrapping_add(HIGH),
                     l = out(reg) _,
                     h = out(reg) _,
                     s = out(reg) _,
@@ -201,7 +232,6 @@ macro_rules! kernel {
                     n = out(reg) _,
                     w = in(reg) $registers * 4 * LANES,
                     deep = const PAIRS * $registers * 4 * LANES,
-                    half = const HIGH * 4 * COLUMNS,
                     line = in(reg) 4 * COLUMNS,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -230,16 +260,8 @@ kernel!(
         "tileloadd tmm7, [{p} + {w} + 64]",
         "tdpbf16ps tmm4, tmm6, tmm7"
     ],
-    [
-        "tilestored [{out} + {line}], tmm0",
-        "tilestored [{out} + {line} + 64], tmm1",
-        "tilestored [{out} + {line} + 128], tmm2"
-    ],
-    [
-        "tilestored [{out} + {line}], tmm3",
-        "tilestored [{out} + {line} + 64], tmm4",
-        "tilestored [{out} + {line} + 128], tmm5"
-    ]
+    [("0", "0"), ("1", "64"), ("2", "128")],
+    [("3", "0"), ("4", "64"), ("5", "128")]
 );
 kernel!(
     two_by_two,
@@ -254,8 +276,8 @@ kernel!(
         "tdpbf16ps tmm1, tmm6, tmm2",
         "tdpbf16ps tmm4, tmm5, tmm2"
     ],
-    ["tilestored [{out} + {line}], tmm0", "tilestored [{out} + {line} + 64], tmm1"],
-    ["tilestored [{out} + {line}], tmm3", "tilestored [{out} + {line} + 64], tmm4"]
+    [("0", "0"), ("1", "64")],
+    [("3", "0"), ("4", "64")]
 );
 kernel!(
     two_by_one,
@@ -267,8 +289,8 @@ kernel!(
         "tileloadd tmm5, [{h} + {s}]",
         "tdpbf16ps tmm3, tmm5, tmm7"
     ],
-    ["tilestored [{out} + {line}], tmm0"],
-    ["tilestored [{out} + {line}], tmm3"]
+    [("0", "0")],
+    [("3", "0")]
 );
 kernel!(
     one_by_three,
@@ -282,11 +304,7 @@ kernel!(
         "tileloadd tmm4, [{p} + {w} + 128]",
         "tdpbf16ps tmm2, tmm6, tmm4"
     ],
-    [
-        "tilestored [{out} + {line}], tmm0",
-        "tilestored [{out} + {line} + 64], tmm1",
-        "tilestored [{out} + {line} + 128], tmm2"
-    ],
+    [("0", "0"), ("1", "64"), ("2", "128")],
     []
 );
 kernel!(
@@ -299,13 +317,13 @@ kernel!(
         "tileloadd tmm5, [{p} + {w} + 64]",
         "tdpbf16ps tmm1, tmm6, tmm5"
     ],
-    ["tilestored [{out} + {line}], tmm0", "tilestored [{out} + {line} + 64], tmm1"],
+    [("0", "0"), ("1", "64")],
     []
 );
 kernel!(
     one_by_one,
     1,
     ["tileloadd tmm6, [{l} + {s}]", "tileloadd tmm7, [{p} + {w}]", "tdpbf16ps tmm0, tmm6, tmm7"],
-    ["tilestored [{out} + {line}], tmm0"],
+    [("0", "0")],
     []
 );

@@ -9,6 +9,8 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 
+use std::marker::PhantomData;
+
 use half::bf16;
 
 use crate::ops::number::Number;
@@ -27,7 +29,7 @@ pub(super) const COLUMNS: usize = LANES * WIDE;
 #[repr(align(64))]
 struct Sums([[f32; COLUMNS]; ROWS]);
 
-/// One product of a sum of products that share a tile.
+/// One product of a sum of products, at most two, that share a tile.
 #[derive(Clone, Copy)]
 pub(super) struct Strip<'a> {
     /// Rows of the left factor, each `stride` after the one before; `2 · pairs` numbers of each are read.
@@ -55,31 +57,84 @@ pub(super) struct Target<'a, N> {
     pub(super) add: bool,
 }
 
-/// The sum of `strips`' products, at most [`ROWS`] rows of it; their panels are `filled` columns wide.
-pub(super) fn tile<N: Number>(
-    rows: usize,
-    filled: usize,
-    strips: &[Strip<'_>],
-    target: &mut Target<'_, N>,
-) {
-    let registers = filled / LANES;
-    assert!((1..=ROWS).contains(&rows) && (1..=WIDE).contains(&registers));
-    assert!(target.columns <= filled);
-    assert!(strips.iter().all(|strip| strip.holds(rows, registers)));
-    assert!(target.out.len() >= (rows - 1) * target.stride + target.columns);
-    let mut sums = Sums([[0.0; COLUMNS]; ROWS]);
+/// What a task multiplies with, on one thread.
+pub(super) struct Work {
+    unit: Unit,
+    /// Of the tile at work; of no meaning afterwards.
+    sums: Box<Sums>,
+    /// Some machines are set up for it thread by thread.
+    here: PhantomData<*const ()>,
+}
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if amx::there() {
-        amx::sums(rows, registers, strips, &mut sums);
-        return write(rows, &sums, target);
-    }
+    Amx,
     #[cfg(target_arch = "x86_64")]
-    if dot::there() {
-        dot::sums(rows, registers, strips, &mut sums);
-        return write(rows, &sums, target);
+    Dot,
+    Plain,
+}
+
+impl Unit {
+    /// The fastest there is.
+    fn best() -> Self {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if amx::there() {
+            return Self::Amx;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if dot::there() {
+            return Self::Dot;
+        }
+        Self::Plain
     }
-    plain(rows, registers, strips, &mut sums);
-    write(rows, &sums, target);
+}
+
+impl Work {
+    pub(super) fn begin() -> Self {
+        Self::with(Unit::best())
+    }
+
+    fn with(unit: Unit) -> Self {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if unit == Unit::Amx {
+            amx::begin();
+        }
+        Self { unit, sums: Box::new(Sums([[0.0; COLUMNS]; ROWS])), here: PhantomData }
+    }
+
+    /// The sum of `strips`' products, `rows` rows of it, at most [`ROWS`]; their panels are `filled` columns wide.
+    pub(super) fn tile<N: Number>(
+        &mut self,
+        rows: usize,
+        filled: usize,
+        strips: &[Strip<'_>],
+        target: &mut Target<'_, N>,
+    ) {
+        let registers = filled / LANES;
+        assert!((1..=ROWS).contains(&rows) && (1..=WIDE).contains(&registers));
+        assert!(strips.len() <= 2 && strips.iter().all(|strip| strip.holds(rows, registers)));
+        assert!(target.columns <= filled);
+        assert!(target.out.len() >= (rows - 1) * target.stride + target.columns);
+        match self.unit {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Unit::Amx => amx::sums(rows, registers, strips, &mut self.sums),
+            #[cfg(target_arch = "x86_64")]
+            Unit::Dot => dot::sums(rows, registers, strips, &mut self.sums),
+            Unit::Plain => plain(rows, registers, strips, &mut self.sums),
+        }
+        write(rows, &self.sums, target);
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if self.unit == Unit::Amx {
+            amx::end();
+        }
+    }
 }
 
 wide! {
@@ -105,6 +160,7 @@ wide! {
         sums: &mut Sums,
     ) {
         let width = registers * LANES;
+        sums.0[..rows].iter_mut().for_each(|row| row.fill(0.0));
         for strip in strips {
             for (pair, panel) in strip.panel.chunks_exact(2 * width).take(strip.pairs).enumerate() {
                 for (row, sums) in sums.0[..rows].iter_mut().enumerate() {
@@ -127,67 +183,68 @@ mod tests {
         (0..count).map(|i| bf16::narrow((i as f32 * 0.37 + phase).sin())).collect()
     }
 
-    /// The kernels of this machine, the fastest first.
-    type Kernel = fn(usize, usize, &[Strip<'_>], &mut Sums);
-
-    fn kernels() -> Vec<Kernel> {
-        let mut kernels: Vec<Kernel> = Vec::new();
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if amx::there() {
-            kernels.push(amx::sums);
-        }
+    fn units() -> Vec<Unit> {
+        let mut units = vec![Unit::Plain];
         #[cfg(target_arch = "x86_64")]
         if dot::there() {
-            kernels.push(dot::sums);
+            units.push(Unit::Dot);
         }
-        kernels
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if amx::there() {
+            units.push(Unit::Amx);
+        }
+        units
     }
 
-    #[test]
-    fn instructions_and_their_twin_agree() {
-        let depths = [(1, 9), (40, 4), (5, 16), (16, 8), (48, 17)];
-        for (rows, registers) in
-            [(32, 3), (31, 3), (17, 2), (16, 3), (9, 2), (3, 1), (32, 1), (1, 2), (32, 2)]
-        {
-            for (pairs, more) in depths {
-                let left = numbers(ROWS * 100, 0.0);
-                let panels = [numbers(2 * 48 * pairs, 1.0), numbers(2 * 48 * more, 2.0)];
-                let strips = [
-                    Strip { left: &left, stride: 98, panel: &panels[0], pairs },
-                    Strip { left: &left[3..], stride: 90, panel: &panels[1], pairs: more },
-                ];
-                let mut expected = Sums([[0.0; COLUMNS]; ROWS]);
-                plain(rows, registers, &strips, &mut expected);
-                for kernel in kernels() {
-                    let mut found = Sums([[0.0; COLUMNS]; ROWS]);
-                    kernel(rows, registers, &strips, &mut found);
-                    for row in 0..rows {
-                        for column in 0..registers * LANES {
-                            let (found, expected) = (found.0[row][column], expected.0[row][column]);
-                            let far = (found - expected).abs();
-                            assert!(far < 2e-5, "{rows} {registers} {pairs}: {found} {expected}");
-                        }
+    /// `left · right`, both as numbers, the right one as a panel of `width` columns has them.
+    fn product(strips: &[Strip<'_>], rows: usize, width: usize) -> Vec<f64> {
+        let mut sums = vec![0.0; rows * width];
+        for strip in strips {
+            for row in 0..rows {
+                for depth in 0..2 * strip.pairs {
+                    let left = f64::from(strip.left[row * strip.stride + depth]);
+                    for column in 0..width {
+                        let at = (depth / 2 * width + column) * 2 + depth % 2;
+                        sums[row * width + column] += left * f64::from(strip.panel[at]);
                     }
                 }
             }
         }
+        sums
     }
 
     #[test]
-    fn a_tile_is_added_where_it_belongs_and_nowhere_else() {
-        let (left, panel) = (numbers(ROWS * 40, 0.0), numbers(2 * 48 * 20, 1.0));
-        let strips = [Strip { left: &left, stride: 40, panel: &panel, pairs: 20 }];
-        for (rows, columns) in [(32, 48), (7, 45)] {
-            let mut expected = Sums([[0.0; COLUMNS]; ROWS]);
-            plain(rows, WIDE, &strips, &mut expected);
-            let mut out = vec![1.0f32; ROWS * 60];
-            let mut target = Target { out: &mut out, stride: 60, columns, add: true };
-            tile(rows, COLUMNS, &strips, &mut target);
-            for (at, found) in out.iter().enumerate() {
-                let (row, column) = (at / 60, at % 60);
-                let within = row < rows && column < columns;
-                let expected = if within { 1.0 + expected.0[row][column] } else { 1.0 };
-                assert!((found - expected).abs() < 2e-5, "{row} {column}: {found} {expected}");
+    fn every_unit_multiplies() {
+        let depths = [(1, 9), (40, 4), (16, 8), (145, 17), (288, 1)];
+        let sizes = [(32, 3), (31, 3), (17, 2), (16, 3), (3, 1), (32, 1), (1, 2), (32, 2)];
+        for (rows, registers) in sizes {
+            for (pairs, more) in depths {
+                let (stride, width) = (2 * pairs + 10, registers * LANES);
+                let left = numbers(rows * stride, 0.0);
+                let panels = [numbers(2 * width * pairs, 1.0), numbers(2 * width * more, 2.0)];
+                let strips = [
+                    Strip { left: &left, stride, panel: &panels[0], pairs },
+                    Strip { left: &left[3..], stride: 5, panel: &panels[1], pairs: more },
+                ];
+                let expected = product(&strips, rows, width);
+                for unit in units() {
+                    // Nothing is written beyond the columns asked for, and what is there stays a summand.
+                    let columns = width - 3;
+                    let mut out = vec![1.0f32; rows * 60];
+                    let mut target = Target { out: &mut out, stride: 60, columns, add: true };
+                    let mut work = Work::with(unit);
+                    work.tile(rows, width, &strips, &mut target);
+                    for (at, found) in out.iter().enumerate() {
+                        let (row, column) = (at / 60, at % 60);
+                        let product = expected[row * width + column.min(width - 1)];
+                        let expected = if column < columns { 1.0 + product as f32 } else { 1.0 };
+                        let far = (found - expected).abs();
+                        assert!(
+                            far < 5e-5,
+                            "{unit:?} {rows} {registers} {pairs}: {found} {expected}"
+                        );
+                    }
+                }
             }
         }
     }
