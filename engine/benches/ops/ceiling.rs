@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use fleetune_engine::ops;
 use rayon::prelude::*;
 
 /// The best of so many tries counts.
@@ -61,7 +62,8 @@ fn copied_bytes() -> f64 {
 fn loops() -> (Loop, Option<Loop>) {
     #[cfg(target_arch = "x86_64")]
     {
-        let bf16 = is_x86_feature_detected!("avx512bf16").then_some(x86::dpbf16 as Loop);
+        let pairs = is_x86_feature_detected!("avx512bf16").then_some(x86::dpbf16 as Loop);
+        let bf16 = ops::has_matrix_registers().then_some(x86::tdpbf16 as Loop).or(pairs);
         if is_x86_feature_detected!("avx512f") {
             return (x86::fma512, bf16);
         }
@@ -90,6 +92,7 @@ fn plain() -> u64 {
 mod x86 {
     #![expect(unsafe_code, reason = "instructions that only some processors have")]
 
+    use std::arch::asm;
     use std::arch::x86_64::{
         _mm256_fmadd_ps, _mm256_set1_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps,
         _mm512_set1_ps,
@@ -152,4 +155,42 @@ mod x86 {
         _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5), _mm512_set1_ps(0.5)),
         |sum, x| _mm512_dpbf16_ps(sum, x, x)
     );
+
+    /// Shapes of the eight matrix registers, as `LDTILECFG` reads them: 16 rows of 64 bytes each.
+    #[repr(align(64))]
+    struct Shapes([u8; 64]);
+
+    /// Six chains of products of 16 × 32 and 32 × 16 numbers.
+    pub(super) fn tdpbf16() -> u64 {
+        const FLOPS: usize = 2 * 16 * 32 * 16;
+        let rounds = ROUNDS / 8;
+        let mut shapes = Shapes([0; 64]);
+        shapes.0[0] = 1;
+        for register in 0..8 {
+            shapes.0[16 + 2 * register] = 64;
+            shapes.0[48 + register] = 16;
+        }
+        // SAFETY: `loops` asked for the registers; the configuration sets them to zero, and they are let go of.
+        unsafe {
+            asm!(
+                "ldtilecfg [{shapes}]",
+                "2:",
+                "tdpbf16ps tmm0, tmm6, tmm7",
+                "tdpbf16ps tmm1, tmm6, tmm7",
+                "tdpbf16ps tmm2, tmm6, tmm7",
+                "tdpbf16ps tmm3, tmm6, tmm7",
+                "tdpbf16ps tmm4, tmm6, tmm7",
+                "tdpbf16ps tmm5, tmm6, tmm7",
+                "dec {rounds}",
+                "jnz 2b",
+                "tilerelease",
+                shapes = in(reg) &shapes,
+                rounds = inout(reg) rounds => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+        (rounds * 6 * FLOPS) as u64
+    }
 }

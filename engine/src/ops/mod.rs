@@ -21,6 +21,6 @@ pub use backend::{AttentionShape, Backend, LowRank, Onto, Span};
 pub use cuda::Cuda;
 pub use device::open;
 pub use dropout::DropoutMask;
-pub use mixed::Mixed;
+pub use mixed::{Mixed, has_matrix_registers};
 pub use portable::Portable;
 pub use rotary::{Frequencies, Rotary, Turn};

@@ -32,6 +32,12 @@ pub struct Mixed {
     scratch: Mutex<Scratch>,
 }
 
+/// Whether products of bf16 run on matrix registers here (Intel AMX), where the system lets this process use them.
+#[must_use]
+pub fn has_matrix_registers() -> bool {
+    kernel::has_matrix_registers()
+}
+
 /// Calls a function of one or two types of numbers with those of the tensors.
 macro_rules! of_dtype {
     ($tensor:expr, $N:ident => $call:expr) => {

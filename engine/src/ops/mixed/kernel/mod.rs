@@ -91,6 +91,18 @@ impl Unit {
     }
 }
 
+/// Whether matrix registers are there and may be used.
+pub(super) fn has_matrix_registers() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        amx::there()
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    {
+        false
+    }
+}
+
 impl Work {
     pub(super) fn begin() -> Self {
         Self::with(Unit::best())
