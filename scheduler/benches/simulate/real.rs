@@ -37,7 +37,7 @@ impl Specs {
         let config = r#"{"model_type":"llama","hidden_size":2048,"intermediate_size":8192,"num_hidden_layers":16,
             "num_attention_heads":32,"num_key_value_heads":8,"vocab_size":128256,
             "max_position_embeddings":8192,"rms_norm_eps":1e-5,"tie_word_embeddings":true}"#;
-        let recipe = "model_name_or_path: m\ndataset_name: d";
+        let recipe = "model_name_or_path: m\ndataset_name: d\ngradient_checkpointing: none";
         Self {
             model: ModelSpec::from_hf_config(config).expect("a sound config"),
             recipe: Recipe::read(recipe).expect("a sound recipe"),

@@ -60,6 +60,8 @@ struct Open {
 pub(super) struct Spot {
     room: usize,
     pub(super) vram_bytes: u64,
+    /// What it could use there, no less.
+    useful: u64,
     /// It does not fit beside those that wait, but is gone before they start.
     passing: bool,
 }
@@ -117,7 +119,8 @@ impl<'a> Board<'a> {
         open.then(|| Open { device, now, speed: Reverse(agent.speed), room })
     }
 
-    /// The tightest card where the job can start now; among equals one that keeps its base model, then the fastest.
+    /// The tightest card where the job can start now; among equals one that keeps its base model, then the fastest. A
+    /// job that keeps as much as it has room for goes to a card that has all it can use, if there is one.
     pub(super) fn best(&mut self, shape: &'a Shape, job: &Job) -> Option<Spot> {
         if self.nowhere.contains(shape) {
             return None;
@@ -127,11 +130,25 @@ impl<'a> Board<'a> {
             .needs
             .iter()
             .filter_map(|(device, need)| self.tightest(shape, *device, *need, base));
-        let best = spots.min_by_key(|(order, _)| *order).map(|(_, spot)| spot);
-        if best.is_none() {
+        let Some((_, spot)) = spots.min_by_key(|(order, _)| *order) else {
             self.nowhere.insert(shape);
-        }
-        best
+            return None;
+        };
+        // Sizing takes a moment, so only a job that has a place is asked.
+        let useful = |device| job.spec.vram_bytes_useful(device).map_or(0, |bytes| bytes.0);
+        let roomy = shape.needs.iter().filter_map(|(device, need)| {
+            let useful = useful(*device);
+            let adapts = useful > *need;
+            let (order, spot) = adapts.then(|| self.tightest(shape, *device, useful, base))??;
+            Some((order, Spot { vram_bytes: *need, useful, ..spot }))
+        });
+        Some(roomy.min_by_key(|(order, _)| *order).map_or_else(
+            || Spot {
+                useful: useful(self.rooms[spot.room].agent.offer.card.device).max(spot.vram_bytes),
+                ..spot
+            },
+            |(_, roomy)| roomy,
+        ))
     }
 
     fn tightest(
@@ -152,7 +169,7 @@ impl<'a> Board<'a> {
             let added = self.words.get(&open.room).map_or(&[][..], Vec::as_slice);
             let Some(passing) = room.takes(shape, need, added, self.now_ms) else { continue };
             let kept = keepers.is_some_and(|agents| agents.contains(&room.agent.name));
-            let spot = Spot { room: open.room, vram_bytes: need, passing };
+            let spot = Spot { room: open.room, vram_bytes: need, useful: need, passing };
             if kept || found.is_none() {
                 found = Some(((open.now, !kept, open.speed, open.room), spot));
             }
@@ -183,6 +200,18 @@ impl<'a> Board<'a> {
             self.open.insert(open);
         }
         agent
+    }
+
+    /// What a job that has its spot is promised in the end: of what is left there and held for nobody, as much more as
+    /// it can use.
+    pub(super) fn widen(&mut self, spot: &Spot) -> u64 {
+        let room = &mut self.rooms[spot.room];
+        // One that is in passing is in the way soon enough.
+        let spare = if spot.passing { 0 } else { room.now.min(room.later) };
+        let more = (spot.useful - spot.vram_bytes).min(spare);
+        room.now -= more;
+        room.later -= more;
+        spot.vram_bytes + more
     }
 
     /// Keeps a card for a job that waits: where it would start first as far as that is known, else the one with the

@@ -8,6 +8,10 @@
 //! there, but only where both fit side by side once what runs now has ended, or where it is sure to be gone before.
 //! So nothing that comes later delays what came before, and cards the waiting job cannot use stay busy. Where
 //! only less urgent jobs are in its way, they are asked to write a checkpoint and make room.
+//!
+//! A job that keeps as much as it is given room for (`gradient_checkpointing: auto`) fits where the least it can do with
+//! fits. Once everybody has a place, what is left of the card and held for nobody is promised to those that were placed,
+//! the first one first.
 
 mod board;
 mod preemption;
@@ -136,7 +140,7 @@ fn decide<'a>(
         return decisions;
     }
     let mut turns = Turns::new(state, now_ms);
-    let mut holds = 0;
+    let (mut holds, mut spots) = (0, Vec::new());
     while !settled(&board, &preemptions)
         && let Some(turn) = turns.next()
     {
@@ -145,8 +149,9 @@ fn decide<'a>(
         if let Some(spot) = board.best(shape, job) {
             let agent = board.take(&spot, shape);
             let vram_bytes = ByteSize(spot.vram_bytes);
-            decisions.push(Decision::Goes { job: job.id, agent, vram_bytes });
             turns.charge(&turn, spot.vram_bytes);
+            spots.push((decisions.len(), spot));
+            decisions.push(Decision::Goes { job: job.id, agent, vram_bytes });
             turns.go_on(&turn);
         } else if holds == Policy::HOLDS_MAX {
             if board.is_full() {
@@ -159,6 +164,11 @@ fn decide<'a>(
             let Hold { agent, start_ms } = hold;
             decisions.push(Decision::Waits { job: job.id, agent, start_ms, asked });
             turns.go_on(&turn);
+        }
+    }
+    for (at, spot) in spots {
+        if let Decision::Goes { vram_bytes, .. } = &mut decisions[at] {
+            *vram_bytes = ByteSize(board.widen(&spot));
         }
     }
     decisions

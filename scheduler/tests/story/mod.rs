@@ -66,7 +66,12 @@ pub(crate) fn of(user: &str, spec: JobSpec) -> JobSpec {
 
 /// A job whose recipe says more.
 pub(crate) fn asks(gib: f64, keys: &str) -> JobSpec {
-    JobSpec { work: Work::Train { recipe: Box::new(recipe(keys)) }, ..needs(gib) }
+    JobSpec {
+        work: Work::Train {
+            recipe: Box::new(recipe(&format!("gradient_checkpointing: none\n{keys}"))),
+        },
+        ..needs(gib)
+    }
 }
 
 pub(crate) fn artifact(kind: ArtifactKind, step: u64) -> Artifact {
