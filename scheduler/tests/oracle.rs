@@ -167,6 +167,9 @@ fn assignments(fleet: &Fleet, now_ms: u64) -> Vec<Command> {
     commands
 }
 
+/// Highest priority, number and memory of those that would have to go, and where.
+type Cost = (i32, usize, u64, usize);
+
 fn preemptions(
     state: &State,
     rooms: &[Room<'_>],
@@ -183,7 +186,7 @@ fn preemptions(
     }
     *searches += 1;
     let urgency = |job: &Job| level(job.spec.priority, job.submitted_ms, now_ms);
-    let mut best: Option<((i32, usize, u64, usize), Vec<JobId>)> = None;
+    let mut best: Option<(Cost, Vec<JobId>)> = None;
     for (at, room) in rooms.iter().enumerate() {
         let here: Vec<_> = leases().filter(|(_, l)| l.agent == room.agent.name).collect();
         let Some(bytes) = need(room, job) else { continue };

@@ -56,6 +56,11 @@ struct Open {
     room: usize,
 }
 
+/// In the order of preference: how much is open, whether the base is not there, how fast, which room.
+type Fit = (u64, bool, Reverse<u64>, usize);
+/// In the order of preference: when a job would start, how much is open now and later.
+type Start = (u64, Reverse<u64>, Reverse<u64>);
+
 /// Where a job goes.
 pub(super) struct Spot {
     room: usize,
@@ -116,7 +121,7 @@ impl<'a> Board<'a> {
         let Room { agent, device, now, slots_now, .. } = self.rooms[room];
         let least = *self.least.get(&device)?;
         let open = slots_now > 0 && now >= least;
-        open.then(|| Open { device, now, speed: Reverse(agent.speed), room })
+        open.then_some(Open { device, now, speed: Reverse(agent.speed), room })
     }
 
     /// The tightest card where the job can start now; among equals one that keeps its base model, then the fastest. A
@@ -157,10 +162,10 @@ impl<'a> Board<'a> {
         device: Device,
         need: u64,
         keepers: Option<&BTreeSet<AgentName>>,
-    ) -> Option<((u64, bool, Reverse<u64>, usize), Spot)> {
+    ) -> Option<(Fit, Spot)> {
         let first = Open { device, now: need, speed: Reverse(u64::MAX), room: 0 };
         let enough = self.open.range(first..).take_while(|open| open.device == device);
-        let mut found: Option<((u64, bool, Reverse<u64>, usize), Spot)> = None;
+        let mut found: Option<(Fit, Spot)> = None;
         for open in enough {
             if found.as_ref().is_some_and(|(order, _)| order.0 < open.now) {
                 break;
@@ -221,7 +226,7 @@ impl<'a> Board<'a> {
             return None;
         }
         let awaited = self.state.is_awaited(job.id).then_some(job.id);
-        let mut best: Option<((u64, Reverse<u64>, Reverse<u64>), usize)> = None;
+        let mut best: Option<(Start, usize)> = None;
         for (number, room) in self.rooms.iter().enumerate() {
             let Some(need) = shape.need(room.device) else { continue };
             if need > room.later || room.slots_later == 0 || !shape.suits(&room.agent.offer) {
