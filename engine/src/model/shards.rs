@@ -1,18 +1,15 @@
 //! Reading safetensors: headers believed only after checking, numbers widened to f32 as they are read.
 //!
-//! Cores share the pieces of a tensor. They are read rather than mapped: every number is copied out of the file anyway,
-//! because a run must not depend on files that somebody may change while it goes on; from the kernel's cache both take
-//! the same time, and a file cut while it is read is an error instead of a signal (SIGBUS).
+//! Read piece by piece rather than mapped: every number is copied to f32 anyway, the buffer is small, and a file cut
+//! while it is read is an error instead of a signal.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
-use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
@@ -23,8 +20,8 @@ use crate::{EngineError, Result};
 /// Where a header has what is no tensor.
 const METADATA: &str = "__metadata__";
 const HEADER_BYTES_MAX: u64 = 100_000_000;
-/// Numbers that one core reads and widens at a time.
-const PIECE_NUMBERS: usize = 1 << 18;
+/// A multiple of every dtype's size.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// The tensors of all shards.
 #[derive(Debug)]
@@ -114,42 +111,36 @@ impl Shards {
             return Err(wrong(&entry.path, &format!("tensor `{}` {why}", show(name))));
         }
         let io = |e| EngineError::io(&entry.path, e);
-        let file = File::open(&entry.path).map_err(io)?;
-        let size = entry.dtype.bitsize() / 8;
-        let mut numbers = vec![0.0; entry.shape.iter().product()];
-        let pieces = numbers.par_chunks_mut(PIECE_NUMBERS).enumerate();
-        pieces
-            .try_for_each(|(index, numbers)| {
-                let mut bytes = vec![0; size * numbers.len()];
-                let from = entry.offset + (size * index * PIECE_NUMBERS) as u64;
-                file.read_exact_at(&mut bytes, from)?;
-                widen(entry.dtype, &bytes, numbers);
-                Ok(())
-            })
-            .map_err(io)?;
-        if let Some(at) = numbers.par_iter().position_first(|x| !x.is_finite()) {
+        let mut file = File::open(&entry.path).map_err(io)?;
+        file.seek(SeekFrom::Start(entry.offset)).map_err(io)?;
+        let mut numbers = Vec::with_capacity(entry.shape.iter().product());
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut left = entry.bytes as usize;
+        while left > 0 {
+            let piece = &mut piece[..left.min(PIECE_BYTES)];
+            file.read_exact(piece).map_err(io)?;
+            left -= piece.len();
+            match entry.dtype {
+                Dtype::F32 => {
+                    numbers.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+                }
+                Dtype::F16 => {
+                    numbers.extend(
+                        piece.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()),
+                    );
+                }
+                _ => {
+                    numbers.extend(
+                        piece.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()),
+                    );
+                }
+            }
+        }
+        if let Some(at) = numbers.iter().position(|x| !x.is_finite()) {
             let why = format!("tensor `{}` holds {} at {at}", show(name), numbers[at]);
             return Err(wrong(&entry.path, &why));
         }
         Ok(Tensor::from_vec(numbers, entry.shape.as_slice(), &Device::Cpu)?)
-    }
-}
-
-/// Little-endian numbers of one of the three plain types, as f32.
-fn widen(dtype: Dtype, bytes: &[u8], numbers: &mut [f32]) {
-    match dtype {
-        Dtype::F32 => {
-            let all = numbers.iter_mut().zip(bytes.as_chunks().0);
-            all.for_each(|(to, b)| *to = f32::from_le_bytes(*b));
-        }
-        Dtype::F16 => {
-            let all = numbers.iter_mut().zip(bytes.as_chunks().0);
-            all.for_each(|(to, b)| *to = f16::from_le_bytes(*b).to_f32());
-        }
-        _ => {
-            let all = numbers.iter_mut().zip(bytes.as_chunks().0);
-            all.for_each(|(to, b)| *to = bf16::from_le_bytes(*b).to_f32());
-        }
     }
 }
 

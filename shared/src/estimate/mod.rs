@@ -109,7 +109,7 @@ impl Estimate {
 
 fn runtime(device: Device) -> ByteSize {
     ByteSize(match device {
-        Device::Cpu => 8 << 20,
+        Device::Cpu => 12 << 20,
         Device::Cuda => 640 << 20,
     })
 }

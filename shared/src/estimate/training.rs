@@ -28,8 +28,7 @@ pub(super) struct Training<'a> {
     recipe: &'a Recipe,
     plan: &'a MemoryPlan,
     layout: Option<AdapterLayout>,
-    /// Whether the adapter begins with a part of the base, which is remembered to be given back at the end.
-    takes: bool,
+    config: Option<AdapterConfig>,
     /// Of the micro-batch that is learned from.
     tokens: u64,
     rows: u64,
@@ -48,7 +47,7 @@ impl<'a> Training<'a> {
             recipe,
             plan,
             layout,
-            takes: config.is_some_and(|config| config.init_lora_weights.changes_base()),
+            config,
             tokens: rows * recipe.data.max_length as u64,
             rows,
             number: if recipe.quantization.computes_in_bf16() { BF16 } else { F32 },
@@ -59,7 +58,7 @@ impl<'a> Training<'a> {
     pub(super) fn peak(&self, runtime: ByteSize) -> Estimate {
         let always = Estimate {
             weights: ByteSize(held::weights(self.model, self.recipe.quantization)),
-            adapter: ByteSize(if self.takes { 2 } else { 1 } * F32 * self.adapter_parameters()),
+            adapter: ByteSize(self.adapter()),
             optimizer: ByteSize(self.optimizer()),
             runtime,
             ..Estimate::default()
@@ -266,18 +265,21 @@ impl<'a> Training<'a> {
         (self.tokens * in_mlp.max(in_attention)).max(in_product)
     }
 
-    /// Bytes that products keep to lay out and unpack weights.
+    /// Bytes of what a pass has at hand: how far heads turn at each token, and room to lay out and unpack weights.
     fn buffers(&self) -> u64 {
+        let tables = if self.model.rope_local_base_freq.is_some() { 2 } else { 1 };
+        let angles = self.tokens * self.model.head_dim as u64 * F32 * tables;
         let how = self.recipe.quantization;
         let largest = self.largest();
         let panels = BF16 * largest.max(CHUNK_NUMBERS as u64);
-        match how {
+        let room = match how {
             Quantization::Bfloat16 if self.recipe.method == Method::Full => 2 * panels,
             Quantization::Bfloat16 => panels,
             _ if how.computes_in_bf16() => panels + BF16 * largest,
             _ if held::unpacks(self.model, how) => TILE_NUMBERS as u64 * F32,
             _ => 0,
-        }
+        };
+        angles + room
     }
 
     /// Numbers of a block's largest weight.
@@ -288,6 +290,17 @@ impl<'a> Training<'a> {
     /// Numbers of the embedding.
     fn table(&self) -> u64 {
         (self.model.vocab_size * self.model.hidden_size) as u64
+    }
+
+    /// Bytes of the adapter: its numbers; what it took from the base, to be given back at the end; of each of DoRA's
+    /// magnitudes the squared length of its row, in f64, the length's inverse and the factor.
+    fn adapter(&self) -> u64 {
+        let (Some(config), Some(layout)) = (&self.config, &self.layout) else { return 0 };
+        let numbers = F32 * layout.parameters;
+        let taken = if config.init_lora_weights.changes_base() { numbers } else { 0 };
+        let rows: usize = layout.modules.iter().map(|module| module.out_features).sum();
+        let lengths = if config.use_dora { 4 * F32 * rows as u64 } else { 0 };
+        numbers + taken + lengths
     }
 
     fn adapter_parameters(&self) -> u64 {

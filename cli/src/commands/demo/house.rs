@@ -14,7 +14,7 @@ use crate::fleet::{LocalAgent, LocalCoordinator};
 
 /// Name, card and size of each agent: of three jobs, one fits only the larger card.
 const CARDS: [(&str, &str, u64); 2] =
-    [("small", "small card", 24 << 20), ("large", "large card", 96 << 20)];
+    [("small", "small card", 26 << 20), ("large", "large card", 96 << 20)];
 
 pub(super) struct House {
     coordinator: LocalCoordinator,
