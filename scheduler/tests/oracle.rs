@@ -339,7 +339,7 @@ fn play(fleet: &mut Fleet, event: &Event) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn the_planner_says_what_a_plain_one_would(events in prop::collection::vec(event(), 1..120)) {
         let mut fleet = Fleet::new();
