@@ -284,7 +284,7 @@ impl<'a> Room<'a> {
         (ends_ms <= start_ms).then_some(true)
     }
 
-    /// When so much is expected to be open here for a job that waits, if before `sooner_than`. Jobs that were asked
+    /// When so much is expected to be open here for a job that waits, if not after `sooner_than`. Jobs that were asked
     /// to make room for it, if it is `awaited`, are as good as gone.
     fn start_ms(
         &self,
@@ -294,7 +294,7 @@ impl<'a> Room<'a> {
         sooner_than: u64,
     ) -> Option<u64> {
         let load = &self.agent.load;
-        let known = awaited.is_some() || self.first_end_ms.is_some_and(|ms| ms < sooner_than);
+        let known = awaited.is_some() || self.first_end_ms.is_some_and(|ms| ms <= sooner_than);
         // What comes after the first that waits here, nobody can tell.
         if self.held != Held::No || !known {
             return None;
