@@ -75,6 +75,6 @@ fn gated_backward(bencher: Bencher<'_, '_>, backend: &Named) {
 fn add(bencher: Bencher<'_, '_>, backend: &Named) {
     let (sum, term) = (random(&[TOKENS, HIDDEN]), random(&[TOKENS, HIDDEN]));
     time(bencher, "add", backend, residuals(backend, 3, 0), || {
-        backend.ops.add(&sum, &term).expect("a sum")
+        backend.ops.add(&sum, &term).expect("a sum");
     });
 }

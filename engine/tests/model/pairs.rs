@@ -67,7 +67,7 @@ fn assert_the_same(what: &str, model: &mut Model, limits: (f64, f64)) {
         near(&a.logps, &b.logps);
         near(&a.collisions, &b.collisions);
     }
-    let pull = |i: usize| if i % 3 == 0 { -0.5 } else { 0.1 + i as f64 / 1e3 };
+    let pull = |i: usize| if i.is_multiple_of(3) { -0.5 } else { 0.1 + i as f64 / 1e3 };
     let mut pulled = |batch| {
         let told = |tokens: fleetune_engine::model::TokenLogps| {
             let pulls = (0..tokens.logps.len()).map(pull).collect();

@@ -75,12 +75,12 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
             Span { prefix, ..Span::causal(ends[1]..ends[2]) },
         ],
         window: Some(tokens / 2),
-        ..causal.clone()
+        ..causal
     };
     let against = |q, k| Span { q, prefix: 0..0, k };
     let cache = Layout {
         spans: vec![against(0..1, 0..tokens - 3), against(1..3, tokens - 3..tokens)],
-        ..causal.clone()
+        ..causal
     };
     let mut cases = Vec::new();
     for (op, op_backward, layout) in [

@@ -145,7 +145,7 @@ fn block(
     sums: &mut [[f32; COLUMNS]],
 ) {
     let rest = |strip: &Strip<'_>| {
-        let any = strip.pairs % PAIRS > 0;
+        let any = !strip.pairs.is_multiple_of(PAIRS);
         any.then(|| Rest::of(strip, from, rows, registers))
     };
     // A tile sums one product or two.
