@@ -85,6 +85,65 @@ fn the_tokenizer_comes_along() {
     assert_eq!(before.chat_template().map(|(t, _)| t), after.chat_template().map(|(t, _)| t));
 }
 
+/// A tokenizer as Llama 2 and Mistral have it, with few pieces: later letters are joined before earlier ones.
+fn sentence_piece(begins: bool) -> serde_json::Value {
+    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+    let pieces = ["▁", "a", "b", "c", "bc", "ab", "▁a", "▁ab", "▁abc", "é"];
+    let all = ["<unk>", "<s>", "</s>"].map(String::from).into_iter().chain(bytes);
+    let all = all.chain(pieces.map(String::from)).enumerate();
+    let vocab: serde_json::Map<_, _> = all.map(|(id, piece)| (piece, id.into())).collect();
+    let special = |id: u32, content: &str| {
+        serde_json::json!({"id": id, "content": content, "special": true, "normalized": false,
+            "single_word": false, "lstrip": false, "rstrip": false})
+    };
+    let spaces = serde_json::json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let prepend = serde_json::json!({"type": "Prepend", "prepend": "▁"});
+    let mut decoders = vec![
+        serde_json::json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        serde_json::json!({"type": "ByteFallback"}),
+        serde_json::json!({"type": "Fuse"}),
+    ];
+    if begins {
+        decoders.push(serde_json::json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    let normalizers = if begins { vec![prepend, spaces] } else { vec![spaces] };
+    serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {
+            "type": "BPE", "vocab": vocab, "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+            "merges": [["b", "c"], ["a", "b"], ["▁", "a"], ["▁a", "b"], ["▁", "ab"], ["▁a", "bc"]],
+        },
+    })
+}
+
+#[test]
+fn a_sentence_piece_tokenizer_comes_along() {
+    for begins in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = with_tokenizer(folder.path(), &fixture("models/tiny-llama"));
+        std::fs::write(model.join("tokenizer.json"), sentence_piece(begins).to_string()).unwrap();
+        let config = r#"{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}"#;
+        std::fs::write(model.join("tokenizer_config.json"), config).unwrap();
+        let out = folder.path().join("model.gguf");
+        export_model(&model, &out, NumberType::F32).unwrap();
+        let (before, after) = (Tokenizer::load(&model).unwrap(), Tokenizer::load(&out).unwrap());
+        let texts = ["abc", "ab c", "cab  abc\n", "é ö 文", "</s>abc", "", "▁a"];
+        for text in texts {
+            let ids = before.encode(text).unwrap();
+            assert_eq!(after.encode(text).unwrap(), ids, "{text}");
+            assert_eq!(after.decode(&ids).unwrap(), before.decode(&ids).unwrap(), "{text}");
+        }
+        // `bc` counts for more than `ab`.
+        let piece = |name: &str| before.encode(name).unwrap();
+        let abc = after.encode("abc").unwrap();
+        assert_eq!(abc.len(), if begins { 1 } else { 2 }, "{abc:?} {:?}", piece("ab"));
+        assert_eq!((before.eos(), before.bos()), (after.eos(), after.bos()));
+    }
+}
+
 #[test]
 fn what_has_no_place_is_refused_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ pub(super) enum Value {
     Text(String),
     Texts(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
 }
 
 /// A tensor's place in the header.
@@ -125,6 +126,10 @@ fn put(out: &mut Vec<u8>, value: &Value) {
         Value::I32s(all) => {
             list(out, 5, all.len());
             all.iter().for_each(|n| out.extend(n.to_le_bytes()));
+        }
+        Value::F32s(all) => {
+            list(out, 6, all.len());
+            all.iter().for_each(|x| out.extend(x.to_le_bytes()));
         }
     }
 }

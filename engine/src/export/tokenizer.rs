@@ -1,5 +1,6 @@
-//! A byte-level BPE tokenizer as `tokenizer.ggml.*` keys.
+//! A BPE tokenizer, byte-level or SentencePiece's, as `tokenizer.ggml.*` keys.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use fleetune_shared::ModelSpec;
@@ -12,9 +13,11 @@ use crate::{EngineError, Result};
 
 /// ggml's kinds of tokens.
 const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
+const BYTE: i32 = 6;
 
 /// Keys of the tokenizer that belongs to the model at `path`.
 pub(super) fn of_model(path: &Path, spec: &ModelSpec) -> Result<Metadata> {
@@ -23,21 +26,23 @@ pub(super) fn of_model(path: &Path, spec: &ModelSpec) -> Result<Metadata> {
     let wrong = |why: String| EngineError::input(format!("{}: {why}", tokenizer.path().display()));
     let other = "convert the model with llama.cpp's convert_hf_to_gguf.py";
     let byte_level = steps(&json["decoder"]).iter().any(|step| step["type"] == "ByteLevel");
-    if json["model"]["type"] != "BPE" || !byte_level {
-        return Err(wrong(format!("is no byte-level BPE, which is all that is exported; {other}")));
-    }
-    let Some(pre) = flavour(&json["pre_tokenizer"]) else {
-        return Err(wrong(format!("cuts words in a way llama.cpp has no name for here; {other}")));
+    let mut keys = match json["model"]["type"].as_str() {
+        Some("BPE") if byte_level => {
+            let Some(pre) = flavour(&json["pre_tokenizer"]) else {
+                let why = "cuts words in a way llama.cpp has no name for here";
+                return Err(wrong(format!("{why}; {other}")));
+            };
+            byte_level_keys(&json, pre, spec.vocab_size)
+        }
+        Some("BPE") if json["model"]["byte_fallback"] == true => {
+            sentence_piece_keys(&json, spec.vocab_size)
+        }
+        _ => {
+            let why =
+                "is neither byte-level BPE nor SentencePiece's, which is all that is exported";
+            return Err(wrong(format!("{why}; {other}")));
+        }
     };
-    let (tokens, kinds) = vocabulary(&json, spec.vocab_size);
-    let text = |text: &str| Value::Text(text.to_owned());
-    let mut keys = vec![
-        ("tokenizer.ggml.model".to_owned(), text("gpt2")),
-        ("tokenizer.ggml.pre".to_owned(), text(pre)),
-        ("tokenizer.ggml.tokens".to_owned(), Value::Texts(tokens)),
-        ("tokenizer.ggml.token_type".to_owned(), Value::I32s(kinds)),
-        ("tokenizer.ggml.merges".to_owned(), Value::Texts(merges(&json["model"]["merges"]))),
-    ];
     let id = |name: &str| tokenizer.named(name);
     for (key, id) in [
         ("bos_token_id", tokenizer.bos().map(|token| token.id).or(spec.bos_token_id)),
@@ -52,9 +57,54 @@ pub(super) fn of_model(path: &Path, spec: &ModelSpec) -> Result<Metadata> {
     let begins = tokenizer.bos().is_some_and(|bos| tokenizer.prefix_ids().contains(&bos.id));
     keys.push(("tokenizer.ggml.add_bos_token".into(), Value::Bool(begins)));
     if let Some((template, _)) = tokenizer.chat_template() {
-        keys.push(("tokenizer.chat_template".into(), text(template)));
+        keys.push(("tokenizer.chat_template".into(), Value::Text(template.to_owned())));
     }
     Ok(keys)
+}
+
+fn byte_level_keys(json: &Json, pre: &str, rows: usize) -> Metadata {
+    let (tokens, kinds) = vocabulary(json, rows);
+    vec![
+        ("tokenizer.ggml.model".to_owned(), Value::Text("gpt2".into())),
+        ("tokenizer.ggml.pre".to_owned(), Value::Text(pre.into())),
+        ("tokenizer.ggml.tokens".to_owned(), Value::Texts(tokens)),
+        ("tokenizer.ggml.token_type".to_owned(), Value::I32s(kinds)),
+        ("tokenizer.ggml.merges".to_owned(), Value::Texts(merges(&json["model"]["merges"]))),
+    ]
+}
+
+/// SentencePiece joins those neighbours first whose union scores highest, so a piece scores by the first merge that
+/// makes it.
+fn sentence_piece_keys(json: &Json, rows: usize) -> Metadata {
+    let (tokens, mut kinds) = vocabulary(json, rows);
+    let mut rank = HashMap::new();
+    let merges = merges(&json["model"]["merges"]);
+    for (at, merge) in merges.iter().enumerate() {
+        rank.entry(merge.replacen(' ', "", 1)).or_insert(at);
+    }
+    let last = merges.len();
+    let score = |token: &String| -(rank.get(token).copied().unwrap_or(last) as f32);
+    let scores = tokens.iter().map(score).collect();
+    for (kind, token) in kinds.iter_mut().zip(&tokens) {
+        let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        if json["model"]["unk_token"] == token.as_str() {
+            *kind = UNKNOWN;
+        } else if byte.is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok()) {
+            *kind = BYTE;
+        }
+    }
+    let begins = steps(&json["normalizer"]).iter().any(|step| step["type"] == "Prepend")
+        || steps(&json["pre_tokenizer"])
+            .iter()
+            .any(|step| step["type"] == "Metaspace" && step["prepend_scheme"] != "never");
+    vec![
+        ("tokenizer.ggml.model".to_owned(), Value::Text("llama".into())),
+        ("tokenizer.ggml.pre".to_owned(), Value::Text("default".into())),
+        ("tokenizer.ggml.tokens".to_owned(), Value::Texts(tokens)),
+        ("tokenizer.ggml.scores".to_owned(), Value::F32s(scores)),
+        ("tokenizer.ggml.token_type".to_owned(), Value::I32s(kinds)),
+        ("tokenizer.ggml.add_space_prefix".to_owned(), Value::Bool(begins)),
+    ]
 }
 
 /// Tokens by id and their kinds, as many as the model has rows.
@@ -90,7 +140,8 @@ fn merges(json: &Json) -> Vec<String> {
 
 /// The parts of a sequence, or the one step there is.
 fn steps(json: &Json) -> Vec<&Json> {
-    let parts = json["pretokenizers"].as_array().or_else(|| json["decoders"].as_array());
+    let parts = ["pretokenizers", "decoders", "normalizers"];
+    let parts = parts.into_iter().find_map(|parts| json[parts].as_array());
     parts.map_or_else(|| vec![json], |parts| parts.iter().flat_map(steps).collect())
 }
 

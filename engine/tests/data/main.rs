@@ -10,6 +10,7 @@ mod masks;
 mod opinions;
 mod sets;
 mod smollm2;
+mod vocabularies;
 
 #[path = "../places/mod.rs"]
 mod places;
