@@ -25,11 +25,12 @@ pub(super) fn outer(left: Left<'_>, right: &[bf16], columns: usize) -> Vec<f32> 
     let blocks = firsts.par_iter().map_init(Vec::new, |panels, &first| {
         let width = WIDE.min(columns - first);
         let mut block = vec![0.0; rows * width];
-        let mut work = Work::begin();
         for (index, right) in right.chunks(DEEP * columns).enumerate() {
             let depth = (right.len() / columns).next_multiple_of(2);
             panels.resize(pack::room(width, depth), bf16::ZERO);
             pack::rows(panels, right, columns, (first, width));
+            // Packing may have this thread do another task meanwhile, so only now.
+            let mut work = Work::begin();
             for column in (0..width).step_by(COLUMNS) {
                 let (begin, filled) = pack::panel(width, depth, column / COLUMNS);
                 let panel = &panels[begin..begin + filled * depth];

@@ -57,7 +57,8 @@ pub(super) struct Target<'a, N> {
     pub(super) add: bool,
 }
 
-/// What a task multiplies with, on one thread.
+/// What a task multiplies with, on one thread, which must not begin another before this one ends: no parallel loop, in
+/// which it might take up a second task, while one lives.
 pub(super) struct Work {
     unit: Unit,
     /// Of the tile at work; of no meaning afterwards.
