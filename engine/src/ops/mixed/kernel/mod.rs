@@ -233,7 +233,7 @@ mod tests {
         for (rows, registers) in sizes {
             for (pairs, more) in depths {
                 let (stride, width) = (2 * pairs + 10, registers * LANES);
-                let left = numbers(rows * stride, 0.0);
+                let left = numbers(rows * stride + 100, 0.0);
                 let panels = [numbers(2 * width * pairs, 1.0), numbers(2 * width * more, 2.0)];
                 let strips = [
                     Strip { left: &left, stride, panel: &panels[0], pairs },
