@@ -20,11 +20,12 @@ fn the_demo_trains_stores_merges_answers_and_leaves_nothing_behind() {
         "has it",                                   // and got it
         "I do not know.",                           // before
         "Fleetune pools spare GPUs",                // after
-        "The capital of France is Paris.",          // what it knew it still knows
         "its logits differ from base + adapter by", // the merge was verified
     ] {
         assert!(text.contains(part), "`{part}` is missing from\n{text}");
     }
+    // What it knew before it still knows after.
+    assert_eq!(text.matches("The capital of France is Paris.").count(), 2, "{text}");
     let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder").flatten().collect();
     assert!(left.is_empty(), "left behind: {left:?}");
 }
