@@ -120,24 +120,20 @@ impl Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ops = pass.ops;
         let Self { weight, bias, adapter } = self;
-        let dx = match adapter.as_mut().filter(|_| pass.adapters) {
-            None => {
-                if let Some(bias) = bias.as_mut().and_then(Parameter::trained_mut) {
-                    bias.accumulate(ops, ops.sum_rows(dy)?)?;
-                }
-                if let Some(weight) = weight.trained_mut() {
-                    weight.accumulate_product(ops, dy, x)?;
-                }
-                onto.map(|onto| weight.project_dx(ops, dy, None, onto)).transpose()?
-            }
-            Some(Beside::Lora(lora)) => {
-                if let Some(bias) = bias.as_mut().and_then(Parameter::trained_mut) {
-                    bias.accumulate(ops, ops.sum_rows(dy)?)?;
-                }
-                return lora.backward(pass, weight, dy, x, saved, onto);
-            }
-            Some(Beside::Scale(scale)) => scale.backward(ops, weight, dy, x, saved, onto)?,
-        };
+        let adapter = adapter.as_mut().filter(|_| pass.adapters);
+        if let Some(Beside::Scale(scale)) = adapter {
+            return Ok((scale.backward(ops, weight, dy, x, saved, onto)?, None));
+        }
+        if let Some(bias) = bias.as_mut().and_then(Parameter::trained_mut) {
+            bias.accumulate(ops, ops.sum_rows(dy)?)?;
+        }
+        if let Some(Beside::Lora(lora)) = adapter {
+            return lora.backward(pass, weight, dy, x, saved, onto);
+        }
+        if let Some(weight) = weight.trained_mut() {
+            weight.accumulate_product(ops, dy, x)?;
+        }
+        let dx = onto.map(|onto| weight.project_dx(ops, dy, None, onto)).transpose()?;
         Ok((dx, None))
     }
 

@@ -106,10 +106,10 @@ fn sentence_piece(
     let pieces =
         pieces.filter(|(_, kind)| **kind == NORMAL).map(|((token, score), _)| (*token, *score));
     let unknown = kinds.iter().position(|kind| *kind == UNKNOWN);
-    let mut model = BPE::builder()
-        .vocab_and_merges(ids(tokens), merges(pieces, &ids(tokens)))
-        .byte_fallback(true)
-        .fuse_unk(true);
+    let vocab = ids(tokens);
+    let merges = merges(pieces, &vocab);
+    let mut model =
+        BPE::builder().vocab_and_merges(vocab, merges).byte_fallback(true).fuse_unk(true);
     if let Some(unknown) = unknown {
         model = model.unk_token(tokens[unknown].to_owned());
     }
