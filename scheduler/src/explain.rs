@@ -1,14 +1,17 @@
 //! Why a job waits, or why it was refused: every card with its numbers, and the nearest change that would help.
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 
 use fleetune_shared::recipe::{CheckpointingChoice, CheckpointingLevel};
 use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
-use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, Work};
+use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, RequestId, Work};
 
 use crate::Liveness;
 use crate::placement::{self, Decision};
-use crate::state::{Agent, Job, Lease, Phase, State, anti_affinity, level};
+use crate::state::{
+    Agent, Command, Job, Lease, Phase, Reply, State, Submitted, anti_affinity, level,
+};
 
 /// The fleet at one moment, with what explanations of waiting jobs need found once.
 pub struct Picture<'a> {
@@ -17,9 +20,14 @@ pub struct Picture<'a> {
     liveness: Option<&'a Liveness>,
     /// Waiting jobs in the order they are to be placed.
     queue: OnceCell<Vec<JobId>>,
+    /// How many of them go before each.
+    ranks: OnceCell<HashMap<JobId, usize>>,
     /// What a plan would say now.
     decisions: OnceCell<Vec<Decision>>,
 }
+
+/// Waiting jobs whose reasons a view of the whole fleet tells.
+const FAR: usize = 256;
 
 /// What the fleet would say to a job that is about to be submitted. Whether agents are connected does not matter:
 /// they come back; their cards do not grow.
@@ -32,6 +40,24 @@ pub fn submission(state: &State, spec: &JobSpec) -> Explanation {
     let hint = if never { hint(spec, &cards) } else { None };
     let estimate = picture.estimate(spec);
     Explanation { summary, estimate, ahead: Vec::new(), cards, hint, expected_start_ms: None }
+}
+
+/// What would become of a job if it were submitted now: refused, or somewhere in the queue.
+#[must_use]
+pub fn plan(state: &State, liveness: &Liveness, spec: JobSpec, now_ms: u64) -> Explanation {
+    let mut then = state.clone();
+    // No request of a user's has no name, so no answer given before stands in for this one.
+    let request = RequestId(String::new());
+    let submit = Command::Submit { request, specs: vec![spec.clone()], now_ms };
+    let accepted = match then.apply(submit).reply {
+        Ok(Reply::Submitted(outcomes)) => match outcomes.into_iter().next() {
+            Some(Submitted::Refused(why)) => return *why,
+            Some(Submitted::Accepted(id)) => then.job(id),
+            None => None,
+        },
+        _ => None,
+    };
+    accepted.map_or_else(|| submission(state, &spec), |accepted| job(&then, liveness, accepted))
 }
 
 /// Why a job is where it is.
@@ -48,11 +74,25 @@ impl<'a> Picture<'a> {
     }
 
     fn new(state: &'a State, liveness: Option<&'a Liveness>) -> Self {
-        Self { state, liveness, queue: OnceCell::new(), decisions: OnceCell::new() }
+        Self {
+            state,
+            liveness,
+            queue: OnceCell::new(),
+            ranks: OnceCell::new(),
+            decisions: OnceCell::new(),
+        }
     }
 
     fn queue(&self) -> &[JobId] {
         self.queue.get_or_init(|| self.state.queue().iter().map(|job| job.id).collect())
+    }
+
+    /// How many waiting jobs go before this one.
+    fn rank(&self, id: JobId) -> usize {
+        let ranks = self.ranks.get_or_init(|| {
+            self.queue().iter().enumerate().map(|(rank, id)| (*id, rank)).collect()
+        });
+        ranks.get(&id).copied().unwrap_or_default()
     }
 
     fn decisions(&self) -> &[Decision] {
@@ -67,13 +107,22 @@ impl<'a> Picture<'a> {
         self.state
     }
 
+    /// Why a waiting job waits, in one line. Of a job far from its turn that is how far: to hold every job of a long
+    /// queue against every card of a large fleet would take minutes.
+    pub(crate) fn in_short(&self, job: &Job) -> String {
+        match self.rank(job.id) {
+            ..FAR => self.explain(job).summary,
+            rank => format!("{rank} jobs go first"),
+        }
+    }
+
     /// Why a job is where it is.
     #[must_use]
     pub fn explain(&self, job: &Job) -> Explanation {
         let spec = &job.spec;
         let cards = self.verdicts(spec, job.lease());
         let ahead: Vec<JobId> = match job.phase {
-            Phase::Queued => self.queue().iter().copied().take_while(|id| *id != job.id).collect(),
+            Phase::Queued => self.queue()[..self.rank(job.id)].to_vec(),
             _ => Vec::new(),
         };
         let summary = match &job.phase {

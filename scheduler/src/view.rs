@@ -95,7 +95,7 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
             message: f.message.clone(),
             attempt: f.attempt,
         }),
-        waiting: (job.phase == Phase::Queued).then(|| picture.explain(job).summary),
+        waiting: (job.phase == Phase::Queued).then(|| picture.in_short(job)),
         recipe_json: match &job.spec.work {
             Work::Train { recipe } => recipe.canonical_json(),
             Work::Merge(_) => String::new(),

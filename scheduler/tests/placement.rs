@@ -3,6 +3,7 @@
 mod story;
 
 use fleetune_scheduler::state::{Command, Effect, Submitted};
+use fleetune_scheduler::{explain, view};
 use fleetune_shared::view::Verdict;
 use fleetune_shared::{ByteSize, Device, JobSpec, Work};
 use story::{Fleet, GIB, model, name, needs, recipe, urgent};
@@ -207,4 +208,42 @@ fn what_a_job_was_promised_is_not_held_against_it() {
     fleet.settle();
     let card = fleet.explain(job).cards.remove(0);
     assert_eq!((card.verdict, card.vram_bytes_reserved), (Verdict::Fits, ByteSize(0)));
+}
+
+#[test]
+fn a_plan_says_what_a_submission_would_find_and_changes_nothing() {
+    let mut fleet = Fleet::with(&[("one", 10.0)]);
+    let running = fleet.submit(needs(9.0));
+    fleet.settle();
+    let waiting = fleet.submit(urgent(9.0, 1));
+    fleet.settle();
+    let before = fleet.state.clone();
+    let plan = |spec| explain::plan(&fleet.state, &fleet.liveness, spec, fleet.now_ms);
+
+    let spec = needs(8.0);
+    let [planned, refused] = [plan(spec.clone()), plan(needs(11.0))];
+    assert!(refused.summary.contains("fits no card of the fleet"), "{}", refused.summary);
+    // Twice in a row is no different: nothing is remembered.
+    assert_eq!(plan(spec.clone()), planned);
+    assert_eq!(fleet.state, before);
+    assert_eq!(planned.ahead, [waiting]);
+    assert!(planned.summary.contains("`one` has"), "{}", planned.summary);
+
+    let job = fleet.submit(spec);
+    assert_eq!(fleet.explain(job), planned);
+    assert_eq!(fleet.place(running), Some("one"));
+}
+
+#[test]
+fn a_view_of_a_long_queue_says_of_the_last_how_far_they_are() {
+    let mut fleet = Fleet::with(&[("one", 10.0)]);
+    let jobs: Vec<_> = (0..300).map(|_| fleet.submit(needs(9.0))).collect();
+    let view = view::fleet(&fleet.state, &fleet.liveness);
+    let waiting = |i: usize| view.jobs[i].waiting.clone().unwrap();
+    assert_eq!(waiting(0), "about to be placed");
+    assert!(waiting(255).contains(&format!("held for job {}", jobs[0])), "{}", waiting(255));
+    assert_eq!(waiting(256), "256 jobs go first");
+    assert_eq!(waiting(299), "299 jobs go first");
+    // Asked by itself, every job is told all.
+    assert_eq!(fleet.explain(jobs[299]).ahead, jobs[..299]);
 }

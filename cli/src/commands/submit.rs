@@ -2,16 +2,21 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use fleetune_shared::view::{JobPhase, JobView};
-use fleetune_shared::{ByteSize, Device, Estimate};
+use fleetune_proto::ErrorCode;
+use fleetune_shared::view::{Explanation, JobPhase, JobView};
+use fleetune_shared::{ByteSize, Device, Estimate, JobSpec};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::Failure;
 use crate::context::Context;
 use crate::fleet::{Following, follow, submit};
-use crate::output::{JobCard, Mode, Show, Sizing, Style, Table, plain};
+use crate::output::{
+    Colour, Explained, JobCard, Mode, Show, Sizing, Style, Table, plain, plain_line,
+};
 use crate::recipe::{InputFile, Planned, RecipeOnDisk, upload};
 
 /// Sends a recipe to the fleet: its model and data are uploaded where the coordinator lacks them.
@@ -25,7 +30,7 @@ pub(crate) struct Submit {
     /// Wait, and print every step and log line
     #[arg(long)]
     follow: bool,
-    /// Show what would be sent and what it would need, and send nothing
+    /// Show what would be sent, what it would need and what the fleet would do with it now, and send nothing
     #[arg(long)]
     dry_run: bool,
     /// Another name than the recipe's
@@ -59,7 +64,10 @@ impl Submit {
         let planned = Planned::new(&disk, disk.recipe()?)?;
         let files = planned.inputs()?;
         if self.dry_run {
-            return output.show(&Plan { planned: &planned, files: &files });
+            let mut spec = planned.job(Vec::new())?;
+            spec.user = self.user.unwrap_or(spec.user);
+            let fleet = asked(context, &spec).await?;
+            return output.show(&Plan { planned: &planned, files: &files, fleet });
         }
         if had_sweep {
             output
@@ -102,10 +110,30 @@ pub(super) fn ended_well(job: &JobView) -> Result<(), Failure> {
     }
 }
 
-/// What would be sent.
+/// How long a plan waits for a coordinator, without which it says less.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the fleet would say to the job now; `None` where no coordinator answers.
+async fn asked(context: &Context, spec: &JobSpec) -> Result<Option<Explanation>, Failure> {
+    let client = context.client()?;
+    match timeout(PATIENCE, client.plan(spec)).await {
+        Ok(Ok(explanation)) => Ok(Some(explanation)),
+        Ok(Err(error)) if error.code != ErrorCode::Unavailable => Err(error.into()),
+        _ => {
+            context.output.note(&format!(
+                "no coordinator answers at {}, so the fleet's own cards and queue are not looked at",
+                context.coordinator
+            ));
+            Ok(None)
+        }
+    }
+}
+
+/// What would be sent, and what would become of it.
 struct Plan<'a> {
     planned: &'a Planned,
     files: &'a [InputFile],
+    fleet: Option<Explanation>,
 }
 
 impl Plan<'_> {
@@ -133,19 +161,26 @@ impl Show for Plan<'_> {
                 file.bytes.to_string().into(),
             ]);
         }
-        let name = self.planned.recipe.name.clone();
-        let sizing = Sizing {
-            name,
-            estimate: self.estimate(),
-            useful: self.useful(),
-            cards: super::estimate::known_cards(),
+        let name = &self.planned.recipe.name;
+        let sizing = match &self.fleet {
+            Some(fleet) => format!(
+                "{}: {}",
+                style.paint(Colour::Strong, &plain_line(name)),
+                Explained::new(fleet, None).table(style)
+            ),
+            None => {
+                let sizing = Sizing {
+                    name: name.clone(),
+                    estimate: self.estimate(),
+                    useful: self.useful(),
+                    cards: super::estimate::known_cards(),
+                };
+                sizing.table(style)
+            }
         };
         let (count, bytes) = (self.files.len(), self.bytes());
-        format!(
-            "{}\n\n{}\n\n{count} files, {bytes}; nothing was sent",
-            sizing.table(style),
-            files.text("no files")
-        )
+        let files = files.text("no files");
+        format!("{sizing}\n\n{files}\n\n{count} files, {bytes}; nothing was sent")
     }
 
     fn json(&self) -> Value {
@@ -158,6 +193,7 @@ impl Show for Plan<'_> {
             "vram_bytes_needed": self.estimate().total(),
             "vram_bytes_useful": self.useful(),
             "files": self.files.iter().map(file).collect::<Vec<_>>(),
+            "fleet": self.fleet.as_ref().map(|fleet| Explained::new(fleet, None).json()),
         })
     }
 

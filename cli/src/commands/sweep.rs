@@ -30,6 +30,9 @@ pub(crate) struct Sweep {
     /// Show the jobs and what each would need, and send nothing
     #[arg(long)]
     dry_run: bool,
+    /// Whose share of the fleet the jobs count to; who runs this command where absent
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,6 +67,7 @@ impl Sweep {
         for (trial, planned) in &planned {
             let inputs = upload(&client, &planned.inputs()?, &mut sent, output).await?;
             let mut spec = planned.job(inputs)?;
+            spec.user = self.user.clone().unwrap_or(spec.user);
             spec.sweep = Some(sweep.clone());
             spec.sweep_keys = trial.keys.clone();
             specs.push(spec);

@@ -67,6 +67,19 @@ impl Fleet {
         Ok(v1::SubmitReply { outcomes: outcomes.collect() })
     }
 
+    /// What would become of a job.
+    async fn plan_of(&self, request: v1::PlanRequest) -> Result<v1::Explanation, Error> {
+        let spec = request.spec.ok_or_else(|| Error::Invalid("a plan without a job".into()))?;
+        let spec = check(JobSpec::try_from(spec)?)?;
+        self.coordinator.node.catch_up().await?;
+        let coordinator = Arc::clone(&self.coordinator);
+        let explained = spawn_blocking(move || {
+            let (liveness, now_ms) = (coordinator.sessions.liveness(), coordinator.clock.now_ms());
+            coordinator.state(|state| explain::plan(state, &liveness, spec, now_ms))
+        });
+        Ok(explained.await?.into())
+    }
+
     /// The job now, after everything acknowledged before.
     async fn job(&self, id: JobId) -> Result<v1::Job, Error> {
         self.coordinator.node.catch_up().await?;
@@ -170,6 +183,13 @@ impl fleet_server::Fleet for Fleet {
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitReply>, Status> {
         Ok(Response::new(self.take(request.into_inner()).await?))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<v1::PlanRequest>,
+    ) -> Result<Response<v1::Explanation>, Status> {
+        Ok(Response::new(self.plan_of(request.into_inner()).await?))
     }
 
     async fn overview(

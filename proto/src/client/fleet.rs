@@ -42,6 +42,16 @@ impl Client {
         reply.outcomes.into_iter().map(outcome).collect()
     }
 
+    /// What would become of a job if it were submitted now; nothing changes.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; a refusal is an explanation like any other.
+    pub async fn plan(&self, spec: &JobSpec) -> Result<Explanation, ClientError> {
+        let message = v1::PlanRequest { spec: Some(spec.clone().into()) };
+        let reply = self.ask(|| async { self.fleet().plan(message.clone()).await }).await?;
+        Ok(reply.try_into()?)
+    }
+
     /// Every agent and every job.
     ///
     /// # Errors
