@@ -58,7 +58,7 @@ pub async fn run(
         program: settings.program,
         silence_max: settings.silence_max,
         stop_grace: settings.stop_grace,
-        cache: Cache::new(folder.blobs(), client.clone()),
+        cache: Cache::new(folder.blobs(), client.clone(), settings.cache_bytes_max),
         client: client.clone(),
         device: probe.device(),
         gpu_uuid: probe.gpu_uuid().map(str::to_owned),

@@ -46,6 +46,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The card.
     pub card: CardSettings,
+    /// The most that models and data kept for later jobs may take; half of what the disk has to spare where absent.
+    pub cache_bytes_max: Option<ByteSize>,
     /// Started as `program trainer ORDER` for every attempt.
     pub program: PathBuf,
     /// A trainer that says nothing for so long hangs.
@@ -65,6 +67,7 @@ impl Settings {
             join,
             data_dir,
             card: CardSettings::default(),
+            cache_bytes_max: None,
             program: std::env::current_exe()?,
             silence_max: Duration::from_secs(15 * 60),
             stop_grace: Duration::from_secs(60),

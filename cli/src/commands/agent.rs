@@ -60,6 +60,10 @@ pub(crate) struct CardArgs {
     /// A word that jobs can ask for in their recipe's `labels`; may be given several times
     #[arg(long = "label", value_name = "WORD", value_parser = label)]
     labels: Vec<String>,
+    /// The most that models and data kept for later jobs may take, such as 100GiB; half of what the disk has to spare
+    /// where absent
+    #[arg(long, value_name = "SIZE")]
+    cache_size: Option<ByteSize>,
     /// Where the agent keeps models, data and running jobs
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -104,6 +108,7 @@ impl CardArgs {
         };
         let mut settings = Settings::new(name, join.to_owned(), data_dir)
             .map_err(|error| Failure::new("io", format!("this program's own path: {error}")))?;
+        settings.cache_bytes_max = self.cache_size;
         settings.card = CardSettings {
             device: self.device.into(),
             vram,

@@ -1,0 +1,259 @@
+//! Inputs of jobs, kept by hash: a base model crosses the network once.
+//!
+//! A blob is verified when it arrives and again when this process first meets it on disk, so that a file that rotted
+//! is fetched anew and never trained on. What takes more room than its owner allows goes ([`shelf`]).
+
+mod shelf;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fleetune_proto::client::{Client, ClientError};
+use fleetune_shared::{ArtifactFile, BlobHash, ByteSize};
+use nix::sys::statvfs::statvfs;
+use thiserror::Error;
+use tracing::{info, warn};
+
+/// Why an input is not here.
+#[derive(Debug, Error)]
+pub(crate) enum CacheError {
+    /// The coordinator does not hand it out.
+    #[error("fetching {name}: {source}")]
+    Client { name: String, source: ClientError },
+    /// The local disk.
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Blobs on the local disk.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    root: PathBuf,
+    client: Client,
+    /// One entry per blob met by this process: held while it is fetched, `true` once it is known to be whole.
+    known: Mutex<HashMap<BlobHash, Arc<tokio::sync::Mutex<bool>>>>,
+    /// The most it may hold.
+    limit: ByteSize,
+    /// Bytes on their way into it.
+    coming: Mutex<u64>,
+    /// Blobs worth telling the coordinator of: jobs that read them are best placed here.
+    large: Mutex<BTreeSet<BlobHash>>,
+}
+
+/// Smaller blobs are fetched before anybody notices.
+const LARGE_BYTES_MIN: u64 = 16 << 20;
+/// So many are told of; every change of them goes through the log.
+const LARGE_COUNT_MAX: usize = 32;
+
+impl Cache {
+    /// Half of what the disk has to spare where `limit` is not given.
+    pub(crate) fn new(root: PathBuf, client: Client, limit: Option<ByteSize>) -> Self {
+        let blobs = shelf::blobs(&root);
+        let held: u64 = blobs.iter().map(|blob| blob.bytes).sum();
+        let spare = || free_bytes(&root).map(|free| ByteSize((held + free) / 2));
+        let limit = limit.or_else(spare).unwrap_or(ByteSize(u64::MAX));
+        let large = blobs.iter().filter(|blob| blob.bytes >= LARGE_BYTES_MIN);
+        let large = large.map(|blob| blob.hash).take(LARGE_COUNT_MAX).collect();
+        info!("{} of models and data are kept, at most {limit}", ByteSize(held));
+        Self {
+            root,
+            client,
+            known: Mutex::default(),
+            limit,
+            coming: Mutex::new(0),
+            large: Mutex::new(large),
+        }
+    }
+
+    /// Where trainers keep tokenised rows for each other.
+    pub(crate) fn tokens(&self) -> PathBuf {
+        self.root.join("tokens")
+    }
+
+    /// Large blobs that are here.
+    pub(crate) fn large(&self) -> BTreeSet<BlobHash> {
+        lock(&self.large).clone()
+    }
+
+    /// Puts a file of an artifact into `folder` under its name, fetching it if it is not here.
+    pub(crate) async fn place(&self, file: &ArtifactFile, folder: &Path) -> Result<(), CacheError> {
+        // Held until the job has it, so that nobody makes room of it in between.
+        let entry = self.entry(file.blob);
+        let mut whole = entry.lock().await;
+        let blob = self.fetch(file, &mut whole).await?;
+        let path = folder.join(file.name.as_str());
+        link(&blob, &path).map_err(|source| CacheError::Io { path, source })
+    }
+
+    /// As [`Cache::place`], for what is needed once: it is not kept.
+    pub(crate) async fn pass(&self, file: &ArtifactFile, folder: &Path) -> Result<(), CacheError> {
+        let placed = self.place(file, folder).await;
+        let entry = self.entry(file.blob);
+        let mut whole = entry.lock().await;
+        self.forget(file.blob, &mut whole);
+        placed
+    }
+
+    fn forget(&self, blob: BlobHash, whole: &mut bool) {
+        *whole = false;
+        let _ = fs::remove_file(self.path(blob));
+        lock(&self.large).remove(&blob);
+    }
+
+    /// Makes room for `bytes` more, as far as jobs leave some; they are on their way while the answer lives.
+    fn make_room(&self, bytes: u64) -> Coming<'_> {
+        *lock(&self.coming) += bytes;
+        let coming = Coming { cache: self, bytes };
+        let wanted = *lock(&self.coming);
+        for blob in shelf::surplus(shelf::blobs(&self.root), wanted, self.limit.0) {
+            let entry = self.entry(blob.hash);
+            // Whoever has it at this moment is about to use it.
+            let Ok(mut whole) = entry.try_lock() else { continue };
+            info!("{} was used longest ago and makes room: {}", blob.hash, ByteSize(blob.bytes));
+            self.forget(blob.hash, &mut whole);
+        }
+        coming
+    }
+
+    /// The path of a blob that is whole, fetched if it is not here; the caller has its entry.
+    async fn fetch(&self, file: &ArtifactFile, whole: &mut bool) -> Result<PathBuf, CacheError> {
+        let path = self.path(file.blob);
+        if path.exists() {
+            let sound = *whole || hash(&path).await.is_ok_and(|found| found == file.blob);
+            if sound {
+                *whole = true;
+                if let Err(error) = shelf::touch(&path) {
+                    warn!("{}: {error}; it may be dropped before others", path.display());
+                }
+                return Ok(path);
+            }
+            warn!("{}: does not match its hash, fetched anew", path.display());
+            let _ = fs::remove_file(&path);
+        }
+        let _coming = self.make_room(file.bytes.0);
+        self.client
+            .download(file.blob, file.bytes, &path, |_, _| {})
+            .await
+            .map_err(|source| CacheError::Client { name: file.name.to_string(), source })?;
+        // Trainers see this very file.
+        fs::set_permissions(&path, Permissions::from_mode(0o444))
+            .map_err(|source| CacheError::Io { path: path.clone(), source })?;
+        *whole = true;
+        if file.bytes.0 >= LARGE_BYTES_MIN {
+            let mut large = lock(&self.large);
+            if large.len() < LARGE_COUNT_MAX {
+                large.insert(file.blob);
+            }
+        }
+        Ok(path)
+    }
+
+    fn entry(&self, blob: BlobHash) -> Arc<tokio::sync::Mutex<bool>> {
+        let mut known = lock(&self.known);
+        Arc::clone(known.entry(blob).or_default())
+    }
+
+    fn path(&self, blob: BlobHash) -> PathBuf {
+        let name = blob.to_string();
+        self.root.join(&name[..2]).join(name)
+    }
+}
+
+/// Bytes on their way, until they are here or given up.
+struct Coming<'a> {
+    cache: &'a Cache,
+    bytes: u64,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        *lock(&self.cache.coming) -= self.bytes;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the disk has to spare where `root` is or will be, if the system says.
+fn free_bytes(root: &Path) -> Option<u64> {
+    let there = root.ancestors().find(|folder| folder.exists())?;
+    let stat = statvfs(there).ok()?;
+    Some(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+}
+
+/// The same file under another name; a copy where the file system has no links.
+pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::hard_link(from, to).or_else(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound => Err(error),
+        _ => fs::copy(from, to).map(drop),
+    })
+}
+
+async fn hash(path: &Path) -> io::Result<BlobHash> {
+    let path = path.to_owned();
+    let hashing = tokio::task::spawn_blocking(move || {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(path)?)?;
+        Ok(BlobHash(*hasher.finalize().as_bytes()))
+    });
+    hashing.await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetune_shared::ArtifactFile;
+
+    use super::*;
+
+    /// A cache whose blobs are put there by hand.
+    fn cache(root: &Path, limit: u64) -> Cache {
+        let client = Client::connect("http://127.0.0.1:9").unwrap();
+        Cache::new(root.to_owned(), client, Some(ByteSize(limit)))
+    }
+
+    fn put(root: &Path, text: &str, age: u64) -> ArtifactFile {
+        let blob = BlobHash(*blake3::hash(text.as_bytes()).as_bytes());
+        let name = blob.to_string();
+        let path = root.join(&name[..2]).join(&name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        let used = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
+        File::open(&path).unwrap().set_modified(used).unwrap();
+        let name = text[..1].to_owned().try_into().unwrap();
+        ArtifactFile { name, bytes: ByteSize(text.len() as u64), blob }
+    }
+
+    #[tokio::test]
+    async fn room_is_made_of_what_no_job_has_and_nobody_asked_for_lately() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, job) = (folder.path().join("blobs"), folder.path().join("job"));
+        let [oldest, old, new] = [("a".repeat(10), 30), ("b".repeat(10), 20), ("c".repeat(10), 10)]
+            .map(|(text, age)| put(&root, &text, age));
+        let cache = cache(&root, 40);
+        let here = || [&oldest, &old, &new].map(|file| cache.path(file.blob).exists());
+
+        drop(cache.make_room(10));
+        assert_eq!(here(), [true, true, true]);
+        // A job takes the oldest: it is the newest from now on, and stays while the job has it.
+        cache.place(&oldest, &job).await.unwrap();
+        let coming = cache.make_room(15);
+        assert_eq!(here(), [true, false, true]);
+        // What is on its way counts.
+        drop(cache.make_room(10));
+        assert_eq!(here(), [true, false, false]);
+        drop(coming);
+        drop(cache.make_room(100));
+        assert_eq!(here(), [true, false, false]);
+        fs::remove_dir_all(&job).unwrap();
+        drop(cache.make_room(100));
+        assert_eq!(here(), [false, false, false]);
+    }
+}
