@@ -4,6 +4,7 @@
 //! cargo bench -p fleetune-scheduler --bench simulate                      # both parts, with made-up workloads
 //! cargo bench -p fleetune-scheduler --bench simulate -- scale             # how long a plan takes
 //! cargo bench -p fleetune-scheduler --bench simulate -- policies [TRACE]  # who waits how long
+//! cargo bench -p fleetune-scheduler --bench simulate -- draw FOLDER       # the same as charts
 //! ```
 //!
 //! `TRACE` is a CSV file with a header and the columns `timestamp,duration,num_gpus,gpu_time,cluster`, such as the
@@ -12,6 +13,7 @@
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 mod plain;
+mod plot;
 mod policies;
 mod real;
 mod replay;
@@ -28,6 +30,13 @@ fn main() {
         ["scale"] => scale::run(),
         ["policies"] => policies::run(None),
         ["policies", trace] => policies::run(Some(trace)),
-        _ => println!("expected nothing, `scale`, or `policies [TRACE]`, found {words:?}"),
+        ["draw", folder] => {
+            if let Err(error) = policies::draw(folder) {
+                println!("{folder}: {error}");
+            }
+        }
+        _ => println!(
+            "expected nothing, `scale`, `policies [TRACE]` or `draw FOLDER`, found {words:?}"
+        ),
     }
 }

@@ -18,7 +18,7 @@ pub(crate) trait Scheduler {
 }
 
 /// How it went.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) makespan_h: f64,
     pub(crate) wait_mean_h: f64,
@@ -31,6 +31,10 @@ pub(crate) struct Outcome {
     /// Jain's index over users of memory × time they were given until the first of them had nothing left to ask for;
     /// absent where others had not even come by then.
     pub(crate) shares: Option<f64>,
+    /// Hours that jobs waited, shortest first.
+    pub(crate) waits_h: Vec<f64>,
+    /// Memory promised to jobs, as a part of all there is, by hours since the first job came.
+    pub(crate) promised: Vec<(f64, f64)>,
 }
 
 struct Card {
@@ -79,6 +83,7 @@ pub(crate) fn replay(
     let mut ran_ms = vec![0.0f64; tasks.len()];
     let mut place_of = vec![usize::MAX; tasks.len()];
     let mut users = Users::new(tasks);
+    let mut promised = Promised::new(tasks, fleet);
     let mut shares = None;
     while let Some(Reverse((now_ms, event))) = events.pop() {
         let mut changed = Vec::new();
@@ -88,6 +93,7 @@ pub(crate) fn replay(
             Event::Ends { card, task, .. } => {
                 cards[card].advance(now_ms, contention, tasks, &mut ran_ms);
                 cards[card].running.remove(&task);
+                promised.bytes -= tasks[task].vram_bytes;
                 ended_ms[task] = now_ms;
                 scheduler.end(task, now_ms);
                 if users.end(task) {
@@ -113,6 +119,7 @@ pub(crate) fn replay(
                 let card = place_of[task];
                 cards[card].advance(now_ms, contention, tasks, &mut ran_ms);
                 left[task] = cards[card].running.remove(&task).unwrap_or(0.0);
+                promised.bytes -= tasks[task].vram_bytes;
                 changed.push(card);
             }
             if placed.is_empty() {
@@ -121,10 +128,12 @@ pub(crate) fn replay(
             for (task, card) in placed {
                 cards[card].advance(now_ms, contention, tasks, &mut ran_ms);
                 cards[card].running.insert(task, left[task]);
+                promised.bytes += tasks[task].vram_bytes;
                 place_of[task] = card;
                 changed.push(card);
             }
         }
+        promised.note(now_ms);
         changed.sort_unstable();
         changed.dedup();
         for card in changed {
@@ -135,7 +144,8 @@ pub(crate) fn replay(
             }
         }
     }
-    Outcome { shares, ..outcome(tasks, &cards, &ended_ms, &ran_ms) }
+    let promised = promised.noted;
+    Outcome { shares, promised, ..outcome(tasks, &cards, &ended_ms, &ran_ms) }
 }
 
 impl Card {
@@ -190,6 +200,28 @@ fn outcome(tasks: &[Task], cards: &[Card], ended_ms: &[u64], ran_ms: &[f64]) -> 
         wasted: 1.0 - promised / busy,
         fairness: jain(&shares),
         shares: None,
+        waits_h: waits.iter().map(|ms| ms / HOUR_MS).collect(),
+        promised: Vec::new(),
+    }
+}
+
+/// How much memory is promised, event by event.
+struct Promised {
+    bytes: u64,
+    of: f64,
+    first_ms: u64,
+    noted: Vec<(f64, f64)>,
+}
+
+impl Promised {
+    fn new(tasks: &[Task], fleet: &[u64]) -> Self {
+        let first_ms = tasks.first().map_or(0, |task| task.arrives_ms);
+        Self { bytes: 0, of: fleet.iter().sum::<u64>() as f64, first_ms, noted: Vec::new() }
+    }
+
+    fn note(&mut self, now_ms: u64) {
+        let hours = (now_ms - self.first_ms) as f64 / HOUR_MS;
+        self.noted.push((hours, self.bytes as f64 / self.of));
     }
 }
 
