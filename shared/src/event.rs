@@ -87,6 +87,8 @@ pub struct TrainSummary {
     pub tokens_per_second: f64,
     /// Seconds from process start to the end of the first optimizer step.
     pub seconds_to_first_step: f64,
+    /// Seconds of `seconds` in which steps waited for their rows.
+    pub seconds_waited_for_data: f64,
     /// The estimate this run was sized by.
     pub estimate: Option<Estimate>,
     /// The most memory held at any moment.

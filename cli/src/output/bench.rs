@@ -42,8 +42,11 @@ impl Show for Benched<'_> {
             line(
                 "step",
                 format!(
-                    "{:.2} s, the median of {} after {} to warm up",
-                    found.step_seconds, found.steps, found.warm
+                    "{:.2} s, the median of {} after {} to warm up; {:.1} ms in all waiting for rows",
+                    found.step_seconds,
+                    found.steps,
+                    found.warm,
+                    1e3 * found.seconds_waited_for_data
                 ),
             ),
             line(
@@ -100,6 +103,7 @@ mod tests {
             step_seconds: 9.38,
             seconds_to_start: 6.1,
             seconds_to_first_step: 15.6,
+            seconds_waited_for_data: 0.002,
             heap_bytes_peak: ByteSize(1900 << 20),
             rss_bytes_peak: Some(ByteSize(2000 << 20)),
             estimate: Some(Estimate { weights: ByteSize(1 << 30), ..Estimate::default() }),
@@ -118,7 +122,7 @@ mod tests {
         insta::assert_snapshot!(benched.table(Style::PLAIN), @r"
         model.gguf
           speed       218 tokens/s, 221 at best; 218 supervised tokens/s
-          step        9.38 s, the median of 5 after 1 to warm up
+          step        9.38 s, the median of 5 after 1 to warm up; 2.0 ms in all waiting for rows
           first step  done 15.60 s after the start, begun after 6.10 s
           memory      1.86 GiB of heap at its peak, 1.95 GiB resident; 1.00 GiB estimated
           learned     4884480 parameters, loss 2.5000 → 1.2500

@@ -42,6 +42,8 @@ pub struct Bench {
     pub seconds_to_start: f64,
     /// Seconds from the start of the process to the end of the first optimizer step.
     pub seconds_to_first_step: f64,
+    /// Seconds in which steps, those of the warm-up too, waited for their rows.
+    pub seconds_waited_for_data: f64,
     /// The most bytes held on the heap up to the last step; 0 where nobody counts them.
     pub heap_bytes_peak: ByteSize,
     /// The most of the process that was in memory up to the last step, mapped files included, where the system says.
@@ -80,6 +82,7 @@ pub fn bench(
         trainable_parameters: summary.trainable_parameters,
         loss_first: summary.loss_first,
         loss_last: summary.loss_last,
+        seconds_waited_for_data: summary.seconds_waited_for_data,
         ..measured
     })
 }
@@ -139,6 +142,7 @@ mod tests {
         // The first token of a row has nothing before it that could predict it.
         assert!(steps.iter().all(|m| m.supervised_tokens == 2 * 15));
         assert!(found.supervised_tokens_per_second < found.tokens_per_second);
+        assert!(found.seconds_waited_for_data > 0.0);
         assert!(found.seconds_to_first_step > found.seconds_to_start);
         assert!(found.loss_last < found.loss_first, "the same two rows are learned");
     }

@@ -75,6 +75,7 @@ impl<'a> Stopwatch<'a> {
             trainable_parameters: 0,
             loss_first: 0.0,
             loss_last: 0.0,
+            seconds_waited_for_data: 0.0,
         })
     }
 }

@@ -50,7 +50,7 @@ impl DataStats {
 #[derive(Clone, Debug)]
 pub struct Dataset {
     store: Arc<RowStore>,
-    sequences: Sequences,
+    sequences: Arc<Sequences>,
     /// Which rows are answers that were wanted; empty unless they were judged.
     verdicts: Arc<Vec<bool>>,
     /// How each sequence is joined by its prompt with another's answer, if it is.
@@ -114,7 +114,7 @@ impl Dataset {
     /// # Errors
     /// Rows that cannot be read back.
     pub(super) fn pick(&self, sequences: &[u32]) -> Result<Self> {
-        let mut picked = Self { sequences: self.sequences.pick(sequences), ..self.clone() };
+        let mut picked = Self { sequences: Arc::new(self.sequences.pick(sequences)), ..self.clone() };
         let DataStats { dropped, truncated, .. } = self.stats;
         picked.stats = DataStats { dropped, truncated, ..DataStats::default() };
         for i in 0..picked.len() {
@@ -133,7 +133,7 @@ impl Dataset {
         let sequences = Sequences::single(pieces(&store));
         Self {
             store: Arc::new(store),
-            sequences,
+            sequences: Arc::new(sequences),
             verdicts: Arc::default(),
             mismatch: None,
             shares_prompts: false,
@@ -161,7 +161,8 @@ impl Dataset {
             }
             _ => Sequences::single(rows),
         };
-        let (store, verdicts) = (Arc::new(store), Arc::new(verdicts));
+        let (store, sequences, verdicts) =
+            (Arc::new(store), Arc::new(sequences), Arc::new(verdicts));
         let pairs = settings.format == DataFormat::Preference;
         // With LongRoPE a prompt turns by the length of its answer.
         let shares_prompts =
@@ -211,7 +212,7 @@ impl Dataset {
         if let Some(error) = fault {
             return Err(error);
         }
-        self.sequences = Sequences::packed(bins);
+        self.sequences = Arc::new(Sequences::packed(bins));
         Ok(self)
     }
 

@@ -2,6 +2,8 @@
 //! micro-batches of `micro_batch` sequences, and the last step of an epoch is as small as what is left. Steps never mix
 //! epochs, so the arithmetic of epochs, steps and warm-up is that of transformers' `Trainer`.
 
+use std::cmp::Reverse;
+
 use fleetune_shared::recipe::{Batching, Duration, Sampling};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -20,9 +22,9 @@ pub struct Cursor {
 }
 
 /// Hands out a data set step by step, for ever.
-#[derive(Debug)]
-pub struct Loader<'a> {
-    data: &'a Dataset,
+#[derive(Clone, Debug)]
+pub struct Loader {
+    data: Dataset,
     batching: Batching,
     sampling: Sampling,
     seed: u64,
@@ -31,12 +33,12 @@ pub struct Loader<'a> {
     order: Vec<usize>,
 }
 
-impl<'a> Loader<'a> {
+impl Loader {
     /// Begins at the first sequence of the first epoch. A [`Dataset`] that was loaded has at least one.
     #[must_use]
-    pub fn new(dataset: &'a Dataset, batching: Batching, sampling: Sampling, seed: u64) -> Self {
+    pub fn new(dataset: &Dataset, batching: Batching, sampling: Sampling, seed: u64) -> Self {
         let order = epoch_order(dataset.len(), sampling, seed, 0);
-        Self { data: dataset, batching, sampling, seed, cursor: Cursor::default(), order }
+        Self { data: dataset.clone(), batching, sampling, seed, cursor: Cursor::default(), order }
     }
 
     /// Where the next step begins.
@@ -110,34 +112,37 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// Rows that cannot be read back.
     pub fn longest_step(&self) -> Result<MicroBatch> {
-        self.data.micro_batch(&self.longest()?)
+        let (longest, _) = self.longest(&self.sizes()?);
+        self.data.micro_batch(&longest)
     }
 
-    /// Whether the next step has a micro-batch as large as [`Self::longest_step`].
+    /// As [`Self::longest_step`]; `None` where the next step has a micro-batch as large.
     ///
     /// # Errors
     /// Rows that cannot be read back.
-    pub fn next_step_is_longest(&self) -> Result<bool> {
-        let tokens = |sequences: &[usize]| -> Result<usize> {
-            sequences.iter().map(|i| self.data.tokens_computed_of(*i)).sum()
-        };
+    pub fn trial_step(&self) -> Result<Option<MicroBatch>> {
+        let sizes = self.sizes()?;
+        let (longest, tokens) = self.longest(&sizes);
         let end = (self.cursor.position + self.step_rows()).min(self.order.len());
-        let longest = tokens(&self.longest()?)?;
-        for next in self.order[self.cursor.position..end].chunks(self.batching.micro_batch) {
-            if tokens(next)? == longest {
-                return Ok(true);
-            }
+        let mut next = self.order[self.cursor.position..end].chunks(self.batching.micro_batch);
+        if next.any(|chunk| chunk.iter().map(|i| sizes[*i]).sum::<usize>() == tokens) {
+            return Ok(None);
         }
-        Ok(false)
+        self.data.micro_batch(&longest).map(Some)
     }
 
-    fn longest(&self) -> Result<Vec<usize>> {
-        let sized = |i| Ok((self.data.tokens_computed_of(i)?, i));
-        let mut sequences: Vec<(usize, usize)> =
-            (0..self.data.len()).map(sized).collect::<Result<_>>()?;
-        sequences.sort_by_key(|(tokens, _)| std::cmp::Reverse(*tokens));
+    /// Tokens that are computed for each sequence.
+    fn sizes(&self) -> Result<Vec<usize>> {
+        (0..self.data.len()).map(|i| self.data.tokens_computed_of(i)).collect()
+    }
+
+    /// The sequences of the largest micro-batch, and its tokens.
+    fn longest(&self, sizes: &[usize]) -> (Vec<usize>, usize) {
+        let mut sequences: Vec<usize> = (0..sizes.len()).collect();
+        sequences.sort_by_key(|i| Reverse(sizes[*i]));
         sequences.truncate(self.batching.micro_batch);
-        Ok(sequences.into_iter().map(|(_, i)| i).collect())
+        let tokens = sequences.iter().map(|i| sizes[*i]).sum();
+        (sequences, tokens)
     }
 
     fn step_rows(&self) -> usize {
@@ -173,7 +178,7 @@ mod tests {
         Dataset::of(&(0..rows).map(row).collect::<Vec<_>>())
     }
 
-    fn loader(dataset: &Dataset, micro_batch: usize, accumulation: usize, seed: u64) -> Loader<'_> {
+    fn loader(dataset: &Dataset, micro_batch: usize, accumulation: usize, seed: u64) -> Loader {
         Loader::new(dataset, Batching { micro_batch, accumulation }, Sampling::Random, seed)
     }
 
@@ -216,9 +221,9 @@ mod tests {
         let batching = Batching { micro_batch: 2, accumulation: 1 };
         let mut loader = Loader::new(&data, batching, Sampling::Sequential, 0);
         let mut longest = || {
-            let longest = loader.next_step_is_longest().unwrap();
+            let trial = loader.trial_step().unwrap();
             loader.next_step().unwrap();
-            longest
+            trial.is_none()
         };
         // Rows grow, so the last two of the six are the longest together.
         assert_eq!([longest(), longest(), longest(), longest()], [false, false, true, false]);

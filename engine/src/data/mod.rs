@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   sources ─▶ rows ─▶ format ─▶ Conversation ─▶ template ─▶ tokens + labels (Row) ─▶ store
-//!                                    MicroBatch ◀─ loader ◀─ sequences, packed or not ◀─┘
+//!                            MicroBatch ◀─ feed ◀─ loader ◀─ sequences, packed or not ◀─┘
 //! ```
 
 mod batch;
@@ -11,6 +11,7 @@ mod conversation;
 mod dataset;
 mod datasets;
 mod encode;
+mod feed;
 mod file;
 mod format;
 mod guard;
@@ -30,6 +31,7 @@ pub use batch::{IGNORED, MicroBatch, Row};
 pub use conversation::{Conversation, Message, Role};
 pub use dataset::{DataStats, Dataset};
 pub use datasets::Datasets;
+pub use feed::{Feed, Step};
 pub use loader::{Cursor, Loader};
 pub use preview::{Preview, RowPreview, Segment, preview, preview_rows};
 pub use sources::{files_of, holds_rows, of_split};

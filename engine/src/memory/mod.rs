@@ -1,8 +1,8 @@
-//! What this process holds on the heap, and the bound a run is kept to.
+//! What this process holds on the heap and of mapped weights, and the bound a run is kept to.
 //!
 //! On the CPU the heap stands for a card's memory: a run ordered with a limit fails as out of memory where a card of
 //! that size would have. Binaries install [`Meter`]; where nobody did, everything reads 0 and [`check`] always
-//! passes. Files mapped into memory are not counted, they are the page cache's.
+//! passes. Of files mapped into memory only weights are counted ([`Held`]): a card would hold them.
 //!
 //! ```
 //! #[global_allocator]
@@ -111,6 +111,23 @@ unsafe impl GlobalAlloc for Meter {
             CURRENT.fetch_sub(layout.size(), Relaxed);
         }
         moved
+    }
+}
+
+/// Bytes that are no allocation and count as one while this lives.
+#[derive(Debug)]
+pub(crate) struct Held(usize);
+
+impl Held {
+    pub(crate) fn of(bytes: usize) -> Self {
+        grown(bytes);
+        Self(bytes)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        CURRENT.fetch_sub(self.0, Relaxed);
     }
 }
 

@@ -119,6 +119,11 @@ impl Checkpoint {
         }
     }
 
+    /// The matrix where it lies, if that is as bf16.
+    pub(super) fn map(&self, name: &str) -> Result<Option<PackedMatrix>> {
+        if self.quantised.contains_key(name) { Ok(None) } else { self.shards.map(name) }
+    }
+
     /// The weight as it is stored, where that is quantised.
     pub(super) fn packed(&self, name: &str) -> Result<Option<PackedMatrix>> {
         let Some(stored) = self.quantised.get(name) else { return Ok(None) };

@@ -26,6 +26,7 @@ mod identity;
 mod linear;
 mod load;
 mod lora;
+mod mapped;
 mod mlp;
 mod noise;
 mod norm;

@@ -1,12 +1,13 @@
 //! Reading safetensors: headers believed only after checking, numbers widened to f32 as they are read.
 //!
-//! Read piece by piece rather than mapped: every number is copied to f32 anyway, the buffer is small, and a file cut
-//! while it is read is an error instead of a signal.
+//! bf16 that stays bf16 is mapped. Whatever becomes f32 is copied anyway and so read piece by piece: the buffer is
+//! small, and a file cut while it is read is an error instead of a signal.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
@@ -15,6 +16,8 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 use super::files::{Shard, wrong};
+use super::mapped::Mapped;
+use crate::quant::PackedMatrix;
 use crate::{EngineError, Result};
 
 /// Where a header has what is no tensor.
@@ -36,6 +39,12 @@ struct Entry {
     shape: Vec<usize>,
     offset: u64,
     bytes: u64,
+}
+
+impl Entry {
+    fn strange(&self, name: &str, at: usize, number: f32) -> EngineError {
+        wrong(&self.path, &format!("tensor `{}` holds {number} at {at}", show(name)))
+    }
 }
 
 impl Shards {
@@ -102,6 +111,22 @@ impl Shards {
         Ok(bytes)
     }
 
+    /// The matrix where it lies, if the file stores it as bf16.
+    pub(super) fn map(&self, name: &str) -> Result<Option<PackedMatrix>> {
+        let entry = self.entry(name)?;
+        let (&[_, width], Dtype::BF16) = (entry.shape.as_slice(), entry.dtype) else {
+            return Ok(None);
+        };
+        let mapped = File::open(&entry.path)
+            .and_then(|file| Mapped::open(&file, entry.offset, entry.bytes))
+            .map_err(|e| EngineError::io(&entry.path, e))?;
+        let Some(mapped) = mapped else { return Ok(None) };
+        match mapped.strange() {
+            Some((at, number)) => Err(entry.strange(name, at, number.to_f32())),
+            None => Ok(Some(PackedMatrix::new(Arc::new(mapped), width))),
+        }
+    }
+
     /// The tensor as f32; `name` must be one of [`Self::shapes`].
     pub(crate) fn read(&self, name: &str) -> Result<Tensor> {
         let entry = self.entry(name)?;
@@ -137,8 +162,7 @@ impl Shards {
             }
         }
         if let Some(at) = numbers.iter().position(|x| !x.is_finite()) {
-            let why = format!("tensor `{}` holds {} at {at}", show(name), numbers[at]);
-            return Err(wrong(&entry.path, &why));
+            return Err(entry.strange(name, at, numbers[at]));
         }
         Ok(Tensor::from_vec(numbers, entry.shape.as_slice(), &Device::Cpu)?)
     }

@@ -119,6 +119,17 @@ impl WeightFiles {
         }
     }
 
+    /// The matrix `name` where it lies, if a file stores it as bf16.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn mapped(&self, name: &str) -> Result<Option<PackedMatrix>> {
+        match &self.kind {
+            Kind::Checkpoint(checkpoint) => checkpoint.map(name),
+            Kind::Gguf(_) => Ok(None),
+        }
+    }
+
     /// Whether this is a folder of safetensors.
     pub(super) fn is_checkpoint(&self) -> bool {
         matches!(self.kind, Kind::Checkpoint(_))

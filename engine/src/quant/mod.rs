@@ -70,7 +70,7 @@ pub trait Packed: Debug + Send + Sync {
 }
 
 /// Refuses a stretch beyond the end.
-fn stretch(count: usize, from: usize, wanted: usize) -> Result<()> {
+pub(crate) fn stretch(count: usize, from: usize, wanted: usize) -> Result<()> {
     match from.checked_add(wanted) {
         Some(end) if end <= count => Ok(()),
         _ => Err(EngineError::input(format!("numbers {from} and {wanted} more, of {count}"))),

@@ -17,7 +17,7 @@ pub(super) const EVAL_LOSS: &str = "eval_loss";
 pub(super) struct Evaluator<'a> {
     strategy: EvalStrategy,
     steps: u64,
-    rows: Loader<'a>,
+    rows: Loader,
     /// What the rows are asked for.
     pub(super) learner: Learner<'a>,
 }

@@ -16,7 +16,7 @@ use super::resume::{checkpoint_of, restore_weights};
 use super::setup::Setup;
 use super::{best, result};
 use crate::checkpoint::{self, State};
-use crate::data::Loader;
+use crate::data::{Feed, Loader, MicroBatch, Step};
 use crate::memory::{self, Bound, Steady};
 use crate::model::{Model, Noise, Trainable};
 use crate::objective::Tally;
@@ -75,19 +75,23 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     checkpoint::forget_after(&order.out, state.step)?;
     let log = MetricsLog::open(&order.out, state.step)?;
     let learner = Learner::new(&recipe.objective, &dataset);
+    // A resumed run has proven what it can hold already.
+    let trial = if state.step == 0 { loader.trial_step()? } else { None };
     let mut run = Run {
         order,
         recipe: &recipe,
         model,
         adapter,
-        loader,
+        feed: Feed::begin(loader),
         learner,
         evaluator,
         optimizer,
         state,
         log,
     };
-    run.dry(observer)?;
+    if run.state.step == 0 {
+        run.dry(trial, observer)?;
+    }
     if run.stores_reference() {
         let Run { model, learner, evaluator, .. } = &mut run;
         let held_out = evaluator.as_mut().map(|evaluator| &mut evaluator.learner);
@@ -130,7 +134,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     }
     run.end(steps_total, observer)?;
 
-    let Run { model, adapter, state, .. } = run;
+    let Run { model, adapter, state, feed, .. } = run;
     let totals = state.totals;
     let summary = TrainSummary {
         steps: state.step,
@@ -145,6 +149,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         seconds,
         tokens_per_second: (totals.tokens - tokens_before) as f64 / f64::max(seconds, 1e-9),
         seconds_to_first_step,
+        seconds_waited_for_data: feed.waited().as_secs_f64(),
         estimate: Some(estimate),
         memory_bytes_peak: memory::peak(),
         eval_loss_last: state.standing.eval_loss_last,
@@ -171,7 +176,7 @@ struct Run<'a> {
     recipe: &'a Recipe,
     model: Model,
     adapter: Option<AdapterConfig>,
-    loader: Loader<'a>,
+    feed: Feed,
     learner: Learner<'a>,
     evaluator: Option<Evaluator<'a>>,
     optimizer: Optimizer,
@@ -182,15 +187,9 @@ struct Run<'a> {
 impl Run<'_> {
     /// Tries the longest micro-batch the data can produce, and forgets it: a run that is too big for its memory says
     /// so now rather than hours later. Where the first step has one as large, as with packed rows, that step is the
-    /// trial; a resumed run has proven it already.
-    fn dry(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        if self.state.step > 0 {
-            return Ok(());
-        }
-        if self.loader.next_step_is_longest()? {
-            return self.dry_evaluation();
-        }
-        let longest = self.loader.longest_step()?;
+    /// trial.
+    fn dry(&mut self, longest: Option<MicroBatch>, observer: &mut dyn Observer) -> Result<()> {
+        let Some(longest) = longest else { return self.dry_evaluation() };
         let in_backward = self.recipe.optim.in_backward;
         let mut forget = |trainable: &mut Trainable| {
             if in_backward {
@@ -260,7 +259,7 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Option<StepMetrics>> {
         let step = self.state.step + 1;
-        let batches = self.loader.next_step()?;
+        let Step { batches, cursor, epochs_done } = self.feed.next_step()?;
         let supervised: usize = batches.iter().map(|batch| batch.supervised()).sum();
         if supervised == 0 {
             return Err(EngineError::input(format!(
@@ -329,7 +328,7 @@ impl Run<'_> {
         totals.tokens += tokens as u64;
         totals.supervised_tokens += supervised as u64;
         self.state.step = step;
-        self.state.cursor = self.loader.cursor();
+        self.state.cursor = cursor;
         Ok(Some(StepMetrics {
             step,
             loss,
@@ -337,7 +336,7 @@ impl Run<'_> {
             learning_rate,
             supervised_tokens: supervised as u64,
             tokens_per_second: tokens as f64,
-            epoch: self.loader.epochs_done(),
+            epoch: epochs_done,
             more: tally.means(),
         }))
     }

@@ -126,6 +126,7 @@ pub(crate) fn jobs() -> Vec<JobView> {
             seconds: 380.0,
             tokens_per_second: 258.7,
             seconds_to_first_step: 1.25,
+            seconds_waited_for_data: 0.0,
             estimate: Some(estimate()),
             memory_bytes_peak: ByteSize(8 << 30),
             eval_loss_last: None,

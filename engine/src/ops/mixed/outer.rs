@@ -6,7 +6,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::kernel::{COLUMNS, ROWS, Strip, Target, Work};
+use super::kernel::{COLUMNS, LeftRows, ROWS, Target, Work};
 use super::pack;
 use super::product::Left;
 
@@ -36,12 +36,12 @@ pub(super) fn outer(left: Left<'_>, right: &[bf16], columns: usize) -> Vec<f32> 
                 let panel = &panels[begin..begin + filled * depth];
                 for row in (0..rows).step_by(ROWS) {
                     let numbers = &left.numbers[row * left.depth + index * DEEP..];
-                    let strip =
-                        Strip { left: numbers, stride: left.depth, panel, pairs: depth / 2 };
+                    let left = LeftRows { numbers, stride: left.depth, pairs: depth / 2 };
                     let out = &mut block[row * width + column..];
                     let columns = COLUMNS.min(width - column);
                     let mut target = Target { out, stride: width, columns, add: index > 0 };
-                    work.tile(ROWS.min(rows - row), filled, &[strip], &mut target);
+                    work.take(ROWS.min(rows - row), [Some(left), None]);
+                    work.tile(filled, [panel, &[]], &mut target);
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::kernel::{COLUMNS, ROWS, Strip, Target, Work};
+use super::kernel::{COLUMNS, LeftRows, ROWS, Target, Work};
 use super::pack;
 use crate::ops::number::Number;
 
@@ -63,8 +63,9 @@ impl Panels {
                 let numbers = &left.numbers[row * left.stride..];
                 let out = &mut out[row * stride + from - columns.start..];
                 let mut target = Target { out, stride, columns: width, add };
-                let strip = Strip { left: numbers, stride: left.stride, panel, pairs };
-                work.tile(ROWS.min(left.count - row), filled, &[strip], &mut target);
+                let rows = LeftRows { numbers, stride: left.stride, pairs };
+                work.take(ROWS.min(left.count - row), [Some(rows), None]);
+                work.tile(filled, [panel, &[]], &mut target);
             }
         }
     }

@@ -11,7 +11,7 @@ use fleetune_shared::CHUNK_NUMBERS;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::kernel::{COLUMNS, ROWS, Strip, Target, Work};
+use super::kernel::{COLUMNS, LeftRows, ROWS, Target, Work};
 use super::pack;
 use crate::Result;
 use crate::ops::number::Number;
@@ -112,11 +112,11 @@ fn whole(depth: usize) -> usize {
 
 /// One task: some rows of the result, and the columns of one chunk. Panels are taken in groups that stay in the second
 /// cache, and each few rows of the left factor, which stay in the first, meet all of a group.
-fn band_of<N: Number>(
+fn band_of<'a, N: Number>(
     out: &mut [N],
     (first, here, columns): (usize, usize, usize),
     row: usize,
-    lefts: [Option<(&Left<'_>, usize, usize)>; 2],
+    lefts: [Option<(&Left<'a>, usize, usize)>; 2],
     panels: [&[bf16]; 2],
     add: bool,
 ) {
@@ -126,25 +126,23 @@ fn band_of<N: Number>(
     let mut work = Work::begin();
     for group in (0..here).step_by(group).map(|from| from..here.min(from + group)) {
         for from in (0..rows).step_by(ROWS) {
+            let rows_of = |left: Option<(&Left<'a>, usize, usize)>| {
+                let (left, at, deep) = left?;
+                let numbers = &left.numbers[(row + from) * left.depth + at..];
+                Some(LeftRows { numbers, stride: left.depth, pairs: deep / 2 })
+            };
+            work.take(ROWS.min(rows - from), lefts.map(rows_of));
             for column in group.clone().step_by(COLUMNS) {
-                let strip = |which: usize| {
-                    let (left, at, deep) = lefts[which]?;
+                let panel = |which: usize| {
+                    let deep = lefts[which].map_or(0, |(_, _, deep)| deep);
                     let (begin, filled) = pack::panel(here, deep, column / COLUMNS);
-                    let panel = &panels[which][begin..begin + filled * deep];
-                    let numbers = &left.numbers[(row + from) * left.depth + at..];
-                    Some(Strip { left: numbers, stride: left.depth, panel, pairs: deep / 2 })
+                    &panels[which][begin.min(panels[which].len())..][..filled * deep]
                 };
-                let strips = [strip(0), strip(1)];
                 let out = &mut out[from * columns + first + column..];
                 let width = COLUMNS.min(here - column);
                 let mut target = Target { out, stride: columns, columns: width, add };
                 let (_, filled) = pack::panel(here, 0, column / COLUMNS);
-                let high = ROWS.min(rows - from);
-                match strips {
-                    [Some(one), Some(two)] => work.tile(high, filled, &[one, two], &mut target),
-                    [Some(one), None] => work.tile(high, filled, &[one], &mut target),
-                    _ => {}
-                }
+                work.tile(filled, [panel(0), panel(1)], &mut target);
             }
         }
     }

@@ -86,11 +86,11 @@ impl Rest {
     fn of(strip: &Strip<'_>, from: usize, rows: usize, registers: usize) -> Self {
         let mut rest =
             Self { left: [[bf16::ZERO; DEEP]; ROWS], panel: [bf16::ZERO; DEEP * COLUMNS] };
-        let done = strip.pairs / PAIRS * PAIRS;
-        let numbers = 2 * (strip.pairs - done);
+        let done = strip.left.pairs / PAIRS * PAIRS;
+        let numbers = 2 * (strip.left.pairs - done);
         for (row, to) in rest.left[..rows].iter_mut().enumerate() {
-            let at = (from + row) * strip.stride + 2 * done;
-            to[..numbers].copy_from_slice(&strip.left[at..at + numbers]);
+            let at = (from + row) * strip.left.stride + 2 * done;
+            to[..numbers].copy_from_slice(&strip.left.numbers[at..at + numbers]);
         }
         let (done, numbers) = (2 * done * registers * LANES, numbers * registers * LANES);
         rest.panel[..numbers].copy_from_slice(&strip.panel[done..done + numbers]);
@@ -145,7 +145,7 @@ fn block(
     sums: &mut [[f32; COLUMNS]],
 ) {
     let rest = |strip: &Strip<'_>| {
-        let any = !strip.pairs.is_multiple_of(PAIRS);
+        let any = !strip.left.pairs.is_multiple_of(PAIRS);
         any.then(|| Rest::of(strip, from, rows, registers))
     };
     // A tile sums one product or two.
@@ -160,7 +160,7 @@ fn block(
         }
     };
     for (strip, rest) in strips.iter().zip(&rests) {
-        add(&strip.left[from * strip.stride..], strip.stride, strip.panel, strip.pairs / PAIRS);
+        add(&strip.left.numbers[from * strip.left.stride..], strip.left.stride, strip.panel, strip.left.pairs / PAIRS);
         if let Some(Rest { left, panel }) = rest {
             add(left.as_flattened(), DEEP, panel, 1);
         }

@@ -5,7 +5,7 @@ use std::arch::x86_64::{
     _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
-use super::{COLUMNS, LANES, Strip, Sums};
+use super::{COLUMNS, LANES, LeftRows, Strip, Sums};
 
 /// Whether this machine has it.
 pub(super) fn there() -> bool {
@@ -54,14 +54,15 @@ unsafe fn block<const M: usize, const W: usize>(
         // SAFETY: rows and panel lie within the slices, as the caller promised.
         unsafe {
             let mut panel = strip.panel.as_ptr();
-            let left = strip.left.as_ptr().add(from * strip.stride);
-            for pair in 0..strip.pairs {
+            let LeftRows { numbers, stride, pairs: count } = strip.left;
+            let left = numbers.as_ptr().add(from * stride);
+            for pair in 0..count {
                 let mut right = [_mm512_setzero_si512(); W];
                 for j in 0..W {
                     right[j] = _mm512_loadu_si512(panel.add(2 * LANES * j).cast());
                 }
                 for i in 0..M {
-                    let two = left.add(i * strip.stride + 2 * pair).cast::<i32>();
+                    let two = left.add(i * stride + 2 * pair).cast::<i32>();
                     let two = pairs(_mm512_set1_epi32(two.read_unaligned()));
                     for j in 0..W {
                         all[i][j] = _mm512_dpbf16_ps(all[i][j], two, pairs(right[j]));

@@ -1,13 +1,15 @@
 //! The innermost loop of a bf16 product: a tile of the result.
 //!
 //! Two neighbours along the summed dimension lie side by side as one 32-bit pair, in both factors: that is what
-//! `TDPBF16PS` ([`amx`]) and `VDPBF16PS` ([`dot`]) multiply and add, in f32. The twin in plain Rust sums in the same
-//! order. The fastest that the machine has is taken.
+//! `TDPBF16PS` ([`amx`]) and `VDPBF16PS` ([`dot`]) multiply and add, in f32. Without them pairs are widened to f32
+//! ([`fma`]); the twin in plain Rust runs anywhere. The fastest that the machine has is taken.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod dot;
+#[cfg(target_arch = "x86_64")]
+mod fma;
 
 use std::marker::PhantomData;
 
@@ -29,23 +31,20 @@ pub(super) const COLUMNS: usize = LANES * WIDE;
 #[repr(align(64))]
 struct Sums([[f32; COLUMNS]; ROWS]);
 
-/// One product of a sum of products, at most two, that share a tile.
+/// Rows of a left factor, each `stride` after the one before; `2 · pairs` numbers of each are read.
 #[derive(Clone, Copy)]
-pub(super) struct Strip<'a> {
-    /// Rows of the left factor, each `stride` after the one before; `2 · pairs` numbers of each are read.
-    pub(super) left: &'a [bf16],
+pub(super) struct LeftRows<'a> {
+    pub(super) numbers: &'a [bf16],
     pub(super) stride: usize,
-    /// The right factor's panel: `pairs` times as many pairs as the tile has columns, whole registers.
-    pub(super) panel: &'a [bf16],
     pub(super) pairs: usize,
 }
 
-impl Strip<'_> {
-    /// Whether `rows` rows, and `registers` registers of columns, lie within the slices.
-    fn holds(&self, rows: usize, registers: usize) -> bool {
-        self.left.len() >= (rows - 1) * self.stride + 2 * self.pairs
-            && self.panel.len() >= 2 * self.pairs * registers * LANES
-    }
+/// One product of a sum of products, at most two, that share a tile.
+struct Strip<'a> {
+    left: LeftRows<'a>,
+    /// The right factor's panel: as many times the tile's columns in pairs as the left factor's rows have pairs, whole
+    /// registers.
+    panel: &'a [bf16],
 }
 
 /// What a tile is written into: rows of `stride`, the first `columns` of a tile's columns.
@@ -59,10 +58,14 @@ pub(super) struct Target<'a, N> {
 
 /// What a task multiplies with, on one thread, which must not begin another before this one ends: no parallel loop, in
 /// which it might take up a second task, while one lives.
-pub(super) struct Work {
+pub(super) struct Work<'a> {
     unit: Unit,
+    rows: usize,
+    lefts: [Option<LeftRows<'a>>; 2],
     /// Of the tile at work; of no meaning afterwards.
     sums: Box<Sums>,
+    #[cfg(target_arch = "x86_64")]
+    widened: fma::Widened,
     /// Some machines are set up for it thread by thread.
     here: PhantomData<*const ()>,
 }
@@ -74,6 +77,8 @@ enum Unit {
     Amx,
     #[cfg(target_arch = "x86_64")]
     Dot,
+    #[cfg(target_arch = "x86_64")]
+    Fma,
     Plain,
 }
 
@@ -87,6 +92,10 @@ impl Unit {
         #[cfg(target_arch = "x86_64")]
         if dot::there() {
             return Self::Dot;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if fma::there() {
+            return Self::Fma;
         }
         Self::Plain
     }
@@ -104,7 +113,7 @@ pub(super) fn has_matrix_registers() -> bool {
     }
 }
 
-impl Work {
+impl<'a> Work<'a> {
     pub(super) fn begin() -> Self {
         Self::with(Unit::best())
     }
@@ -114,34 +123,61 @@ impl Work {
         if unit == Unit::Amx {
             amx::begin();
         }
-        Self { unit, sums: Box::new(Sums([[0.0; COLUMNS]; ROWS])), here: PhantomData }
+        Self {
+            unit,
+            rows: 0,
+            lefts: [None; 2],
+            sums: Box::new(Sums([[0.0; COLUMNS]; ROWS])),
+            #[cfg(target_arch = "x86_64")]
+            widened: fma::Widened::default(),
+            here: PhantomData,
+        }
     }
 
-    /// The sum of `strips`' products, `rows` rows of it, at most [`ROWS`]; their panels are `filled` columns wide.
+    /// Takes up `rows` rows, at most [`ROWS`], of one or two left factors for the tiles that follow.
+    pub(super) fn take(&mut self, rows: usize, lefts: [Option<LeftRows<'a>>; 2]) {
+        assert!((1..=ROWS).contains(&rows));
+        let holds = |left: &LeftRows<'_>| {
+            left.numbers.len() >= (rows - 1) * left.stride + 2 * left.pairs
+        };
+        assert!(lefts.iter().flatten().all(holds));
+        (self.rows, self.lefts) = (rows, lefts);
+        #[cfg(target_arch = "x86_64")]
+        if self.unit == Unit::Fma {
+            self.widened.take(rows, lefts.iter().flatten());
+        }
+    }
+
+    /// The sum of their products with `panels`, which are `filled` columns wide.
     pub(super) fn tile<N: Number>(
         &mut self,
-        rows: usize,
         filled: usize,
-        strips: &[Strip<'_>],
+        panels: [&[bf16]; 2],
         target: &mut Target<'_, N>,
     ) {
-        let registers = filled / LANES;
-        assert!((1..=ROWS).contains(&rows) && (1..=WIDE).contains(&registers));
-        assert!(strips.len() <= 2 && strips.iter().all(|strip| strip.holds(rows, registers)));
-        assert!(target.columns <= filled);
+        let (rows, registers) = (self.rows, filled / LANES);
+        assert!((1..=WIDE).contains(&registers) && target.columns <= filled);
         assert!(target.out.len() >= (rows - 1) * target.stride + target.columns);
+        let none = LeftRows { numbers: &[], stride: 0, pairs: 0 };
+        let strips = [0, 1].map(|i| Strip { left: self.lefts[i].unwrap_or(none), panel: panels[i] });
+        let holds = |strip: &Strip<'_>| strip.panel.len() >= 2 * strip.left.pairs * filled;
+        assert!(strips.iter().all(holds));
+        let strips = &strips[..if self.lefts[1].is_some() { 2 } else { 1 }];
+        let sums = &mut self.sums;
         match self.unit {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Unit::Amx => amx::sums(rows, registers, strips, &mut self.sums),
+            Unit::Amx => amx::sums(rows, registers, strips, sums),
             #[cfg(target_arch = "x86_64")]
-            Unit::Dot => dot::sums(rows, registers, strips, &mut self.sums),
-            Unit::Plain => plain(rows, registers, strips, &mut self.sums),
+            Unit::Dot => dot::sums(rows, registers, strips, sums),
+            #[cfg(target_arch = "x86_64")]
+            Unit::Fma => fma::sums(rows, registers, strips, sums, &self.widened),
+            Unit::Plain => plain(rows, registers, strips, sums),
         }
         write(rows, &self.sums, target);
     }
 }
 
-impl Drop for Work {
+impl Drop for Work<'_> {
     fn drop(&mut self) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if self.unit == Unit::Amx {
@@ -165,7 +201,7 @@ wide! {
 }
 
 wide! {
-    /// The twin of the two with instructions for it.
+    /// The twin of the others.
     fn plain(
         rows: usize,
         registers: usize,
@@ -175,9 +211,10 @@ wide! {
         let width = registers * LANES;
         sums.0[..rows].iter_mut().for_each(|row| row.fill(0.0));
         for strip in strips {
-            for (pair, panel) in strip.panel.chunks_exact(2 * width).take(strip.pairs).enumerate() {
+            let Strip { left: LeftRows { numbers, stride, pairs }, panel } = *strip;
+            for (pair, panel) in panel.chunks_exact(2 * width).take(pairs).enumerate() {
                 for (row, sums) in sums.0[..rows].iter_mut().enumerate() {
-                    let left = &strip.left[row * strip.stride + 2 * pair..][..2];
+                    let left = &numbers[row * stride + 2 * pair..][..2];
                     let (a, b) = (left[0].widen(), left[1].widen());
                     for (sum, right) in sums[..width].iter_mut().zip(panel.chunks_exact(2)) {
                         *sum += a * right[0].widen() + b * right[1].widen();
@@ -202,6 +239,10 @@ mod tests {
         if dot::there() {
             units.push(Unit::Dot);
         }
+        #[cfg(target_arch = "x86_64")]
+        if fma::there() {
+            units.push(Unit::Fma);
+        }
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if amx::there() {
             units.push(Unit::Amx);
@@ -210,16 +251,14 @@ mod tests {
     }
 
     /// `left · right`, both as numbers, the right one as a panel of `width` columns has them.
-    fn product(strips: &[Strip<'_>], rows: usize, width: usize) -> Vec<f64> {
+    fn product(left: LeftRows<'_>, panel: &[bf16], rows: usize, width: usize) -> Vec<f64> {
         let mut sums = vec![0.0; rows * width];
-        for strip in strips {
-            for row in 0..rows {
-                for depth in 0..2 * strip.pairs {
-                    let left = f64::from(strip.left[row * strip.stride + depth]);
-                    for column in 0..width {
-                        let at = (depth / 2 * width + column) * 2 + depth % 2;
-                        sums[row * width + column] += left * f64::from(strip.panel[at]);
-                    }
+        for row in 0..rows {
+            for depth in 0..2 * left.pairs {
+                let number = f64::from(left.numbers[row * left.stride + depth]);
+                for column in 0..width {
+                    let at = (depth / 2 * width + column) * 2 + depth % 2;
+                    sums[row * width + column] += number * f64::from(panel[at]);
                 }
             }
         }
@@ -228,34 +267,40 @@ mod tests {
 
     #[test]
     fn every_unit_multiplies() {
-        let depths = [(1, 9), (40, 4), (16, 8), (145, 17), (288, 1)];
+        let depths = [(1, 9), (40, 4), (16, 8), (145, 17), (288, 1), (300, 130)];
         let sizes = [(32, 3), (31, 3), (17, 2), (16, 3), (3, 1), (32, 1), (1, 2), (32, 2)];
         for (rows, registers) in sizes {
             for (pairs, more) in depths {
                 let (stride, width) = (2 * pairs + 10, registers * LANES);
-                let left = numbers(rows * stride + 100, 0.0);
+                let left = numbers(rows * (stride + 2 * more) + 100, 0.0);
                 let panels = [numbers(2 * width * pairs, 1.0), numbers(2 * width * more, 2.0)];
-                let strips = [
-                    Strip { left: &left, stride, panel: &panels[0], pairs },
-                    Strip { left: &left[3..], stride: 5, panel: &panels[1], pairs: more },
+                let lefts = [
+                    LeftRows { numbers: &left, stride, pairs },
+                    LeftRows { numbers: &left[3..], stride: 2 * more - 1, pairs: more },
                 ];
-                let expected = product(&strips, rows, width);
+                let each = [0, 1].map(|i| product(lefts[i], &panels[i], rows, width));
                 for unit in units() {
-                    // Nothing is written beyond the columns asked for, and what is there stays a summand.
-                    let columns = width - 3;
-                    let mut out = vec![1.0f32; rows * 60];
-                    let mut target = Target { out: &mut out, stride: 60, columns, add: true };
                     let mut work = Work::with(unit);
-                    work.tile(rows, width, &strips, &mut target);
-                    for (at, found) in out.iter().enumerate() {
-                        let (row, column) = (at / 60, at % 60);
-                        let product = expected[row * width + column.min(width - 1)];
-                        let expected = if column < columns { 1.0 + product as f32 } else { 1.0 };
-                        let far = (found - expected).abs();
-                        assert!(
-                            far < 2e-4,
-                            "{unit:?} {rows} {registers} {pairs}: {found} {expected}"
-                        );
+                    // The second time without the second factor.
+                    for count in [2, 1] {
+                        work.take(rows, [Some(lefts[0]), Some(lefts[1]).filter(|_| count == 2)]);
+                        // Nothing is written beyond the columns asked for, and what is there stays a summand.
+                        let columns = width - 3;
+                        let mut out = vec![1.0f32; rows * 60];
+                        let mut target = Target { out: &mut out, stride: 60, columns, add: true };
+                        work.tile(width, [&panels[0], &panels[1]], &mut target);
+                        for (at, found) in out.iter().enumerate() {
+                            let (row, column) = (at / 60, at % 60);
+                            let at = row * width + column.min(width - 1);
+                            let product: f64 = each[..count].iter().map(|product| product[at]).sum();
+                            let expected =
+                                if column < columns { 1.0 + product as f32 } else { 1.0 };
+                            let far = (found - expected).abs();
+                            assert!(
+                                far < 2e-4,
+                                "{unit:?} {rows} {registers} {pairs}: {found} {expected}"
+                            );
+                        }
                     }
                 }
             }
