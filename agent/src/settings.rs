@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use fleetune_shared::{AgentName, ByteSize};
 
+use crate::owner::OwnerPolicy;
+
 /// What computes, as the owner chose it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -46,6 +48,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The card.
     pub card: CardSettings,
+    /// Who comes first on it.
+    pub owner: OwnerPolicy,
     /// Started as `program trainer ORDER` for every attempt.
     pub program: PathBuf,
     /// A trainer that says nothing for so long hangs.
@@ -65,6 +69,7 @@ impl Settings {
             join,
             data_dir,
             card: CardSettings::default(),
+            owner: OwnerPolicy::default(),
             program: std::env::current_exe()?,
             silence_max: Duration::from_secs(15 * 60),
             stop_grace: Duration::from_secs(60),

@@ -137,7 +137,7 @@ fn draw_cards(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
     let rows = screen.fleet.agents.iter().map(row).collect();
     let columns = [
         ("agent", Constraint::Max(16)),
-        ("state", Constraint::Length(8)),
+        ("state", Constraint::Length(9)),
         ("card", Constraint::Max(if wide { 20 } else { 10 })),
         ("promised", Constraint::Length(width as u16)),
         ("memory", Constraint::Min(10)),

@@ -12,7 +12,7 @@ use super::{
     Sizing, Style, SweepTable, text,
 };
 use crate::failure::{Failure, Report};
-use views::{agents, card, estimate, explanation, jobs, lineage};
+use views::{agents, card, closed_agents, estimate, explanation, jobs, lineage};
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap()
@@ -53,8 +53,20 @@ fn a_job_whole() {
 #[test]
 fn agents_and_what_is_promised() {
     let agents = agents();
-    assert_snapshot!("agents_table", AgentList(&agents).table(Style::PLAIN));
-    assert_snapshot!("agents_json", pretty(&AgentList(&agents[..1]).json()));
+    let list = |agents| AgentList { agents, now_ms: views::NOW };
+    assert_snapshot!("agents_table", list(&agents).table(Style::PLAIN));
+    assert_snapshot!("agents_json", pretty(&list(&agents[..1]).json()));
+}
+
+#[test]
+fn agents_whose_owners_come_first() {
+    let agents = closed_agents();
+    let list = |agents| AgentList { agents, now_ms: views::NOW };
+    assert_snapshot!("agents_closed_table", list(&agents).table(Style::PLAIN));
+    assert_snapshot!(
+        "agents_closed_json",
+        pretty(&list(&agents[..1]).json()[0]["offer"]["availability"])
+    );
 }
 
 #[test]
