@@ -13,6 +13,8 @@ use serde_json::Value;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_fleetune-under-test");
 const LIMIT: Duration = Duration::from_secs(60);
 const GIB: u64 = 1 << 30;
+/// Some seconds' worth.
+const STEPS: u32 = 90;
 
 /// A fleet of one workstation, with a job of a few seconds that runs there.
 struct Story {
@@ -27,13 +29,17 @@ fn machine(card: CardAnswer) -> Answers {
 
 impl Story {
     fn begin(options: &[&str]) -> Self {
+        Self::begin_with(options, STEPS)
+    }
+
+    fn begin_with(options: &[&str], steps: u32) -> Self {
         let mut sandbox = Sandbox::new(PROGRAM);
         let desk = Stub::write(sandbox.folder(), &machine(CardAnswer::rtx_3080())).unwrap();
         let library = fleetune_stub_nvml::library().unwrap().display().to_string();
         let answers = desk.answers().display().to_string();
         let driver = [("FLEETUNE_NVML", &library[..]), (ANSWERS, &answers), ("TZ", "UTC")];
         sandbox.start_agent_with("desk", options, &driver);
-        let job = sandbox.submit(&recipe(&sandbox));
+        let job = sandbox.submit(&recipe(&sandbox, steps));
         let story = Self { sandbox, desk, job };
         story.wait("a checkpoint", |job| job["checkpoint_step"].as_u64());
         story
@@ -87,14 +93,14 @@ impl Story {
         let job = self.sandbox.wait_job(self.job, LIMIT);
         assert_eq!(job["phase"], "succeeded", "{job:#}");
         assert_eq!((&job["agent"], job["attempt"].as_u64()), (&agent.into(), Some(attempt)));
-        assert_eq!(job["summary"]["steps"], 90, "{job:#}");
+        assert_eq!(job["summary"]["steps"], STEPS, "{job:#}");
     }
 }
 
-fn recipe(sandbox: &Sandbox) -> PathBuf {
+fn recipe(sandbox: &Sandbox, steps: u32) -> PathBuf {
     let path = sandbox.folder().join("short.yaml");
     let text = format!(
-        "name: short\nmodel_name_or_path: {}\ndataset_name: {}\nr: 4\nmax_steps: 90\nsave_steps: 5\n\
+        "name: short\nmodel_name_or_path: {}\ndataset_name: {}\nr: 4\nmax_steps: {steps}\nsave_steps: 5\n\
          max_length: 64\nper_device_train_batch_size: 4\nlearning_rate: 3e-3\n",
         demo_asset("model").display(),
         demo_asset("data.jsonl").display()
@@ -140,18 +146,23 @@ fn the_card_is_given_back_while_the_coordinator_is_away() {
 
 #[test]
 fn a_window_closes() {
-    // Long enough to begin the job in.
-    let closes = Timestamp::now().as_second() + 8;
+    // Long enough to begin the job in, too short to end it.
+    let closes = Timestamp::now().as_second() + 6;
     let time =
         |second: i64| Timestamp::from_second(second).unwrap().strftime("%H:%M:%S").to_string();
     let hours = format!("{}-{}", time(closes - 3600), time(closes));
-    let mut story = Story::begin(&["--available", &hours]);
+    let mut story = Story::begin_with(&["--available", &hours], 100_000);
     story.desk_is("off_hours");
     story.given_back();
     let why = story.explain();
     assert!(why.contains(&format!("available {hours}; opens in 2")), "{why}");
+    let step = story.wait("its checkpoint", |job| job["checkpoint_step"].as_u64());
     story.rack();
-    story.succeeds("rack", 2);
+    // It goes on there from where it was.
+    story.wait("steps on the other card", |job| {
+        let goes_on = job["agent"] == "rack" && job["attempt"] == 2;
+        (goes_on && job["latest"]["step"].as_u64()? > step).then_some(())
+    });
 }
 
 #[test]
@@ -170,7 +181,7 @@ fn a_driver_error_drains_the_card() {
     story.see(CardAnswer { xid: Some(48), ..CardAnswer::rtx_3080() });
     story.desk_is("driver_error");
     story.succeeds("desk", 1);
-    let next = Story { job: story.sandbox.submit(&recipe(&story.sandbox)), ..story };
+    let next = Story { job: story.sandbox.submit(&recipe(&story.sandbox, STEPS)), ..story };
     assert_eq!(
         next.explain(),
         "`desk` would hold it but is closed (its driver reported error Xid 48; look at the card, then restart the \
