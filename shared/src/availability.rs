@@ -150,9 +150,9 @@ fn in_words(ms: u64) -> String {
     match (seconds, minutes, hours) {
         (0..60, ..) => format!("{seconds} s"),
         (_, 0..60, _) => format!("{minutes} min"),
-        (.., 0..48) if minutes % 60 == 0 => format!("{} h", minutes / 60),
+        (.., 0..48) if minutes.is_multiple_of(60) => format!("{} h", minutes / 60),
         (.., 0..48) => format!("{} h {} min", minutes / 60, minutes % 60),
-        _ if hours % 24 == 0 => format!("{} days", hours / 24),
+        _ if hours.is_multiple_of(24) => format!("{} days", hours / 24),
         _ => format!("{} days {} h", hours / 24, hours % 24),
     }
 }

@@ -14,7 +14,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_fleetune-under-test");
 const LIMIT: Duration = Duration::from_secs(60);
 const GIB: u64 = 1 << 30;
 /// Some seconds' worth.
-const STEPS: u32 = 90;
+const STEPS: u32 = 150;
 
 /// A fleet of one workstation, with a job of a few seconds that runs there.
 struct Story {
@@ -147,7 +147,7 @@ fn the_card_is_given_back_while_the_coordinator_is_away() {
 #[test]
 fn a_window_closes() {
     // Long enough to begin the job in, too short to end it.
-    let closes = Timestamp::now().as_second() + 6;
+    let closes = Timestamp::now().as_second() + 10;
     let time =
         |second: i64| Timestamp::from_second(second).unwrap().strftime("%H:%M:%S").to_string();
     let hours = format!("{}-{}", time(closes - 3600), time(closes));

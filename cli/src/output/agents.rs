@@ -59,6 +59,18 @@ fn doing(agent: &AgentView) -> String {
     if all.is_empty() { "–".into() } else { all.join(", ") }
 }
 
+/// Why a card that could be talked to takes no jobs.
+pub(crate) fn closed(agent: &AgentView, now_ms: u64) -> Option<String> {
+    let why = agent.offer.availability.reason(now_ms).filter(|_| agent.connected)?;
+    Some(plain_line(&why))
+}
+
+/// What a new job could be promised, where any may come.
+fn open(agent: &AgentView) -> String {
+    let is_open = agent.offer.availability.is_open();
+    if is_open { agent.vram_bytes_open.to_string() } else { "–".into() }
+}
+
 impl Show for AgentList<'_> {
     fn table(&self, style: Style) -> String {
         let columns = [
@@ -84,17 +96,15 @@ impl Show for AgentList<'_> {
                 agent.offer.card.vram_bytes_total.to_string().into(),
                 agent.vram_bytes_reserved.to_string().into(),
                 agent.offer.vram_bytes_foreign.to_string().into(),
-                agent.vram_bytes_open.to_string().into(),
+                open(agent).into(),
                 Field::new(bar(used(agent), 12), Colour::Active),
                 doing(agent).into(),
                 if jobs.is_empty() { "–".into() } else { jobs.join(" ").into() },
             ]);
         }
         let text = table.text("no agents; `fleetune agent --join ADDRESS` brings one");
-        let closed = |agent: &AgentView| {
-            let why = agent.offer.availability.reason(self.now_ms).filter(|_| agent.connected)?;
-            Some(format!("{}: {}", agent.name, plain_line(&why)))
-        };
+        let closed =
+            |agent: &AgentView| Some(format!("{}: {}", agent.name, closed(agent, self.now_ms)?));
         let closed: Vec<String> = self.agents.iter().filter_map(closed).collect();
         if closed.is_empty() { text } else { format!("{text}\n\n{}", closed.join("\n")) }
     }

@@ -29,8 +29,8 @@ impl Script {
         match self {
             Self::Always(answers) => answers,
             Self::Scenes(scenes) => {
-                let begun = scenes.into_iter().filter(|scene| scene.after_ms <= elapsed_ms);
-                begun.last().map(|scene| scene.answers).unwrap_or_default()
+                let mut begun = scenes.into_iter().filter(|scene| scene.after_ms <= elapsed_ms);
+                begun.next_back().map(|scene| scene.answers).unwrap_or_default()
             }
         }
     }

@@ -4,7 +4,7 @@
 //! by writing the file anew, or by writing scenes that follow each other by themselves. [`Stub`] is the test's side; [`interface`] is the library's.
 
 mod answers;
-mod events;
+pub mod events;
 pub mod interface;
 
 pub use answers::{Answers, CardAnswer, ProcessAnswer, Scene, Script};
