@@ -126,6 +126,7 @@ fn an_owner_who_returns_has_the_card_and_the_job_goes_on_elsewhere() {
     let mut story = Story::begin(&["--idle-after", "1s", "--yield-within", "20s"], STEPS);
     story.see(blender());
     let took = story.given_back();
+    eprintln!("the card was given back after {took:?}");
     assert!(took < Duration::from_secs(20), "{took:?}");
     assert_eq!(story.why(), "its owner uses it: blender, 6.00 GiB");
     story.desk_is("owner");

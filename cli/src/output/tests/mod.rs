@@ -4,6 +4,7 @@ pub(crate) mod views;
 
 use fleetune_shared::ByteSize;
 use fleetune_shared::peft::{Lint, Reader};
+use fleetune_shared::view::Verdict;
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -78,6 +79,15 @@ fn a_sweep_best_loss_first() {
 fn why_a_job_waits() {
     assert_snapshot!("explain_table", Explained::new(&explanation(), None).table(Style::PLAIN));
     assert_snapshot!("explain_json", pretty(&Explained::new(&explanation(), None).json()));
+}
+
+#[test]
+fn a_closed_card_says_why_below_the_table() {
+    let mut closed = explanation();
+    closed.cards[1].verdict = Verdict::Closed;
+    closed.cards[1].lacks = Some("its owner uses it: blender, 6.10 GiB".into());
+    let table = Explained::new(&closed, None).table(Style::PLAIN);
+    assert!(table.contains("\nbench-4: its owner uses it: blender, 6.10 GiB\n"), "{table}");
 }
 
 #[test]
