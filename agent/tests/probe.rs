@@ -57,7 +57,7 @@ fn a_card_is_read_watched_and_lost() {
     // A stranger moves in.
     stub.answer(&machine(CardAnswer {
         used: 3 * GIB,
-        processes: vec![ProcessAnswer { pid: 1, used: Some(3 * GIB) }],
+        processes: vec![ProcessAnswer { pid: 1, used: Some(3 * GIB), ..ProcessAnswer::default() }],
         ..rtx_3080()
     }))
     .unwrap();

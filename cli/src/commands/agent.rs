@@ -71,11 +71,11 @@ pub(crate) struct CardArgs {
     /// A word that jobs can ask for in their recipe's `labels`; may be given several times
     #[arg(long = "label", value_name = "WORD", value_parser = label)]
     labels: Vec<String>,
-    #[command(flatten)]
-    owner: OwnerArgs,
     /// Where the agent keeps models, data and running jobs
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    owner: OwnerArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
