@@ -1,7 +1,7 @@
 //! The agent: lends one card to a fleet.
 //!
 //! ```text
-//!   coordinator ◀──link──▶ session ◀── probe (the card)
+//!   coordinator ◀──link──▶ session ◀── owner (may it be used?) ◀── probe (the card)
 //!                             │
 //!                          runner, one per attempt ◀── cache (inputs by hash)
 //!                             │ stdin, stdout
@@ -21,6 +21,7 @@ mod folder;
 mod link;
 mod order;
 mod outbox;
+pub mod owner;
 pub mod probe;
 mod runner;
 mod session;
@@ -30,6 +31,7 @@ mod trainer;
 pub use alone::train_alone;
 pub use confined::{Confined, Fate, confine};
 pub use error::AgentError;
+pub use owner::OwnerPolicy;
 pub use runner::Ending;
 pub use session::run;
 pub use settings::{CardSettings, DeviceChoice, Settings};

@@ -19,10 +19,10 @@ use fleetune_proto::v1::agent_message::Message as Up;
 use fleetune_proto::v1::coordinator_message::Message as Down;
 use fleetune_proto::v1::report::What;
 use fleetune_proto::v1::{self, AgentMessage, StopReason};
-use fleetune_shared::{ByteSize, FailureKind, Offer};
+use fleetune_shared::{Availability, ByteSize, FailureKind, Offer};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
@@ -31,12 +31,10 @@ use crate::cache::Cache;
 use crate::folder::DataFolder;
 use crate::link::{self, LinkEvent};
 use crate::outbox::Outbox;
+use crate::owner::{self, Lent};
 use crate::probe::Probe;
-use crate::runner::{self, Beginning, Start, TrainerPids, Upward, Wish, Workshop};
+use crate::runner::{self, Beginning, Release, Start, TrainerPids, Upward, Wish, Workshop};
 use crate::{AgentError, Settings};
-
-/// How often the card is looked at.
-const PROBE_EVERY: Duration = Duration::from_millis(500);
 
 /// Lends a card until `shutdown` resolves, then has trainers write checkpoints and gives their jobs back.
 ///
@@ -57,21 +55,24 @@ pub async fn run(
     let shop = Arc::new(Workshop {
         program: settings.program,
         silence_max: settings.silence_max,
-        stop_grace: settings.stop_grace,
         cache: Cache::new(folder.blobs(), client.clone(), settings.cache_bytes_max),
         client: client.clone(),
         device: probe.device(),
         gpu_uuid: probe.gpu_uuid().map(str::to_owned),
         pids: pids.clone(),
     });
-    let (offer, _watch) = watch_card(probe, pids).await;
+    let yield_within = settings.owner.yield_within;
+    let (card, _watch) = owner::watch(probe, settings.owner, pids).await;
+    let availability = card.borrow().offer.availability.clone();
     let (upward, inbox) = mpsc::channel(1024);
     let mut session = Session {
         name: settings.name.to_string(),
         key,
         folder,
         shop,
-        offer,
+        yield_within,
+        card,
+        availability,
         upward,
         outbox: Outbox::new(runner::now_ms() * 1000),
         held: BTreeMap::new(),
@@ -93,31 +94,6 @@ pub async fn run(
         .map_err(|why| AgentError::Refused { address, why })
 }
 
-/// Looks at the card again and again, away from everything else: a driver in trouble may take its time.
-async fn watch_card(
-    mut probe: Probe,
-    pids: TrainerPids,
-) -> (watch::Receiver<Offer>, AbortOnDropHandle<()>) {
-    let (sender, offer) = watch::channel(probe.offer(&pids.now()));
-    let watching = async move {
-        let mut tick = interval(PROBE_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            let trainers = pids.now();
-            let look = task::spawn_blocking(move || (probe.offer(&trainers), probe));
-            let Ok((now, back)) = look.await else { return };
-            probe = back;
-            sender.send_if_modified(|offer| {
-                let changed = *offer != now;
-                *offer = now;
-                changed
-            });
-        }
-    };
-    (offer, AbortOnDropHandle::new(tokio::spawn(watching)))
-}
-
 /// An open connection.
 struct Link {
     sender: mpsc::Sender<AgentMessage>,
@@ -130,7 +106,13 @@ struct Session {
     key: String,
     folder: DataFolder,
     shop: Arc<Workshop>,
-    offer: watch::Receiver<Offer>,
+    /// How long a trainer may take to leave when it is asked to, and when the card's owner wants it.
+    stop_grace: Duration,
+    yield_within: Duration,
+    /// Changes when it opens or closes.
+    card: watch::Receiver<Lent>,
+    /// What was acted on last.
+    availability: Availability,
     upward: mpsc::Sender<Upward>,
     outbox: Outbox,
     /// Attempts that have not ended, and the line to each. Closed once the attempt has ended.
@@ -167,6 +149,7 @@ impl Session {
                     next_beat = Instant::now() + self.heartbeat;
                     self.beat();
                 }
+                Ok(()) = self.card.changed() => self.heed(),
                 () = &mut shutdown, if self.closing.is_none() => self.close(),
                 () = sleep_until(self.closing.unwrap_or_else(Instant::now)), if self.closing.is_some() => break,
             }
@@ -182,7 +165,7 @@ impl Session {
     }
 
     fn offer(&self) -> Offer {
-        let mut offer = self.offer.borrow().clone();
+        let mut offer = self.card.borrow().offer.clone();
         offer.blobs_cached = self.shop.cache.large();
         if self.closing.is_some() {
             offer.vram_bytes_foreign = offer.card.vram_bytes_total;
@@ -217,7 +200,8 @@ impl Session {
     }
 
     fn beat(&mut self) {
-        let heartbeat = v1::Heartbeat { offer: Some(self.offer().into()) };
+        let telemetry = self.card.borrow().telemetry.clone().map(Into::into);
+        let heartbeat = v1::Heartbeat { offer: Some(self.offer().into()), telemetry };
         if let Some(link) = self.link.as_ref().filter(|link| link.welcomed) {
             // A connection so full that a heartbeat finds no room is as good as silent.
             let _ = link.sender.try_send(AgentMessage { message: Some(Up::Heartbeat(heartbeat)) });
@@ -246,7 +230,10 @@ impl Session {
             Down::Stop(stop) => {
                 let id = AttemptId::of_wire(stop.job, stop.attempt);
                 match stop.reason() {
-                    StopReason::Yield => self.release(id, "wanted elsewhere"),
+                    StopReason::Yield if stop.for_owner => {
+                        self.release(id, "its agent was paused", self.yield_within);
+                    }
+                    StopReason::Yield => self.release(id, "wanted elsewhere", self.stop_grace),
                     StopReason::Cancelled | StopReason::Fenced | StopReason::Unspecified => {
                         self.kill(id, stop.reason().as_str_name());
                     }
@@ -270,6 +257,9 @@ impl Session {
         }
         if self.closing.is_some() {
             return self.report(id, released("the agent is shutting down"));
+        }
+        if let Some(why) = self.closed() {
+            return self.report(id, released(&why));
         }
         match read_start(start) {
             Ok(start) => self.begin(id, Beginning::Start(Box::new(start))),
@@ -296,14 +286,18 @@ impl Session {
         self.held.insert(id, Arc::new(wish));
     }
 
-    fn release(&mut self, id: AttemptId, why: &str) {
+    fn release(&mut self, id: AttemptId, why: &str, within: Duration) {
         match self.held.get(&id) {
             Some(wish) => {
-                let wanted = Wish::Release(why.to_owned());
+                let wanted = Release { why: why.to_owned(), deadline: StdInstant::now() + within };
                 wish.send_if_modified(|wish| {
-                    let fresh = *wish == Wish::Go;
+                    let fresh = match wish {
+                        Wish::Go => true,
+                        Wish::Release(before) => wanted.deadline < before.deadline,
+                        Wish::Die => false,
+                    };
                     if fresh {
-                        *wish = wanted;
+                        *wish = Wish::Release(wanted);
                     }
                     fresh
                 });
@@ -378,12 +372,37 @@ impl Session {
 
     fn close(&mut self) {
         info!("agent {} shuts down", self.name);
-        self.closing = Some(Instant::now() + self.shop.stop_grace);
+        self.closing = Some(Instant::now() + self.stop_grace);
         // Nothing is lent any more, so that what is given back does not come back.
         self.beat();
         let held: Vec<_> = self.held.keys().copied().collect();
         for id in held {
-            self.release(id, "the agent shuts down");
+            self.release(id, "the agent shuts down", self.stop_grace);
+        }
+    }
+
+    // ── the owner ──
+
+    /// Why jobs may not be here now, where they may not.
+    fn closed(&self) -> Option<String> {
+        let now_ms = runner::now_ms();
+        self.availability.yields().then(|| self.availability.reason(now_ms)).flatten()
+    }
+
+    /// The card opened or closed. The coordinator hears of it before it hears what the jobs say, so that none of them
+    /// comes back.
+    fn heed(&mut self) {
+        let availability = self.card.borrow_and_update().offer.availability.clone();
+        if availability == self.availability {
+            return;
+        }
+        self.availability = availability;
+        self.beat();
+        if let Some(why) = self.closed() {
+            let held: Vec<_> = self.held.keys().copied().collect();
+            for id in held {
+                self.release(id, &why, self.yield_within);
+            }
         }
     }
 }

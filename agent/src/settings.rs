@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use fleetune_shared::{AgentName, ByteSize};
 
+use crate::owner::OwnerPolicy;
+
 /// What computes, as the owner chose it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -48,6 +50,8 @@ pub struct Settings {
     pub card: CardSettings,
     /// The most that models and data kept for later jobs may take; half of what the disk has to spare where absent.
     pub cache_bytes_max: Option<ByteSize>,
+    /// Who comes first on it.
+    pub owner: OwnerPolicy,
     /// Started as `program trainer ORDER` for every attempt.
     pub program: PathBuf,
     /// A trainer that says nothing for so long hangs.
@@ -68,6 +72,7 @@ impl Settings {
             data_dir,
             card: CardSettings::default(),
             cache_bytes_max: None,
+            owner: OwnerPolicy::default(),
             program: std::env::current_exe()?,
             silence_max: Duration::from_secs(15 * 60),
             stop_grace: Duration::from_secs(60),

@@ -39,7 +39,7 @@ fn a_card_is_read_watched_and_lost() {
     let second = CardSettings { gpu: 1, ..card(DeviceChoice::Auto) };
     let mut probe = open(&second).unwrap();
     let trainers = BTreeSet::from([4711]);
-    let offer = probe.offer(&trainers);
+    let offer = probe.look(&trainers).offer;
     assert_eq!(
         offer.card,
         Card {
@@ -52,27 +52,27 @@ fn a_card_is_read_watched_and_lost() {
 
     // The driver's own share is not ours to lend.
     let mut probe = open(&second).unwrap();
-    assert_eq!(probe.offer(&BTreeSet::new()).vram_bytes_foreign, ByteSize(1 << 28));
+    assert_eq!(probe.look(&BTreeSet::new()).offer.vram_bytes_foreign, ByteSize(1 << 28));
 
     // A stranger moves in.
     stub.answer(&machine(CardAnswer {
         used: 3 * GIB,
-        processes: vec![ProcessAnswer { pid: 1, used: Some(3 * GIB) }],
+        processes: vec![ProcessAnswer { pid: 1, used: Some(3 * GIB), ..ProcessAnswer::default() }],
         ..rtx_3080()
     }))
     .unwrap();
     let stranger = ByteSize(3 * GIB + (1 << 28));
-    assert_eq!(probe.offer(&BTreeSet::new()).vram_bytes_foreign, stranger);
+    assert_eq!(probe.look(&BTreeSet::new()).offer.vram_bytes_foreign, stranger);
 
     // The other card falls off the bus and ours moves up: still ours is read.
     stub.answer(&Answers { cards: vec![rtx_3080()], ..Answers::default() }).unwrap();
-    assert_eq!(probe.offer(&BTreeSet::new()).vram_bytes_foreign, ByteSize(1 << 28));
+    assert_eq!(probe.look(&BTreeSet::new()).offer.vram_bytes_foreign, ByteSize(1 << 28));
 
     // Our card falls off the bus: nothing is lent, nobody dies; and it comes back.
     stub.answer(&machine(CardAnswer { error: 15, ..rtx_3080() })).unwrap();
-    assert_eq!(probe.offer(&BTreeSet::new()).vram_bytes_foreign, ByteSize(10 * GIB));
+    assert_eq!(probe.look(&BTreeSet::new()).offer.vram_bytes_foreign, ByteSize(10 * GIB));
     stub.answer(&machine(rtx_3080())).unwrap();
-    assert_eq!(probe.offer(&BTreeSet::new()).vram_bytes_foreign, ByteSize(1 << 28));
+    assert_eq!(probe.look(&BTreeSet::new()).offer.vram_bytes_foreign, ByteSize(1 << 28));
 
     // A third GPU was never there, and a driver may not be loaded.
     let third = CardSettings { gpu: 2, ..card(DeviceChoice::Cpu) };
@@ -94,7 +94,7 @@ fn a_declared_card_needs_no_driver() {
     };
     let nowhere = Some(OsStr::new("/nowhere/libnvidia-ml.so"));
     let mut probe = Probe::open_with(&settings, nowhere).unwrap();
-    let offer = probe.offer(&BTreeSet::new());
+    let offer = probe.look(&BTreeSet::new()).offer;
     assert_eq!(offer.card.name, "RTX 3080");
     assert_eq!(offer.card.vram_bytes_total, ByteSize(10 * GIB));
     assert_eq!(offer.card.device, Device::Cpu);

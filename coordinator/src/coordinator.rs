@@ -66,6 +66,10 @@ impl Coordinator {
     pub(crate) fn fleet_view(&self) -> FleetView {
         let liveness = self.sessions.liveness();
         let mut fleet = self.state(|state| view::fleet(state, &liveness));
+        let mut telemetry = self.sessions.telemetry();
+        for agent in &mut fleet.agents {
+            agent.telemetry = telemetry.remove(&agent.name);
+        }
         for job in &mut fleet.jobs {
             job.latest = self.journal.latest(job.id);
         }

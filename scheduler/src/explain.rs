@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use fleetune_shared::recipe::{CheckpointingChoice, CheckpointingLevel};
 use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
-use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, RequestId, Work};
+use fleetune_shared::{Availability, ByteSize, Estimate, JobId, JobSpec, Recipe, RequestId, Work};
 
 use crate::Liveness;
 use crate::placement::{self, Decision};
@@ -130,14 +130,7 @@ impl<'a> Picture<'a> {
             Phase::Assigned(lease) => {
                 format!("assigned to `{}`, its trainer is starting", lease.agent)
             }
-            Phase::Running(Lease { agent, yielding_to: Some(urgent), .. }) => {
-                format!(
-                    "writes a checkpoint on `{agent}` to make room for job {urgent}, which is more urgent"
-                )
-            }
-            Phase::Running(lease) => {
-                format!("running on `{}` with {} promised", lease.agent, lease.vram_bytes)
-            }
+            Phase::Running(lease) => self.running(lease),
             Phase::Succeeded { agent, .. } => format!("succeeded on `{agent}`"),
             Phase::Failed => {
                 format!("failed: {}", job.failure.as_ref().map_or("", |f| f.message.as_str()))
@@ -216,6 +209,10 @@ impl<'a> Picture<'a> {
                 card.agent, card.jobs, card.jobs_max
             );
         }
+        if let Some(card) = some(Verdict::Closed).next() {
+            let why = card.lacks.as_deref().unwrap_or_default();
+            return format!("`{}` would hold it but is closed ({why})", card.agent);
+        }
         if let Some(card) = some(Verdict::Draining).next() {
             return format!("`{}` would hold it but takes no new jobs", card.agent);
         }
@@ -223,6 +220,27 @@ impl<'a> Picture<'a> {
             return format!("`{}` would hold it but is not connected", card.agent);
         }
         refusal(&job.spec, cards)
+    }
+
+    /// Why an agent's card takes no jobs now, where it takes none.
+    fn closed(&self, agent: &Agent) -> Option<String> {
+        let heard_ms = self.liveness.map_or(0, |liveness| liveness.heard_ms(&agent.name));
+        agent.availability().reason(heard_ms.max(self.state.clock_ms()))
+    }
+
+    /// How a job runs: whether it has to leave, and why.
+    fn running(&self, lease: &Lease) -> String {
+        let Lease { agent: name, vram_bytes, yielding_to, .. } = lease;
+        let leaves = self.state.agent(name).filter(|agent| agent.availability().yields());
+        if let Some(why) = leaves.and_then(|agent| self.closed(agent)) {
+            return format!("writes a checkpoint on `{name}` and leaves ({why})");
+        }
+        match yielding_to {
+            Some(urgent) => format!(
+                "writes a checkpoint on `{name}` to make room for job {urgent}, which is more urgent"
+            ),
+            None => format!("running on `{name}` with {vram_bytes} promised"),
+        }
     }
 
     /// A card fits, but another job's turn comes first.
@@ -266,6 +284,7 @@ impl<'a> Picture<'a> {
         let here = |l: &Liveness| agent.present && l.is_connected(&agent.name);
         let lacks = spec.requirements().and_then(|ask| ask.unmet(&agent.offer));
         let unsuitable = lacks.is_some();
+        let closed = self.closed(agent).filter(|_| self.liveness.is_some());
         let company = anti_affinity(spec).filter(|word| own == 0 && agent.load.has_word(word));
         let verdict = if unsuitable {
             Verdict::Unsuitable
@@ -275,6 +294,8 @@ impl<'a> Picture<'a> {
             Verdict::Disconnected
         } else if agent.draining {
             Verdict::Draining
+        } else if closed.is_some() {
+            Verdict::Closed
         } else if needed > open {
             Verdict::Busy
         } else if jobs >= agent.offer.jobs_max() || company.is_some() {
@@ -293,7 +314,9 @@ impl<'a> Picture<'a> {
             jobs,
             jobs_max: agent.offer.jobs_max(),
             verdict,
-            lacks: lacks.or_else(|| company.map(|word| format!("holds another job of `{word}`"))),
+            lacks: lacks
+                .or_else(|| closed.filter(|_| verdict == Verdict::Closed))
+                .or_else(|| company.map(|word| format!("holds another job of `{word}`"))),
         }
     }
 }
@@ -358,6 +381,10 @@ fn sooner(cards: &[CardVerdict]) -> Option<String> {
             "others use {} on `{}`: without them it would start there now",
             card.vram_bytes_foreign, card.agent
         ));
+    }
+    let paused = Availability::Paused.reason(0);
+    if let Some(card) = some(Verdict::Closed).filter(|card| card.lacks == paused) {
+        return Some(format!("`fleetune agent resume {}` lets it start there", card.agent));
     }
     if let Some(card) = some(Verdict::Draining) {
         return Some(format!("`fleetune agent drain {} --undo` lets it start there", card.agent));

@@ -23,10 +23,15 @@ impl Liveness {
         self.connected.contains(agent)
     }
 
+    /// The latest moment known when the agent was last heard: now, for one whose session is open.
+    #[must_use]
+    pub fn heard_ms(&self, agent: &AgentName) -> u64 {
+        self.heard_ms.get(agent).copied().unwrap_or(0)
+    }
+
     /// How long the agent has been silent.
     #[must_use]
     pub fn silence_ms(&self, agent: &AgentName, now_ms: u64) -> u64 {
-        let heard = self.heard_ms.get(agent).copied().unwrap_or(0);
-        now_ms.saturating_sub(heard.max(self.leader_since_ms))
+        now_ms.saturating_sub(self.heard_ms(agent).max(self.leader_since_ms))
     }
 }

@@ -1,7 +1,7 @@
 //! Read-only pictures of the state, as front ends show them.
 
 use fleetune_shared::view::{AgentView, FailureView, FleetView, JobPhase, JobView};
-use fleetune_shared::{ByteSize, Work};
+use fleetune_shared::{ByteSize, Offer, Work};
 
 use crate::Liveness;
 use crate::explain::Picture;
@@ -30,14 +30,15 @@ pub fn fleet(state: &State, liveness: &Liveness) -> FleetView {
     }
 }
 
-/// One agent.
+/// One agent. What its card is doing is not replicated: the caller adds it.
 #[must_use]
 pub fn agent(state: &State, liveness: &Liveness, agent: &Agent) -> AgentView {
     AgentView {
         name: agent.name.clone(),
         connected: agent.present && liveness.is_connected(&agent.name),
         draining: agent.draining,
-        offer: agent.offer.clone(),
+        offer: Offer { availability: agent.availability().clone(), ..agent.offer.clone() },
+        telemetry: None,
         vram_bytes_reserved: ByteSize(state.vram_bytes_reserved(&agent.name)),
         vram_bytes_open: agent.vram_bytes_open(),
         jobs: state.held_by(&agent.name).map(|j| j.id).collect(),

@@ -15,6 +15,7 @@ enum Event {
     Vanish(usize),
     Cancel(u64),
     Drain(usize, bool),
+    Pause(usize, bool),
     Wait(u64),
 }
 
@@ -30,7 +31,8 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(agent, held)| Event::Join { agent, held }),
         agent.clone().prop_map(Event::Vanish),
         (1..8u64).prop_map(Event::Cancel),
-        (agent, any::<bool>()).prop_map(|(agent, draining)| Event::Drain(agent, draining)),
+        (agent.clone(), any::<bool>()).prop_map(|(agent, draining)| Event::Drain(agent, draining)),
+        (agent, any::<bool>()).prop_map(|(agent, paused)| Event::Pause(agent, paused)),
         (1..3 * LEASE_MS).prop_map(Event::Wait),
     ]
 }
@@ -59,6 +61,9 @@ fn play(fleet: &mut Fleet, event: Event) {
         }
         Event::Drain(agent, draining) => {
             fleet.apply(Command::Drain { agent: name(AGENTS[agent]), draining });
+        }
+        Event::Pause(agent, paused) => {
+            fleet.apply(Command::Pause { agent: name(AGENTS[agent]), paused });
         }
         Event::Wait(ms) => fleet.wait(ms),
     }

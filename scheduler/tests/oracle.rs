@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleetune_scheduler::placement::{Policy, plan};
 use fleetune_scheduler::state::{Agent, Command, Job, Phase, State, level};
-use fleetune_shared::{ArtifactKind, ByteSize, Device, JobId, JobSpec, Offer};
+use fleetune_shared::{ArtifactKind, Availability, ByteSize, Device, JobId, JobSpec, Offer};
 use proptest::prelude::*;
 use story::{Fleet, LEASE_MS, artifact, asks, gpu, name, of, offer};
 
@@ -63,7 +63,8 @@ fn assignments(fleet: &Fleet, now_ms: u64) -> Vec<Command> {
     let state = &fleet.state;
     let mut rooms: Vec<_> = state
         .agents()
-        .filter(|a| a.present && !a.draining && fleet.liveness.is_connected(&a.name))
+        .filter(|a| a.present && !a.draining && !a.paused && a.offer.availability.is_open())
+        .filter(|a| fleet.liveness.is_connected(&a.name))
         .map(|agent| {
             let held: Vec<_> =
                 state.jobs().filter(|j| j.lease().is_some_and(|l| l.agent == agent.name)).collect();
@@ -258,7 +259,7 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (1..18u8, 0..3u8, -1..2i8, 0..8u8)
             .prop_map(|(gib, user, priority, keys)| Event::Submit { gib, user, priority, keys }),
         6 => (0..64usize, 0..6u8).prop_map(|(job, what)| Event::Step { job, what }),
-        2 => (0..5u8, 0..8u8).prop_map(|(agent, offer)| Event::Offer { agent, offer }),
+        2 => (0..5u8, 0..10u8).prop_map(|(agent, offer)| Event::Offer { agent, offer }),
         1 => (0..5u8).prop_map(Event::Vanish),
         3 => (1..20_000_000u32).prop_map(Event::Wait),
     ]
@@ -288,7 +289,8 @@ fn offered(number: u8) -> Offer {
         0 => card,
         1 => Offer { labels: ["night".to_owned()].into(), ..card },
         2 => Offer { max_jobs_per_card: Some(2), vram_bytes_foreign: ByteSize(1 << 30), ..card },
-        _ => gpu(16.0),
+        3 => gpu(16.0),
+        _ => Offer { availability: Availability::TooHot { celsius: 87, celsius_max: 85 }, ..card },
     }
 }
 

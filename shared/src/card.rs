@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BlobHash, ByteSize};
+use crate::{Availability, BlobHash, ByteSize};
 
 /// What a trainer computes on.
 #[derive(
@@ -48,6 +48,9 @@ pub struct Offer {
     /// Large blobs it keeps: a base model among them need not cross the network.
     #[serde(default)]
     pub blobs_cached: BTreeSet<BlobHash>,
+    /// Whether it takes jobs now.
+    #[serde(default)]
+    pub availability: Availability,
 }
 
 impl Offer {
@@ -60,6 +63,7 @@ impl Offer {
             max_jobs_per_card: None,
             labels: BTreeSet::new(),
             blobs_cached: BTreeSet::new(),
+            availability: Availability::Open,
         }
     }
 

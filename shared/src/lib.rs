@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod artifact;
+mod availability;
 mod bytes;
 mod card;
 mod estimate;
@@ -23,9 +24,11 @@ mod order;
 pub mod peft;
 pub mod recipe;
 mod requirements;
+mod telemetry;
 pub mod view;
 
 pub use artifact::{Artifact, ArtifactFile, ArtifactKind, FileName, FileNameError, Lineage};
+pub use availability::{Availability, OwnerSign};
 pub use bytes::{ByteSize, ByteSizeError};
 pub use card::{Card, Device, Offer};
 pub use estimate::{
@@ -47,3 +50,4 @@ pub use order::{DataFiles, MergeOnto, MergeOrder, TrainOrder};
 pub use peft::AdapterConfig;
 pub use recipe::Recipe;
 pub use requirements::Requirements;
+pub use telemetry::{Telemetry, Throttle};

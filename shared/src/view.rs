@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AgentName, Artifact, Attempt, ByteSize, Card, Estimate, FailureKind, Input, JobId, Lineage,
-    ModelSpec, Offer, StepMetrics, TrainSummary,
+    ModelSpec, Offer, StepMetrics, Telemetry, TrainSummary,
 };
 
 /// Where a job stands, for people and scripts.
@@ -125,6 +125,8 @@ pub struct AgentView {
     pub draining: bool,
     /// What it lends.
     pub offer: Offer,
+    /// What its card was doing when it was heard last; absent for a declared card.
+    pub telemetry: Option<Telemetry>,
     /// Memory promised to jobs.
     pub vram_bytes_reserved: ByteSize,
     /// Memory a new job could be promised.
@@ -173,7 +175,7 @@ pub struct CardVerdict {
     pub jobs_max: u32,
     /// The answer.
     pub verdict: Verdict,
-    /// What it lacks, or whose company is in the way.
+    /// What it lacks, whose company is in the way, or why it is closed.
     pub lacks: Option<String>,
 }
 
@@ -195,6 +197,8 @@ pub enum Verdict {
     Disconnected,
     /// Its agent takes no new jobs.
     Draining,
+    /// Its owner comes first.
+    Closed,
 }
 
 /// The fleet at a glance.

@@ -88,25 +88,21 @@ impl Sandbox {
     /// # Panics
     /// If it does not join within 20 s.
     pub fn start_agent(&mut self, name: &str, vram: &str) {
+        self.start_agent_with(name, &["--vram", vram, "--card", "Test card"], &[]);
+    }
+
+    /// Starts an agent (again) with these options, and variables in its environment, and waits until it has joined.
+    ///
+    /// # Panics
+    /// If it does not join within 20 s.
+    pub fn start_agent_with(&mut self, name: &str, options: &[&str], variables: &[(&str, &str)]) {
         let data = self.folder().join(name).display().to_string();
         let join = format!("http://{}", self.address);
-        let args = [
-            "agent",
-            "--join",
-            &join,
-            "--name",
-            name,
-            "--device",
-            "cpu",
-            "--vram",
-            vram,
-            "--card",
-            "Test card",
-            "--data-dir",
-            &data,
-        ];
-        let process =
-            Process::start(&self.program, &args, self.folder().join(format!("{name}.log")));
+        let args =
+            ["agent", "--join", &join, "--name", name, "--device", "cpu", "--data-dir", &data];
+        let args = [&args[..], options].concat();
+        let log = self.folder().join(format!("{name}.log"));
+        let process = Process::start_with(&self.program, &args, variables, log);
         self.agents.insert(name.to_owned(), process);
         self.wait_for("the agent to join", Duration::from_secs(20), |s| {
             let agents = s.json(&["agents"])?;
@@ -131,17 +127,13 @@ impl Sandbox {
     /// The numbers of all trainer processes of this sandbox.
     #[must_use]
     pub fn trainers(&self) -> Vec<i32> {
-        let folder = self.folder().display().to_string();
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        processes
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid: &i32| {
-                let command =
-                    fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let mut words = command.split('\0').skip(1);
-                words.next() == Some("trainer") && words.any(|word| word.starts_with(&folder))
-            })
-            .collect()
+        trainers_under(self.folder())
+    }
+
+    /// The numbers of one agent's trainer processes.
+    #[must_use]
+    pub fn trainers_of(&self, agent: &str) -> Vec<i32> {
+        trainers_under(&self.folder().join(agent))
     }
 
     /// Runs the CLI against this fleet.
@@ -206,4 +198,18 @@ impl Sandbox {
             thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// Trainer processes whose orders lie under a folder.
+fn trainers_under(folder: &Path) -> Vec<i32> {
+    let folder = format!("{}/", folder.display());
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = command.split('\0').skip(1);
+            words.next() == Some("trainer") && words.any(|word| word.starts_with(&folder))
+        })
+        .collect()
 }

@@ -6,9 +6,11 @@
 //!   neither ───────────────────▶ one clear line
 //! ```
 //!
-//! The session (`crate::session`) asks for a fresh [`Offer`] with every heartbeat.
+//! `crate::owner` looks again and again, and decides whether the card takes jobs.
 
 mod nvml;
+mod sight;
+mod xid;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -20,6 +22,8 @@ use tracing::{info, warn};
 
 use crate::settings::{CardSettings, DeviceChoice};
 use nvml::Gpu;
+use sight::plain;
+pub use sight::{Sight, Stranger};
 
 /// Names the management library, for machines that keep it elsewhere.
 pub const LIBRARY: &str = "FLEETUNE_NVML";
@@ -44,6 +48,15 @@ pub enum ProbeError {
         /// There are.
         count: u32,
     },
+    /// The GPU is divided.
+    #[error(
+        "gpu {index} is divided into MIG instances, and only whole GPUs are lent: \
+         end that (`nvidia-smi -i {index} -mig 0`), or choose another with --gpu"
+    )]
+    Divided {
+        /// Asked for.
+        index: u32,
+    },
     /// Built for the CPU only.
     #[error(
         "--device cuda: trainers of this version compute on the CPU only, however it was built (docs/cuda.md); \
@@ -58,6 +71,16 @@ pub enum ProbeError {
     /// The driver's answer.
     #[error("the NVIDIA driver does not answer: {0}")]
     Nvml(#[from] NvmlError),
+}
+
+/// One look at the card.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The card and what others hold on it; open, for who comes first is not decided here. One that does not answer
+    /// has nothing left to lend.
+    pub offer: Offer,
+    /// What there was to see, or what the driver said instead.
+    pub sight: Result<Sight, String>,
 }
 
 /// Where the card's numbers come from.
@@ -148,49 +171,42 @@ impl Probe {
         Some(gpu.uuid())
     }
 
-    /// The card and what others hold on it now; `trainers` are the processes that are ours. A card that does not
-    /// answer is offered with nothing open on it.
-    pub fn offer(&mut self, trainers: &BTreeSet<u32>) -> Offer {
-        let foreign = match &self.gpu {
-            None => ByteSize(0),
-            Some(gpu) => {
-                // A trainer on the CPU holds nothing on the card.
-                let none = BTreeSet::new();
-                let trainers = if self.card.device == Device::Cuda { trainers } else { &none };
-                match gpu.usage(trainers) {
-                    Ok(usage) => {
-                        if self.lost {
-                            info!("card {} answers again", self.card.name);
-                        }
-                        self.lost = false;
-                        let foreign = match usage.ours {
-                            Some(ours) => ByteSize(usage.held.0.saturating_sub(ours.0)),
-                            None => self.quiet,
-                        };
-                        if trainers.is_empty() {
-                            self.quiet = foreign;
-                        }
-                        foreign
-                    }
-                    Err(error) => {
-                        if !self.lost {
-                            warn!(
-                                "card {} does not answer: {error}; nothing is lent",
-                                self.card.name
-                            );
-                        }
-                        self.lost = true;
-                        self.card.vram_bytes_total
-                    }
-                }
-            }
+    /// Looks at the card; `trainers` are the processes that are ours.
+    pub fn look(&mut self, trainers: &BTreeSet<u32>) -> Look {
+        let sight = self.sight(trainers);
+        if let (Err(error), false) = (&sight, self.lost) {
+            warn!("card {} does not answer: {error}; nothing is lent", self.card.name);
+        }
+        if self.lost && sight.is_ok() {
+            info!("card {} answers again", self.card.name);
+        }
+        self.lost = sight.is_err();
+        let foreign = match &sight {
+            Ok(sight) => sight.vram_bytes_foreign.unwrap_or(self.quiet),
+            Err(_) => self.card.vram_bytes_total,
         };
-        Offer {
+        let offer = Offer {
             vram_bytes_foreign: foreign,
             max_jobs_per_card: self.max_jobs,
             labels: self.labels.clone(),
             ..Offer::of(self.card.clone())
+        };
+        Look { offer, sight }
+    }
+
+    fn sight(&mut self, trainers: &BTreeSet<u32>) -> Result<Sight, String> {
+        let Some(gpu) = &mut self.gpu else { return Ok(Sight::default()) };
+        // A trainer on the CPU holds nothing on the card.
+        let none = BTreeSet::new();
+        let trainers = if self.card.device == Device::Cuda { trainers } else { &none };
+        let usage = gpu.usage(trainers).map_err(|error| {
+            plain(&error.to_string()).unwrap_or_else(|| "an error without words".into())
+        })?;
+        let foreign = usage.ours.map(|ours| ByteSize(usage.held.0.saturating_sub(ours.0)));
+        if trainers.is_empty() {
+            self.quiet = foreign.unwrap_or_default();
         }
+        Ok(Sight { vram_bytes_foreign: foreign, ..usage.sight })
     }
 }
 
@@ -207,14 +223,14 @@ mod tests {
             let card = CardAnswer { uuid, total: 1000, used, processes, ..CardAnswer::default() };
             Answers { cards: vec![card], ..Answers::default() }
         };
-        let process = |pid, used| ProcessAnswer { pid, used };
+        let process = |pid, used| ProcessAnswer { pid, used, ..ProcessAnswer::default() };
         let folder = tempfile::tempdir().unwrap();
         let stub = Stub::install(folder.path(), &card(100, vec![process(1, Some(100))])).unwrap();
         let library = fleetune_stub_nvml::library().unwrap();
         let settings = CardSettings::default();
         let mut probe = Probe::driven(&settings, Device::Cuda, Some(library.as_os_str())).unwrap();
         let mut foreign = |trainers: &[u32]| {
-            probe.offer(&trainers.iter().copied().collect()).vram_bytes_foreign.0
+            probe.look(&trainers.iter().copied().collect()).offer.vram_bytes_foreign.0
         };
         assert_eq!(foreign(&[]), 100);
 
@@ -230,5 +246,15 @@ mod tests {
         // Ours has gone and left nothing behind; somebody else grew.
         stub.answer(&card(300, vec![process(1, Some(300))])).unwrap();
         assert_eq!(foreign(&[]), 300);
+
+        // While ours runs, load is told by process, and a number that nobody has here may be ours in a container.
+        let (here, nowhere) = (std::process::id(), 4_190_000);
+        let busy = |pid, utilization| ProcessAnswer { utilization, ..process(pid, Some(100)) };
+        stub.answer(&card(300, vec![busy(7, 60), busy(here, 30), busy(nowhere, 9)])).unwrap();
+        let sight = probe.look(&[7].into()).sight.unwrap();
+        let pids: Vec<u32> = sight.strangers.iter().map(|stranger| stranger.pid).collect();
+        assert_eq!((pids, sight.load_percent), (vec![here], Some(30)));
+        let sight = probe.look(&BTreeSet::new()).sight.unwrap();
+        assert_eq!((sight.strangers.len(), sight.load_percent), (3, Some(0)));
     }
 }

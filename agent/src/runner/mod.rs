@@ -48,7 +48,6 @@ pub(crate) use workspace::{WorkResult, Workspace};
 pub(crate) struct Workshop {
     pub(crate) program: PathBuf,
     pub(crate) silence_max: Duration,
-    pub(crate) stop_grace: Duration,
     pub(crate) cache: Cache,
     pub(crate) client: fleetune_proto::client::Client,
     pub(crate) device: Device,
@@ -61,10 +60,19 @@ pub(crate) struct Workshop {
 pub(crate) enum Wish {
     /// That it goes on.
     Go,
-    /// That it writes a checkpoint, uploads it and ends; with the reason it is to report.
-    Release(String),
+    /// That it writes a checkpoint, uploads it and ends.
+    Release(Release),
     /// That it ends at once and reports nothing.
     Die,
+}
+
+/// How an attempt is to leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Release {
+    /// The reason it is to report.
+    pub(crate) why: String,
+    /// When its trainer is ended, if it has not written its checkpoint by then.
+    pub(crate) deadline: Instant,
 }
 
 /// Where an attempt begins.
@@ -171,7 +179,7 @@ impl Attempt {
         let shop = Arc::clone(&self.shop);
         let fetching = fetch::fetch(&start, &self.workspace, &shop.cache, &self.desk, shop.device);
         tokio::select! {
-            why = asked_to_release(&mut wish) => Stage::Releasing(why),
+            release = asked_to_release(&mut wish) => Stage::Releasing(release.why),
             fetched = fetching => match fetched {
                 Ok(order) => Stage::Training { start, order },
                 Err(message) => Stage::Failing(FailureKind::Machine, message),
@@ -209,7 +217,8 @@ impl Attempt {
         let silence_max = self.shop.silence_max;
         let mut silence = Box::pin(tokio::time::sleep(silence_max));
         let mut grace = Box::pin(tokio::time::sleep(Duration::MAX));
-        let mut released = None;
+        let mut released: Option<Release> = None;
+        let mut late = false;
         let status = loop {
             tokio::select! {
                 next = process.next() => match next {
@@ -227,13 +236,15 @@ impl Attempt {
                     let message = format!("the trainer said nothing for {seconds} s and was ended");
                     listener.words.failed = Some((FailureKind::Hung, message));
                 }
-                why = asked_to_release(&mut self.wish), if released.is_none() => {
-                    released = Some(why);
-                    process.ask_to_stop().await;
-                    grace = Box::pin(tokio::time::sleep(self.shop.stop_grace));
+                release = asked_anew(&mut self.wish, released.as_ref()) => {
+                    grace.as_mut().reset(release.deadline.into());
+                    if released.replace(release).is_none() {
+                        process.ask_to_stop().await;
+                    }
                 }
-                () = &mut grace, if released.is_some() => {
+                () = &mut grace, if released.is_some() && !late => {
                     // What it had uploaded before is where the job goes on.
+                    late = true;
                     process.kill().await;
                 }
             }
@@ -267,14 +278,17 @@ impl Attempt {
             }
             Ending::Stopped => {
                 courier.settle().await;
-                Stage::Releasing(released.unwrap_or_else(|| "the trainer was asked to stop".into()))
-            }
-            // It was killed because it did not stop in time; that is no fault of the job's.
-            Ending::Failed { kind: FailureKind::Machine, .. } if released.is_some() => {
-                courier.settle().await;
-                Stage::Releasing(released.unwrap_or_default())
+                let why = released.map(|release| release.why);
+                Stage::Releasing(why.unwrap_or_else(|| "the trainer was asked to stop".into()))
             }
             Ending::Failed { kind, message } => {
+                // It was killed because it did not stop in time, say; that is no fault of the job's.
+                let excused = released.filter(|_| late || kind == FailureKind::Machine);
+                if let Some(Release { why, .. }) = excused {
+                    courier.settle().await;
+                    let rest = if late { "; its checkpoint was not ready in time" } else { "" };
+                    return Stage::Releasing(format!("{why}{rest}"));
+                }
                 // A failure of the machine is answered with another attempt, which goes on from here.
                 if matches!(kind, FailureKind::Machine | FailureKind::Hung) {
                     courier.settle().await;
@@ -356,18 +370,18 @@ impl Listener<'_> {
     }
 }
 
-/// Waits for the wish that this attempt be released; with the reason.
-async fn asked_to_release(wish: &mut watch::Receiver<Wish>) -> String {
-    let released = |wish: &Wish| match wish {
-        Wish::Release(why) => Some(why.clone()),
-        Wish::Go | Wish::Die => None,
-    };
-    loop {
-        if let Some(why) = released(&wish.borrow_and_update()) {
-            return why;
-        }
-        if wish.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+/// Waits for the wish that this attempt be released.
+async fn asked_to_release(wish: &mut watch::Receiver<Wish>) -> Release {
+    asked_anew(wish, None).await
+}
+
+/// Waits for the wish that this attempt be released, other than it was asked before.
+async fn asked_anew(wish: &mut watch::Receiver<Wish>, before: Option<&Release>) -> Release {
+    let fresh = |wish: &Wish| matches!(wish, Wish::Release(release) if Some(release) != before);
+    let wished = wish.wait_for(fresh).await.map(|wish| wish.clone());
+    match wished {
+        Ok(Wish::Release(release)) => release,
+        // The session is gone, and whoever waits ends with it.
+        _ => std::future::pending().await,
     }
 }

@@ -160,7 +160,7 @@ impl Fleet {
     }
 
     pub(crate) fn stop_job(&self, job: u64, attempt: u32, reason: v1::StopReason) {
-        self.send(Down::Stop(v1::Stop { job, attempt, reason: reason.into() }));
+        self.send(Down::Stop(v1::Stop { job, attempt, reason: reason.into(), for_owner: false }));
     }
 
     pub(crate) fn ack(&self, sequence: u64) {

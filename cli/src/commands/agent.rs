@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use fleetune_agent::{CardSettings, DeviceChoice, Settings};
 use fleetune_shared::{AgentName, ByteSize};
 
+use super::owner::OwnerArgs;
 use crate::Failure;
 use crate::context::{Context, block_on, block_on_to_the_end};
 use crate::fleet::{asked_to_stop, data_folder, listen_to_log};
@@ -16,7 +17,7 @@ use crate::output::AgentList;
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Agent {
     #[command(subcommand)]
-    other: Option<Drain>,
+    other: Option<Other>,
     /// The coordinator; --coordinator where absent
     #[arg(long, value_name = "ADDRESS")]
     join: Option<String>,
@@ -25,7 +26,17 @@ pub(crate) struct Agent {
 }
 
 #[derive(Debug, Subcommand)]
-enum Drain {
+enum Other {
+    /// Have an agent's jobs write checkpoints and leave at once, and give it none until it is resumed
+    Pause {
+        /// The agent's name
+        name: AgentName,
+    },
+    /// Give a paused agent jobs again
+    Resume {
+        /// The agent's name
+        name: AgentName,
+    },
     /// Let an agent finish what it has and give it nothing new
     Drain {
         /// The agent's name
@@ -67,6 +78,8 @@ pub(crate) struct CardArgs {
     /// Where the agent keeps models, data and running jobs
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    owner: OwnerArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -117,6 +130,7 @@ impl CardArgs {
             max_jobs: self.max_jobs_per_card,
             labels: self.labels.iter().cloned().collect(),
         };
+        settings.owner = self.owner.policy();
         Ok(settings)
     }
 }
@@ -144,9 +158,14 @@ fn own_name() -> AgentName {
 impl Agent {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.other {
-            Some(Drain::Drain { name, undo }) => block_on(async {
-                let agent = context.client()?.drain(&name, !undo).await?;
-                context.output.show(&AgentList(&[agent]))
+            Some(other) => block_on(async {
+                let client = context.client()?;
+                let agent = match other {
+                    Other::Drain { name, undo } => client.drain(&name, !undo).await?,
+                    Other::Pause { name } => client.pause(&name, true).await?,
+                    Other::Resume { name } => client.pause(&name, false).await?,
+                };
+                context.output.show(&AgentList::new(&[agent]))
             }),
             None => {
                 listen_to_log("info");

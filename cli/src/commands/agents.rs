@@ -13,6 +13,6 @@ pub(crate) struct Agents {}
 impl Agents {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let agents = context.client()?.overview().await?.agents;
-        context.output.show(&AgentList(&agents))
+        context.output.show(&AgentList::new(&agents))
     }
 }

@@ -15,6 +15,7 @@ mod job;
 mod jobs;
 mod merge;
 mod merge_models;
+mod owner;
 mod preview;
 mod schema;
 mod selftest;
@@ -39,7 +40,7 @@ pub(crate) enum Command {
     Up(up::Up),
     /// Run a coordinator
     Coordinator(coordinator::Coordinator),
-    /// Lend this machine's card to a fleet, or drain an agent
+    /// Lend this machine's card to a fleet; pause, resume or drain an agent
     Agent(agent::Agent),
     /// Train a recipe here and now, without a fleet
     Train(train::Train),

@@ -1,7 +1,7 @@
 //! Why a job waits or was refused: every card with its numbers.
 
 use fleetune_shared::AgentName;
-use fleetune_shared::view::{Explanation, Verdict};
+use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
 use serde_json::{Value, json};
 
 use super::table::Field;
@@ -29,6 +29,7 @@ fn word(verdict: Verdict) -> (&'static str, Colour) {
         Verdict::TooSmall => ("too small", Colour::Bad),
         Verdict::Disconnected => ("away", Colour::Bad),
         Verdict::Draining => ("draining", Colour::Waiting),
+        Verdict::Closed => ("closed", Colour::Waiting),
     }
 }
 
@@ -62,7 +63,12 @@ fn cards(explained: &Explained<'_>, style: Style) -> String {
             Field::new(word, colour),
         ]);
     }
-    table.text("no agents in the fleet")
+    let text = table.text("no agents in the fleet");
+    let closed = explained.explanation.cards.iter().filter(|c| c.verdict == Verdict::Closed);
+    let closed = closed.filter(|c| explained.placed_on != Some(&c.agent));
+    let why = |c: &CardVerdict| Some(format!("\n{}: {}", c.agent, plain_line(c.lacks.as_ref()?)));
+    let closed: String = closed.filter_map(why).collect();
+    if closed.is_empty() { text } else { format!("{text}\n{closed}") }
 }
 
 impl Explained<'_> {

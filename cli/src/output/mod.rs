@@ -30,7 +30,7 @@ use crate::failure::Failure;
 
 pub(crate) use adapter::AdapterCard;
 pub(crate) use adapter::AdapterList;
-pub(crate) use agents::{AgentList, state, used};
+pub(crate) use agents::{AgentList, closed, state, used};
 pub(crate) use answers::{Answer, Answers};
 pub(crate) use bar::{Bars, Progress, bar};
 pub(crate) use bench::Benched;
@@ -44,7 +44,7 @@ pub(crate) use style::{Colour, Style};
 pub(crate) use sweep::SweepTable;
 pub(crate) use table::{Field, Table};
 pub(crate) use text::{plain, plain_line, shortened};
-pub(crate) use time::{iso, seconds, since};
+pub(crate) use time::{iso, now_ms, seconds, since};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

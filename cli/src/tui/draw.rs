@@ -8,7 +8,9 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Cell, Paragraph, Row, Table, TableState};
 
 use super::screen::{Pane, Screen};
-use crate::output::{Colour, bar, loss, plain_line, shortened, sparkline, state, steps, used};
+use crate::output::{
+    Colour, bar, closed, loss, now_ms, plain_line, shortened, sparkline, state, steps, used,
+};
 
 /// Below this nothing sensible can be shown.
 const SMALLEST: (u16, u16) = (40, 9);
@@ -124,20 +126,21 @@ fn draw_cards(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
         let (word, how) = state(agent);
         let part = used(agent);
         let fill = if part > 0.9 { Color::Yellow } else { Color::Cyan };
-        let open = format!("{} of {}", agent.vram_bytes_open, agent.offer.card.vram_bytes_total);
+        let (open, total) = (agent.vram_bytes_open, agent.offer.card.vram_bytes_total);
+        let memory = closed(agent, now_ms()).unwrap_or_else(|| format!("{open} of {total} open"));
         let card = shortened(&plain_line(&agent.offer.card.name), 20);
         Row::new(vec![
             Cell::from(agent.name.to_string()),
             Cell::from(word).style(colour(how)),
             Cell::from(card),
             Cell::from(bar(part, width)).style(Style::new().fg(fill)),
-            Cell::from(format!("{open} open")),
+            Cell::from(memory),
         ])
     };
     let rows = screen.fleet.agents.iter().map(row).collect();
     let columns = [
         ("agent", Constraint::Max(16)),
-        ("state", Constraint::Length(8)),
+        ("state", Constraint::Length(9)),
         ("card", Constraint::Max(if wide { 20 } else { 10 })),
         ("promised", Constraint::Length(width as u16)),
         ("memory", Constraint::Min(10)),

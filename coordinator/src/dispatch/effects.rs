@@ -19,13 +19,15 @@ pub(super) fn carry_out(coordinator: &Coordinator, effect: Effect) {
             }
         }
         Effect::Stop { agent, job, attempt, reason } => {
+            let for_owner = reason == StopReason::Owner;
             let reason = match reason {
                 StopReason::Cancelled => v1::StopReason::Cancelled,
-                StopReason::Yield => v1::StopReason::Yield,
+                StopReason::Yield | StopReason::Owner => v1::StopReason::Yield,
                 StopReason::Fenced => v1::StopReason::Fenced,
             };
-            tracing::info!(%agent, %job, %attempt, ?reason, "stop");
-            let stop = v1::Stop { job: job.0, attempt: attempt.0, reason: reason.into() };
+            tracing::info!(%agent, %job, %attempt, ?reason, for_owner, "stop");
+            let stop =
+                v1::Stop { job: job.0, attempt: attempt.0, reason: reason.into(), for_owner };
             coordinator.sessions.send(&agent, Message::Stop(stop));
         }
         // Watchers follow the applied index, the dispatcher plans after every event and sweeps on its own time.

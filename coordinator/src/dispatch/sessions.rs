@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fleetune_proto::v1;
 use fleetune_scheduler::Liveness;
-use fleetune_shared::AgentName;
+use fleetune_shared::{AgentName, Telemetry};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -31,6 +31,7 @@ struct Line {
     number: u64,
     sender: mpsc::Sender<Outgoing>,
     ended: CancellationToken,
+    telemetry: Option<Telemetry>,
 }
 
 /// A session as its task holds it.
@@ -59,7 +60,7 @@ impl Sessions {
         let mut open = self.lock();
         open.opened += 1;
         let number = open.opened;
-        let line = Line { number, sender: sender.clone(), ended: ended.clone() };
+        let line = Line { number, sender: sender.clone(), ended: ended.clone(), telemetry: None };
         if let Some(older) = open.sessions.insert(agent.clone(), line) {
             older.ended.cancel();
         }
@@ -77,6 +78,21 @@ impl Sessions {
             open.liveness.heard_ms.insert(session.agent.clone(), now_ms);
         }
         current
+    }
+
+    /// What the agent says its card is doing.
+    pub(crate) fn measured(&self, session: &Session, telemetry: Telemetry) {
+        if let Some(line) = self.lock().sessions.get_mut(&session.agent) {
+            line.telemetry = Some(telemetry);
+        }
+    }
+
+    /// What each agent's card was doing when its agent was heard last.
+    pub(crate) fn telemetry(&self) -> HashMap<AgentName, Telemetry> {
+        let open = self.lock();
+        let known =
+            |(agent, line): (&AgentName, &Line)| Some((agent.clone(), line.telemetry.clone()?));
+        open.sessions.iter().filter_map(known).collect()
     }
 
     /// The session's task has ended.

@@ -177,7 +177,12 @@ impl Talk {
         }
         match message {
             Incoming::Hello(_) => Err(Error::Invalid("a second hello within a session".into())),
-            Incoming::Heartbeat(heartbeat) => self.renew_offer(heartbeat.offer).await,
+            Incoming::Heartbeat(v1::Heartbeat { offer, telemetry }) => {
+                if let Some(telemetry) = telemetry {
+                    sessions.measured(&self.session, telemetry.try_into()?);
+                }
+                self.renew_offer(offer).await
+            }
             Incoming::Report(report) => {
                 self.report(report).await?;
                 // However long the log took.

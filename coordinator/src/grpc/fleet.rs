@@ -111,9 +111,23 @@ impl Fleet {
     }
 
     async fn run_dry(&self, request: v1::DrainRequest) -> Result<v1::Agent, Error> {
-        let name = AgentName::try_from(request.agent).map_err(|e| Error::Invalid(e.to_string()))?;
-        let command = Command::Drain { agent: name.clone(), draining: request.draining };
-        self.coordinator.propose(&command).await?;
+        let draining = request.draining;
+        self.change(request.agent, |agent| Command::Drain { agent, draining }).await
+    }
+
+    async fn hold(&self, request: v1::PauseRequest) -> Result<v1::Agent, Error> {
+        let paused = request.paused;
+        self.change(request.agent, |agent| Command::Pause { agent, paused }).await
+    }
+
+    /// Changes what an agent does, and says how it is then.
+    async fn change(
+        &self,
+        agent: String,
+        command: impl FnOnce(AgentName) -> Command,
+    ) -> Result<v1::Agent, Error> {
+        let name = AgentName::try_from(agent).map_err(|e| Error::Invalid(e.to_string()))?;
+        self.coordinator.propose(&command(name.clone())).await?;
         let fleet = self.coordinator.fleet_view();
         let agent = fleet.agents.into_iter().find(|agent| agent.name == name);
         Ok(agent.ok_or(Refusal::UnknownAgent(name))?.into())
@@ -255,5 +269,12 @@ impl fleet_server::Fleet for Fleet {
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::Agent>, Status> {
         Ok(Response::new(self.run_dry(request.into_inner()).await?))
+    }
+
+    async fn pause(
+        &self,
+        request: Request<v1::PauseRequest>,
+    ) -> Result<Response<v1::Agent>, Status> {
+        Ok(Response::new(self.hold(request.into_inner()).await?))
     }
 }

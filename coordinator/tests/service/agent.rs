@@ -93,7 +93,7 @@ impl FakeAgent {
     }
 
     pub(crate) async fn beat(&self, vram: ByteSize) {
-        let heartbeat = v1::Heartbeat { offer: Some(offer(vram).into()) };
+        let heartbeat = v1::Heartbeat { offer: Some(offer(vram).into()), telemetry: None };
         self.say(agent_message::Message::Heartbeat(heartbeat)).await;
     }
 

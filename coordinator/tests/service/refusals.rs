@@ -141,7 +141,10 @@ async fn an_agents_name_is_its_own() {
 
     let mut raw = AgentsClient::new(rig.client().channel());
     let beat = v1::AgentMessage {
-        message: Some(v1::agent_message::Message::Heartbeat(v1::Heartbeat { offer: None })),
+        message: Some(v1::agent_message::Message::Heartbeat(v1::Heartbeat {
+            offer: None,
+            telemetry: None,
+        })),
     };
     let status = raw.session(tokio_stream::iter([beat])).await.unwrap_err();
     assert!(status.message().contains("begins with a hello"), "{status}");

@@ -114,7 +114,8 @@ impl Dataset {
     /// # Errors
     /// Rows that cannot be read back.
     pub(super) fn pick(&self, sequences: &[u32]) -> Result<Self> {
-        let mut picked = Self { sequences: Arc::new(self.sequences.pick(sequences)), ..self.clone() };
+        let mut picked =
+            Self { sequences: Arc::new(self.sequences.pick(sequences)), ..self.clone() };
         let DataStats { dropped, truncated, .. } = self.stats;
         picked.stats = DataStats { dropped, truncated, ..DataStats::default() };
         for i in 0..picked.len() {

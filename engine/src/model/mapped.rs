@@ -11,10 +11,10 @@ use half::bf16;
 use memmap2::{Advice, Mmap, MmapOptions};
 use rayon::prelude::*;
 
+use crate::Result;
 use crate::memory::Held;
 use crate::ops::slices::widen;
 use crate::quant::{Packed, stretch};
-use crate::Result;
 
 /// Numbers one thread looks at when all are checked.
 const PIECE: usize = 1 << 16;
@@ -31,7 +31,8 @@ impl Mapped {
     /// begin with their upper half, or these lie askew.
     pub(super) fn open(file: &File, offset: u64, bytes: u64) -> io::Result<Option<Self>> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
-        let end = offset.checked_add(bytes).filter(|end| file.metadata().is_ok_and(|m| *end <= m.len()));
+        let end =
+            offset.checked_add(bytes).filter(|end| file.metadata().is_ok_and(|m| *end <= m.len()));
         if end.is_none() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

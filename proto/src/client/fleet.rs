@@ -139,6 +139,16 @@ impl Client {
         let reply = self.ask(|| async { self.fleet().drain(message.clone()).await }).await?;
         Ok(reply.try_into()?)
     }
+
+    /// Has an agent's jobs leave at once and gives it none, or takes that back.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] and any other [`ClientError`].
+    pub async fn pause(&self, agent: &AgentName, paused: bool) -> Result<AgentView, ClientError> {
+        let message = v1::PauseRequest { agent: agent.as_str().to_owned(), paused };
+        let reply = self.ask(|| async { self.fleet().pause(message.clone()).await }).await?;
+        Ok(reply.try_into()?)
+    }
 }
 
 fn request(id: JobId) -> v1::JobRequest {

@@ -1,12 +1,13 @@
-//! Cards and offers.
+//! Cards, offers, and what cards are doing.
 
-use fleetune_shared::{ByteSize, Card, Device, Offer};
+use fleetune_shared::{ByteSize, Card, Device, Offer, Telemetry, Throttle};
 
 use super::artifact::hash;
-use super::{ConvertError, Field, enumeration, required, text};
+use super::{ConvertError, Field, enumeration, optional, required, text};
 use crate::v1;
 
 super::convert_enum!(Device, Device, Cpu, Cuda);
+super::convert_enum!(Throttle, Throttle, Power, Heat, PowerBrake, Clocks);
 
 impl From<Card> for v1::Card {
     fn from(card: Card) -> Self {
@@ -40,6 +41,7 @@ impl From<Offer> for v1::Offer {
             max_jobs_per_card: offer.max_jobs_per_card,
             labels: offer.labels.into_iter().collect(),
             blobs_cached: offer.blobs_cached.into_iter().map(|blob| blob.0.to_vec()).collect(),
+            availability: Some(offer.availability.into()),
         }
     }
 }
@@ -61,6 +63,26 @@ impl TryFrom<v1::Offer> for Offer {
                 .into_iter()
                 .map(|blob| hash(&blob).field("blobs_cached"))
                 .collect::<Result<_, _>>()?,
+            availability: optional("availability", offer.availability)?.unwrap_or_default(),
         })
+    }
+}
+
+impl From<Telemetry> for v1::Telemetry {
+    fn from(telemetry: Telemetry) -> Self {
+        let Telemetry { utilization_percent, celsius, milliwatts, throttled } = telemetry;
+        let throttled = throttled.into_iter().map(|why| v1::Throttle::from(why).into()).collect();
+        Self { utilization_percent, celsius, milliwatts, throttled }
+    }
+}
+
+impl TryFrom<v1::Telemetry> for Telemetry {
+    type Error = ConvertError;
+    fn try_from(telemetry: v1::Telemetry) -> Result<Self, ConvertError> {
+        let v1::Telemetry { utilization_percent, celsius, milliwatts, throttled } = telemetry;
+        // Reasons that only a newer agent knows are left out.
+        let known = |number| enumeration::<v1::Throttle, _>("throttled", number).ok();
+        let throttled = throttled.into_iter().filter_map(known).collect();
+        Ok(Self { utilization_percent, celsius, milliwatts, throttled })
     }
 }

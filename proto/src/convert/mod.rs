@@ -4,6 +4,7 @@
 //! enum value nobody knows, a hash of the wrong length are refused by the field's name.
 
 mod artifact;
+mod availability;
 mod card;
 mod error;
 mod estimate;

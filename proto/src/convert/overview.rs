@@ -19,7 +19,8 @@ super::convert_enum!(
     Unsuitable,
     TooSmall,
     Disconnected,
-    Draining
+    Draining,
+    Closed
 );
 
 fn agent_name(field: &str, name: String) -> Result<AgentName, ConvertError> {
@@ -120,6 +121,7 @@ impl From<AgentView> for v1::Agent {
             connected: agent.connected,
             draining: agent.draining,
             offer: Some(agent.offer.into()),
+            telemetry: agent.telemetry.map(Into::into),
             vram_bytes_reserved: agent.vram_bytes_reserved.0,
             vram_bytes_open: agent.vram_bytes_open.0,
             jobs: agent.jobs.iter().map(|job| job.0).collect(),
@@ -135,6 +137,7 @@ impl TryFrom<v1::Agent> for AgentView {
             connected: agent.connected,
             draining: agent.draining,
             offer: required("offer", agent.offer)?,
+            telemetry: optional("telemetry", agent.telemetry)?,
             vram_bytes_reserved: ByteSize(agent.vram_bytes_reserved),
             vram_bytes_open: ByteSize(agent.vram_bytes_open),
             jobs: agent.jobs.into_iter().map(JobId).collect(),

@@ -6,9 +6,10 @@ use fleetune_shared::view::{
     AgentView, CardVerdict, Explanation, FailureView, FleetView, JobPhase, JobView, Verdict,
 };
 use fleetune_shared::{
-    Artifact, ArtifactFile, ArtifactKind, Attempt, BestEvaluation, BlobHash, ByteSize, Card,
-    Device, Estimate, FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec,
-    ModelSpec, Offer, Recipe, StepMetrics, TrainSummary, Work,
+    Artifact, ArtifactFile, ArtifactKind, Attempt, Availability, BestEvaluation, BlobHash,
+    ByteSize, Card, Device, Estimate, FailureKind, FileName, Input, InputRole, JobId, JobSpec,
+    Lineage, MergeSpec, ModelSpec, Offer, OwnerSign, Recipe, StepMetrics, Telemetry, Throttle,
+    TrainSummary, Work,
 };
 use prost::Message;
 
@@ -145,8 +146,15 @@ fn agent() -> AgentView {
             max_jobs_per_card: Some(2),
             labels: ["night".to_owned()].into(),
             blobs_cached: [hash(8)].into(),
+            availability: Availability::Paused,
             ..Offer::of(card())
         },
+        telemetry: Some(Telemetry {
+            utilization_percent: Some(97),
+            celsius: Some(61),
+            milliwatts: None,
+            throttled: vec![Throttle::Power, Throttle::PowerBrake],
+        }),
         vram_bytes_reserved: ByteSize(6),
         vram_bytes_open: ByteSize(7),
         jobs: vec![JobId(7)],
@@ -187,6 +195,36 @@ fn views_survive_the_wire() {
         expected_start_ms: Some(8),
     };
     assert_eq!(travelled::<v1::Explanation, _>(explanation.clone()), explanation);
+}
+
+#[test]
+fn every_reason_to_be_closed_survives_the_wire() {
+    let programs =
+        OwnerSign::Programs { name: Some("blender".into()), count: 2, vram_bytes: ByteSize(7) };
+    let nameless = OwnerSign::Programs { name: None, count: 1, vram_bytes: ByteSize(7) };
+    let owner = |sign, opens_ms| Availability::Owner { sign, opens_ms };
+    let all = [
+        Availability::Open,
+        owner(programs, None),
+        owner(nameless, Some(3)),
+        owner(OwnerSign::Load { percent: 40 }, None),
+        owner(OwnerSign::Input, Some(4)),
+        Availability::OffHours { hours: "Sat-Sun".into(), opens_ms: Some(5) },
+        Availability::TooHot { celsius: 87, celsius_max: 85 },
+        Availability::DriverError { xid: 79 },
+        Availability::Gone { error: "lost".into() },
+        Availability::Paused,
+    ];
+    for availability in all {
+        assert_eq!(travelled::<v1::Availability, _>(availability.clone()), availability);
+    }
+    // An older agent says nothing of it.
+    let older = v1::Offer { availability: None, ..Offer::of(card()).into() };
+    assert_eq!(Offer::try_from(older).unwrap().availability, Availability::Open);
+    let painted = v1::OffHours { hours: "\u{1b}[2J".into(), opens_ms: None };
+    let closed = v1::Availability { closed: Some(v1::availability::Closed::OffHours(painted)) };
+    let error = Availability::try_from(closed).unwrap_err().to_string();
+    assert_eq!(error, "field `hours` holds control characters");
 }
 
 fn refusal(change: impl FnOnce(&mut v1::Job)) -> String {

@@ -86,9 +86,7 @@ impl<'a> Board<'a> {
             let least = least.entry(*device).or_insert(u64::MAX);
             *least = (*need).min(*least);
         }
-        let usable = agents
-            .iter()
-            .filter(|(agent, connected)| *connected && agent.present && !agent.draining);
+        let usable = agents.iter().filter(|(agent, connected)| *connected && agent.takes_jobs());
         let rooms: Vec<_> = if least.is_empty() {
             Vec::new()
         } else {

@@ -1,6 +1,6 @@
 //! An agent as the fleet remembers it.
 
-use fleetune_shared::{AgentName, ByteSize, JobSpec, Offer, TrainSummary};
+use fleetune_shared::{AgentName, Availability, ByteSize, JobSpec, Offer, TrainSummary};
 use serde::{Deserialize, Serialize};
 
 use super::Load;
@@ -16,6 +16,9 @@ pub struct Agent {
     pub offer: Offer,
     /// Whether it takes new jobs.
     pub draining: bool,
+    /// Whether it was paused by hand.
+    #[serde(default)]
+    pub paused: bool,
     /// False once it was silent for longer than a lease.
     pub present: bool,
     /// What its jobs were measured to compute: 10⁶ parameters × tokens per second; 0 before the first.
@@ -27,6 +30,18 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Whether its card takes jobs: not if it was paused by hand, else as its agent says.
+    #[must_use]
+    pub fn availability(&self) -> &Availability {
+        if self.paused { &Availability::Paused } else { &self.offer.availability }
+    }
+
+    /// Whether new jobs may go there at all.
+    #[must_use]
+    pub fn takes_jobs(&self) -> bool {
+        self.present && !self.draining && self.availability().is_open()
+    }
+
     /// Memory a new job could be promised on the card: card − margin − foreign use − promises.
     #[must_use]
     pub fn vram_bytes_open(&self) -> ByteSize {

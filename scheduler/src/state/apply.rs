@@ -37,6 +37,7 @@ impl State {
             Command::Offer { agent, offer } => self.offer(&agent, offer),
             Command::Leave { agent, now_ms } => self.leave(&agent, now_ms),
             Command::Drain { agent, draining } => self.drain(&agent, draining),
+            Command::Pause { agent, paused } => self.pause(&agent, paused),
             Command::Assign { job, agent, vram_bytes, .. } => self.assign(job, agent, vram_bytes),
             Command::Preempt { job, waiting, .. } => self.preempt(job, waiting),
             Command::Report { agent, job, attempt, report, now_ms } => {
@@ -128,6 +129,7 @@ impl State {
                     key_hash,
                     offer,
                     draining: false,
+                    paused: false,
                     present: true,
                     speed: 0,
                     load: Load::default(),
@@ -135,6 +137,9 @@ impl State {
                 self.agents.insert(name.clone(), agent);
             }
         }
+        let here = self.agents.get(&name);
+        let paused = here.is_some_and(|agent| agent.paused);
+        let closed = here.is_some_and(|agent| agent.availability().yields());
         let mut effects = vec![Effect::Replan];
         // What the agent has and should not: fenced. What it was asked to give back and still has: asked again.
         for held in held {
@@ -142,22 +147,25 @@ impl State {
             let lease = self.jobs.get(&held.job).and_then(Job::lease);
             let reason = match lease.filter(|_| live) {
                 None => StopReason::Fenced,
+                Some(_) if paused => StopReason::Owner,
                 Some(lease) if lease.yielding_to.is_some() => StopReason::Yield,
                 Some(_) => continue,
             };
             let (job, attempt) = (held.job, held.attempt);
             effects.push(Effect::Stop { agent: name.clone(), job, attempt, reason });
         }
-        // What it should have and has not: a promise it never heard of is told again; a trainer that is gone
-        // (the agent was restarted) goes back to the queue.
+        // What it should have and has not: a promise it never heard of is told again, if its card still takes jobs; a
+        // trainer that is gone (the agent was restarted) goes back to the queue.
         let has = |job: &Job| held.iter().any(|h| h.job == job.id && h.attempt == job.attempt);
         let missing: Vec<_> = self.held_by(&name).filter(|job| !has(job)).map(|j| j.id).collect();
         for id in missing {
             let Some(job) = self.jobs.get(&id) else { continue };
-            if matches!(job.phase, Phase::Assigned(_)) {
+            let told = matches!(job.phase, Phase::Assigned(_));
+            if told && !closed {
                 effects.push(Effect::Start { agent: name.clone(), job: id, attempt: job.attempt });
             } else {
-                let why = format!("agent `{name}` was restarted");
+                let how = if told { "closed" } else { "restarted" };
+                let why = format!("agent `{name}` was {how}");
                 self.change(id, |job| job.requeue(None, why, now_ms));
                 effects.push(Effect::JobChanged(id));
             }
@@ -190,10 +198,23 @@ impl State {
         done(vec![Effect::Replan])
     }
 
+    fn pause(&mut self, name: &AgentName, paused: bool) -> Outcome {
+        let agent = self.agents.get_mut(name).ok_or_else(|| Refusal::UnknownAgent(name.clone()))?;
+        agent.paused = paused;
+        let mut effects = vec![Effect::Replan];
+        if paused {
+            for job in self.held_by(name) {
+                effects.extend(job.stop(StopReason::Owner));
+                effects.push(Effect::JobChanged(job.id));
+            }
+        }
+        done(effects)
+    }
+
     fn assign(&mut self, id: JobId, name: AgentName, vram_bytes: ByteSize) -> Outcome {
         let refuse = |why: String| Refusal::Unplaceable { job: id, agent: name.clone(), why };
         let agent = self.agents.get(&name).ok_or_else(|| Refusal::UnknownAgent(name.clone()))?;
-        if agent.draining || !agent.present {
+        if !agent.takes_jobs() {
             return Err(refuse("the agent takes no new jobs".into()));
         }
         let open = agent.vram_bytes_open();

@@ -61,6 +61,13 @@ pub enum Command {
         /// Whether it takes no new jobs.
         draining: bool,
     },
+    /// A user has an agent's jobs leave and gives it none, or takes that back.
+    Pause {
+        /// Its name.
+        agent: AgentName,
+        /// Whether it is paused.
+        paused: bool,
+    },
     /// A waiting job is promised a card.
     Assign {
         /// The job.
@@ -109,7 +116,7 @@ impl Command {
             | Self::Assign { now_ms, .. }
             | Self::Preempt { now_ms, .. }
             | Self::Report { now_ms, .. } => Some(*now_ms),
-            Self::Offer { .. } | Self::Drain { .. } => None,
+            Self::Offer { .. } | Self::Drain { .. } | Self::Pause { .. } => None,
         }
     }
 }

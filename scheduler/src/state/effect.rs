@@ -125,6 +125,8 @@ pub enum StopReason {
     Cancelled,
     /// The job is wanted elsewhere: checkpoint first.
     Yield,
+    /// The card's owner wants it: checkpoint first, within the time the owner gave.
+    Owner,
     /// It is not the live attempt.
     Fenced,
 }

@@ -5,10 +5,11 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::{env, fs};
 
-use crate::{ANSWERS, Answers, CardAnswer};
+use crate::{ANSWERS, Answers, CardAnswer, ProcessAnswer, Script};
 
-const SUCCESS: c_uint = 0;
-const INVALID_ARGUMENT: c_uint = 2;
+pub(crate) const SUCCESS: c_uint = 0;
+pub(crate) const INVALID_ARGUMENT: c_uint = 2;
+const NOT_SUPPORTED: c_uint = 3;
 const NOT_FOUND: c_uint = 6;
 const INSUFFICIENT_SIZE: c_uint = 7;
 const UNKNOWN: c_uint = 999;
@@ -17,7 +18,7 @@ const UNKNOWN: c_uint = 999;
 const NOT_AVAILABLE: u64 = u64::MAX;
 
 /// A card's index plus one, so that none is null.
-type Handle = *mut c_void;
+pub type Handle = *mut c_void;
 
 /// `nvmlMemory_v2_t`.
 #[repr(C)]
@@ -40,23 +41,25 @@ pub struct Process {
 
 fn answers() -> Result<Answers, c_uint> {
     let path = env::var_os(ANSWERS).ok_or(UNKNOWN)?;
-    let text = fs::read(path).map_err(|_| UNKNOWN)?;
-    let answers: Answers = serde_json::from_slice(&text).map_err(|_| UNKNOWN)?;
+    let text = fs::read(&path).map_err(|_| UNKNOWN)?;
+    let script: Script = serde_json::from_slice(&text).map_err(|_| UNKNOWN)?;
+    let written = fs::metadata(&path).and_then(|data| data.modified()).map_err(|_| UNKNOWN)?;
+    let answers = script.at(written.elapsed().unwrap_or_default().as_millis() as u64);
     if answers.error == SUCCESS { Ok(answers) } else { Err(answers.error) }
 }
 
-fn card(handle: Handle) -> Result<CardAnswer, c_uint> {
+pub(crate) fn card(handle: Handle) -> Result<CardAnswer, c_uint> {
     let index = (handle as usize).checked_sub(1).ok_or(INVALID_ARGUMENT)?;
     let card = answers()?.cards.into_iter().nth(index).ok_or(INVALID_ARGUMENT)?;
     if card.error == SUCCESS { Ok(card) } else { Err(card.error) }
 }
 
-fn code(result: Result<(), c_uint>) -> c_uint {
+pub(crate) fn code(result: Result<(), c_uint>) -> c_uint {
     result.err().unwrap_or(SUCCESS)
 }
 
 /// Writes `value` where the caller asked for it.
-fn put<T>(place: *mut T, value: T) -> Result<(), c_uint> {
+pub(crate) fn put<T>(place: *mut T, value: T) -> Result<(), c_uint> {
     if place.is_null() {
         return Err(INVALID_ARGUMENT);
     }
@@ -162,18 +165,43 @@ pub extern "C" fn nvmlDeviceGetCudaComputeCapability(
 }
 
 /// # Safety
-/// `count` holds how many processes there is room for at `processes`.
+/// As [`list`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     device: Handle,
     count: *mut c_uint,
     processes: *mut Process,
 ) -> c_uint {
-    let card = match card(device) {
-        Ok(card) => card,
+    // SAFETY: the caller's promise.
+    unsafe { list(device, count, processes, |card| card.processes) }
+}
+
+/// # Safety
+/// As [`list`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v3(
+    device: Handle,
+    count: *mut c_uint,
+    processes: *mut Process,
+) -> c_uint {
+    // SAFETY: the caller's promise.
+    unsafe { list(device, count, processes, |card| card.graphics) }
+}
+
+/// # Safety
+/// `count` holds how many processes there is room for at `processes`.
+unsafe fn list(
+    device: Handle,
+    count: *mut c_uint,
+    processes: *mut Process,
+    pick: impl Fn(CardAnswer) -> Vec<ProcessAnswer>,
+) -> c_uint {
+    let listed = match card(device) {
+        Ok(card) if card.processes_error != SUCCESS => return card.processes_error,
+        Ok(card) => pick(card),
         Err(error) => return error,
     };
-    let needed = card.processes.len() as c_uint;
+    let needed = listed.len() as c_uint;
     // SAFETY: the caller's promise.
     let room = unsafe { count.replace(needed) };
     if needed == 0 {
@@ -182,7 +210,7 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     if room < needed || processes.is_null() {
         return INSUFFICIENT_SIZE;
     }
-    for (i, process) in card.processes.iter().enumerate() {
+    for (i, process) in listed.iter().enumerate() {
         let process = Process {
             pid: process.pid,
             used: process.used.unwrap_or(NOT_AVAILABLE),
@@ -193,4 +221,114 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
         unsafe { processes.add(i).write(process) };
     }
     SUCCESS
+}
+
+/// `nvmlUtilization_t`.
+#[repr(C)]
+pub struct Utilization {
+    gpu: c_uint,
+    memory: c_uint,
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetUtilizationRates(device: Handle, rates: *mut Utilization) -> c_uint {
+    code(card(device).and_then(|card| put(rates, Utilization { gpu: card.utilization, memory: 0 })))
+}
+
+/// `nvmlProcessUtilizationSample_t`.
+#[repr(C)]
+pub struct Sample {
+    pid: c_uint,
+    timestamp_us: u64,
+    sm: c_uint,
+    memory: c_uint,
+    encoder: c_uint,
+    decoder: c_uint,
+}
+
+/// # Safety
+/// `count` holds how many samples there is room for at `samples`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
+    device: Handle,
+    samples: *mut Sample,
+    count: *mut c_uint,
+    _since_us: u64,
+) -> c_uint {
+    let card = match card(device) {
+        Ok(card) => card,
+        Err(error) => return error,
+    };
+    let busy: Vec<_> = card.processes.iter().filter(|process| process.utilization > 0).collect();
+    if busy.is_empty() {
+        return NOT_FOUND;
+    }
+    // SAFETY: the caller's promise.
+    let room = unsafe { count.replace(busy.len() as c_uint) };
+    if (room as usize) < busy.len() || samples.is_null() {
+        return INSUFFICIENT_SIZE;
+    }
+    for (i, process) in busy.iter().enumerate() {
+        let (pid, sm) = (process.pid, process.utilization);
+        let sample = Sample { pid, timestamp_us: 1, sm, memory: 0, encoder: 0, decoder: 0 };
+        // SAFETY: the caller has room for that many.
+        unsafe { samples.add(i).write(sample) };
+    }
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetTemperature(
+    device: Handle,
+    _sensor: c_uint,
+    celsius: *mut c_uint,
+) -> c_uint {
+    code(card(device).and_then(|card| put(celsius, card.celsius.ok_or(NOT_SUPPORTED)?)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetPowerUsage(device: Handle, milliwatts: *mut c_uint) -> c_uint {
+    code(card(device).and_then(|card| put(milliwatts, card.milliwatts.ok_or(NOT_SUPPORTED)?)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
+    device: Handle,
+    reasons: *mut u64,
+) -> c_uint {
+    code(card(device).and_then(|card| put(reasons, card.throttle)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetTemperatureThreshold(
+    device: Handle,
+    _which: c_uint,
+    celsius: *mut c_uint,
+) -> c_uint {
+    code(card(device).and_then(|card| put(celsius, card.celsius_slowdown.ok_or(NOT_SUPPORTED)?)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetMigMode(
+    device: Handle,
+    current: *mut c_uint,
+    pending: *mut c_uint,
+) -> c_uint {
+    code(card(device).and_then(|card| {
+        put(current, c_uint::from(card.mig))?;
+        put(pending, c_uint::from(card.mig))
+    }))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlSystemGetProcessName(
+    pid: c_uint,
+    text: *mut c_char,
+    length: c_uint,
+) -> c_uint {
+    code(answers().and_then(|answers| {
+        let all = answers.cards.iter().flat_map(|card| card.processes.iter().chain(&card.graphics));
+        let process = all.into_iter().find(|process| process.pid == pid).ok_or(NOT_FOUND)?;
+        put_text(text, length, &process.name)
+    }))
 }

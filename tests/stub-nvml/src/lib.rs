@@ -1,12 +1,13 @@
 //! A stand-in for `libnvidia-ml.so`: the C interface that `nvml-wrapper` calls, answered from a JSON file.
 //!
 //! The file is read at every call, so that a test moves a stranger onto the card, or lets the card fall off the bus,
-//! by writing the file anew. [`Stub`] is the test's side; [`interface`] is the library's.
+//! by writing the file anew, or by writing scenes that follow each other by themselves. [`Stub`] is the test's side; [`interface`] is the library's.
 
 mod answers;
+pub mod events;
 pub mod interface;
 
-pub use answers::{Answers, CardAnswer, ProcessAnswer};
+pub use answers::{Answers, CardAnswer, ProcessAnswer, Scene, Script};
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io, process};
@@ -21,14 +22,23 @@ pub struct Stub {
 }
 
 impl Stub {
+    /// Answers in `folder`, for a process that is told of them by [`ANSWERS`].
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(folder: &Path, answers: &Answers) -> io::Result<Self> {
+        let stub = Self { answers: folder.join("nvml.json") };
+        stub.answer(answers)?;
+        Ok(stub)
+    }
+
     /// Points this process, and the processes it starts, at answers in `folder`. One per process: the variable is
     /// the process's.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn install(folder: &Path, answers: &Answers) -> io::Result<Self> {
-        let stub = Self { answers: folder.join("nvml.json") };
-        stub.answer(answers)?;
+        let stub = Self::write(folder, answers)?;
         // SAFETY: only Rust code reads the environment here, and std serialises that.
         unsafe { env::set_var(ANSWERS, &stub.answers) };
         Ok(stub)
@@ -39,8 +49,16 @@ impl Stub {
     /// # Errors
     /// The file cannot be written.
     pub fn answer(&self, answers: &Answers) -> io::Result<()> {
+        self.play(&Script::Always(answers.clone()))
+    }
+
+    /// What the library says from now on, scene by scene.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn play(&self, script: &Script) -> io::Result<()> {
         let new = self.answers.with_extension(process::id().to_string());
-        fs::write(&new, serde_json::to_vec_pretty(answers)?)?;
+        fs::write(&new, serde_json::to_vec_pretty(script)?)?;
         fs::rename(new, &self.answers)
     }
 

@@ -127,7 +127,7 @@ async fn tell(output: &Output, house: &House, folder: &Path) -> Result<(), Failu
     narrator.say("A coordinator and two agents run in this process. Their cards are declared:")?;
     narrator.say("the CPU stands in, and every trainer is held to its card's size.")?;
     narrator.heading("1  The fleet")?;
-    narrator.show(&AgentList(&house.agents().await?))?;
+    narrator.show(&AgentList::new(&house.agents().await?))?;
 
     narrator.heading("2  A sweep of three jobs, each sized on its own")?;
     let disk = RecipeOnDisk::read(&folder.join("recipe.yaml"))?;

@@ -4,6 +4,7 @@ pub(crate) mod views;
 
 use fleetune_shared::ByteSize;
 use fleetune_shared::peft::{Lint, Reader};
+use fleetune_shared::view::Verdict;
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -12,7 +13,7 @@ use super::{
     Sizing, Style, SweepTable, text,
 };
 use crate::failure::{Failure, Report};
-use views::{agents, card, estimate, explanation, jobs, lineage};
+use views::{agents, card, closed_agents, estimate, explanation, jobs, lineage};
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap()
@@ -53,8 +54,20 @@ fn a_job_whole() {
 #[test]
 fn agents_and_what_is_promised() {
     let agents = agents();
-    assert_snapshot!("agents_table", AgentList(&agents).table(Style::PLAIN));
-    assert_snapshot!("agents_json", pretty(&AgentList(&agents[..1]).json()));
+    let list = |agents| AgentList { agents, now_ms: views::NOW };
+    assert_snapshot!("agents_table", list(&agents).table(Style::PLAIN));
+    assert_snapshot!("agents_json", pretty(&list(&agents[..1]).json()));
+}
+
+#[test]
+fn agents_whose_owners_come_first() {
+    let agents = closed_agents();
+    let list = |agents| AgentList { agents, now_ms: views::NOW };
+    assert_snapshot!("agents_closed_table", list(&agents).table(Style::PLAIN));
+    assert_snapshot!(
+        "agents_closed_json",
+        pretty(&list(&agents[..1]).json()[0]["offer"]["availability"])
+    );
 }
 
 #[test]
@@ -66,6 +79,15 @@ fn a_sweep_best_loss_first() {
 fn why_a_job_waits() {
     assert_snapshot!("explain_table", Explained::new(&explanation(), None).table(Style::PLAIN));
     assert_snapshot!("explain_json", pretty(&Explained::new(&explanation(), None).json()));
+}
+
+#[test]
+fn a_closed_card_says_why_below_the_table() {
+    let mut closed = explanation();
+    closed.cards[1].verdict = Verdict::Closed;
+    closed.cards[1].lacks = Some("its owner uses it: blender, 6.10 GiB".into());
+    let table = Explained::new(&closed, None).table(Style::PLAIN);
+    assert!(table.contains("\nbench-4: its owner uses it: blender, 6.10 GiB\n"), "{table}");
 }
 
 #[test]

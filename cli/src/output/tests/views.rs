@@ -6,8 +6,9 @@ use fleetune_shared::view::{
     AgentView, CardVerdict, Explanation, FailureView, JobPhase, JobView, Verdict,
 };
 use fleetune_shared::{
-    Artifact, ArtifactFile, ArtifactKind, Attempt, BlobHash, ByteSize, Card, Device, Estimate,
-    FailureKind, FileName, JobId, Lineage, ModelSpec, Offer, StepMetrics, TrainSummary,
+    Artifact, ArtifactFile, ArtifactKind, Attempt, Availability, BlobHash, ByteSize, Card, Device,
+    Estimate, FailureKind, FileName, JobId, Lineage, ModelSpec, Offer, OwnerSign, StepMetrics,
+    Telemetry, Throttle, TrainSummary,
 };
 
 /// The moment the snapshots show, 2026-03-01T10:30:00Z.
@@ -162,12 +163,48 @@ pub(crate) fn agents() -> Vec<AgentView> {
         connected: true,
         draining: false,
         offer: Offer { vram_bytes_foreign: ByteSize(1 << 30), ..Offer::of(card(gib)) },
+        telemetry: None,
         vram_bytes_reserved: ByteSize(reserved << 30),
         vram_bytes_open: ByteSize((gib - reserved - 1) << 30),
         jobs,
     };
     let away = AgentView { connected: false, ..agent("attic", 12, 0, Vec::new()) };
     vec![agent("bench-3", 10, 8, vec![JobId(2)]), agent("bench-4", 24, 0, Vec::new()), away]
+}
+
+/// One for each reason to be closed.
+pub(crate) fn closed_agents() -> Vec<AgentView> {
+    let programs = |opens_ms| {
+        let (name, vram_bytes) = (Some("blender".into()), ByteSize(6_549_825_126));
+        let sign = OwnerSign::Programs { name, count: 1, vram_bytes };
+        Availability::Owner { sign, opens_ms }
+    };
+    let reasons = [
+        programs(None),
+        programs(Some(NOW + 420_000)),
+        Availability::Owner { sign: OwnerSign::Input, opens_ms: None },
+        Availability::OffHours {
+            hours: "Mon-Fri 19:00-08:00, Sat-Sun".into(),
+            opens_ms: Some(NOW + 12_000_000),
+        },
+        Availability::TooHot { celsius: 87, celsius_max: 85 },
+        Availability::DriverError { xid: 79 },
+        Availability::Gone { error: "device fell off the bus".into() },
+        Availability::Paused,
+    ];
+    let agent = |(number, availability): (u32, _)| {
+        let mut agent = agents().remove(1);
+        agent.name = format!("desk-{number}").parse().unwrap();
+        agent.offer.availability = availability;
+        agent.telemetry = Some(Telemetry {
+            utilization_percent: Some(97),
+            celsius: Some(80 + number),
+            milliwatts: Some(219_500),
+            throttled: if number == 5 { vec![Throttle::Heat] } else { Vec::new() },
+        });
+        agent
+    };
+    (1..).zip(reasons).map(agent).collect()
 }
 
 pub(crate) fn explanation() -> Explanation {

@@ -160,7 +160,12 @@ fn block(
         }
     };
     for (strip, rest) in strips.iter().zip(&rests) {
-        add(&strip.left.numbers[from * strip.left.stride..], strip.left.stride, strip.panel, strip.left.pairs / PAIRS);
+        add(
+            &strip.left.numbers[from * strip.left.stride..],
+            strip.left.stride,
+            strip.panel,
+            strip.left.pairs / PAIRS,
+        );
         if let Some(Rest { left, panel }) = rest {
             add(left.as_flattened(), DEEP, panel, 1);
         }

@@ -111,11 +111,7 @@ fn add(rows: usize, part: &Part<'_>, sums: &mut [[f32; COLUMNS]; ROWS]) {
 
 /// As [`add`], of rows `from..from + M`; gives `M`.
 #[expect(unsafe_code, reason = "instructions that not every machine has, on raw pointers")]
-fn block<const M: usize>(
-    from: usize,
-    part: &Part<'_>,
-    sums: &mut [[f32; COLUMNS]; ROWS],
-) -> usize {
+fn block<const M: usize>(from: usize, part: &Part<'_>, sums: &mut [[f32; COLUMNS]; ROWS]) -> usize {
     let (depth, width) = (2 * part.pairs, 2 * LANES * part.registers);
     let left = &part.left[from * depth..][..M * depth];
     let panel = &part.panel[2 * LANES * part.register..];

@@ -137,9 +137,8 @@ impl<'a> Work<'a> {
     /// Takes up `rows` rows, at most [`ROWS`], of one or two left factors for the tiles that follow.
     pub(super) fn take(&mut self, rows: usize, lefts: [Option<LeftRows<'a>>; 2]) {
         assert!((1..=ROWS).contains(&rows));
-        let holds = |left: &LeftRows<'_>| {
-            left.numbers.len() >= (rows - 1) * left.stride + 2 * left.pairs
-        };
+        let holds =
+            |left: &LeftRows<'_>| left.numbers.len() >= (rows - 1) * left.stride + 2 * left.pairs;
         assert!(lefts.iter().flatten().all(holds));
         (self.rows, self.lefts) = (rows, lefts);
         #[cfg(target_arch = "x86_64")]
@@ -159,7 +158,8 @@ impl<'a> Work<'a> {
         assert!((1..=WIDE).contains(&registers) && target.columns <= filled);
         assert!(target.out.len() >= (rows - 1) * target.stride + target.columns);
         let none = LeftRows { numbers: &[], stride: 0, pairs: 0 };
-        let strips = [0, 1].map(|i| Strip { left: self.lefts[i].unwrap_or(none), panel: panels[i] });
+        let strips =
+            [0, 1].map(|i| Strip { left: self.lefts[i].unwrap_or(none), panel: panels[i] });
         let holds = |strip: &Strip<'_>| strip.panel.len() >= 2 * strip.left.pairs * filled;
         assert!(strips.iter().all(holds));
         let strips = &strips[..if self.lefts[1].is_some() { 2 } else { 1 }];
@@ -292,7 +292,8 @@ mod tests {
                         for (at, found) in out.iter().enumerate() {
                             let (row, column) = (at / 60, at % 60);
                             let at = row * width + column.min(width - 1);
-                            let product: f64 = each[..count].iter().map(|product| product[at]).sum();
+                            let product: f64 =
+                                each[..count].iter().map(|product| product[at]).sum();
                             let expected =
                                 if column < columns { 1.0 + product as f32 } else { 1.0 };
                             let far = (found - expected).abs();
