@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fleetune_shared::view::{JobPhase, JobView};
-use fleetune_shared::{ByteSize, Device, Estimate};
+use fleetune_shared::{ByteSize, Device, Estimate, Fit};
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -133,12 +133,15 @@ impl Show for Plan<'_> {
                 file.bytes.to_string().into(),
             ]);
         }
-        let name = self.planned.recipe.name.clone();
+        let (sizer, recipe) = (self.planned.sizer(Device::Cuda), &self.planned.recipe);
+        let need = sizer.size(recipe);
+        let cards = super::estimate::known_cards().into_iter();
         let sizing = Sizing {
-            name,
-            estimate: self.estimate(),
+            name: recipe.name.clone(),
+            about: super::estimate::about(&sizer, recipe),
+            need,
             useful: self.useful(),
-            cards: super::estimate::known_cards(),
+            fits: cards.map(|card| Fit::of(&sizer, recipe, &need, card)).collect(),
         };
         let (count, bytes) = (self.files.len(), self.bytes());
         format!(
