@@ -67,10 +67,11 @@ impl Bounded {
     }
 
     fn new(estimate: Estimate, doubt: &Doubt) -> Self {
-        let sum = |parts: [ByteSize; 4]| parts.iter().map(|part| part.0 as f64).sum::<f64>();
-        let standing =
-            sum([estimate.weights, estimate.adapter, estimate.gradients, estimate.optimizer]);
-        let passing = sum([estimate.activations, estimate.logits, estimate.workspace, ByteSize(0)]);
+        let Estimate { weights, adapter, gradients, optimizer, .. } = estimate;
+        let Estimate { activations, logits, workspace, .. } = estimate;
+        let sum = |parts: &[ByteSize]| parts.iter().map(|part| part.0 as f64).sum::<f64>();
+        let standing = sum(&[weights, adapter, gradients, optimizer]);
+        let passing = sum(&[activations, logits, workspace]);
         let runtime = estimate.runtime.0 as f64;
         let total = estimate.total().0 as f64;
         let below =

@@ -25,47 +25,16 @@ pub enum Sizer {
     },
 }
 
-/// Numbers of activations in all blocks of a micro-batch, beyond any machine; what passes is counted without overflow.
-const NUMBERS_MAX: u128 = 1 << 52;
-
 impl Sizer {
     /// The recipe as it is sized: checked against the model, its default length cut to the model's.
     ///
     /// # Errors
     /// [`RecipeError::Value`] for what does not fit the model, and for a micro-batch beyond any machine.
     pub fn prepare(&self, recipe: Recipe) -> Result<Recipe, RecipeError> {
-        let mut recipe = match self {
-            Self::Fleetune { model, .. } => recipe.fit_model(model)?,
-            Self::Torch { shape, .. } => {
-                names_are_known(&recipe, shape)?;
-                recipe
-            }
-        };
-        let (layers, width) = match self {
-            Self::Fleetune { model, .. } => {
-                let width = model.hidden_size + model.query_width() + model.intermediate_size;
-                (model.num_hidden_layers as u128, width as u128)
-            }
-            Self::Torch { shape, .. } => {
-                if recipe.file().max_length.is_none()
-                    && let Some(limit) = shape.max_position_embeddings
-                {
-                    recipe.data.max_length = recipe.data.max_length.min(limit as usize);
-                }
-                let width = shape.hidden_size + shape.query_width() + shape.intermediate_size;
-                (u128::from(shape.num_hidden_layers), u128::from(width))
-            }
-        };
-        let rows = recipe.batching.micro_batch as u128 * recipe.objective.answers() as u128;
-        let tokens = rows * recipe.data.max_length as u128;
-        if tokens * layers * width > NUMBERS_MAX {
-            return Err(RecipeError::Value {
-                key: "per_device_train_batch_size".into(),
-                found: format!("{tokens} tokens at a time with `max_length`"),
-                expected: "what some machine could hold".into(),
-            });
+        match self {
+            Self::Fleetune { model, .. } => recipe.fit_model(model),
+            Self::Torch { shape, .. } => fit_shape(recipe, shape),
         }
-        Ok(recipe)
     }
 
     /// Sizes a prepared recipe.
@@ -89,23 +58,33 @@ impl Sizer {
     }
 }
 
-fn names_are_known(recipe: &Recipe, shape: &ModelShape) -> Result<(), RecipeError> {
+/// As [`Recipe::fit_model`], of what a shape tells; a longer row than the model was made for is the runtime's business.
+fn fit_shape(mut recipe: Recipe, shape: &ModelShape) -> Result<Recipe, RecipeError> {
     let targets = match &recipe.method {
         Method::Lora(lora) => Some(&lora.target_modules),
         Method::Ia3(ia3) => ia3.target_modules.as_ref(),
         Method::Full | Method::Freeze(_) => None,
     };
-    let Some(Targets::Names(names)) = targets else { return Ok(()) };
-    let unknown = |name: &&String| {
-        let last = name.rsplit('.').next().unwrap_or(name);
-        slots_of(last, &shape.model_type).is_empty()
-    };
-    match names.iter().find(unknown) {
-        None => Ok(()),
-        Some(name) => Err(RecipeError::Value {
-            key: "target_modules".into(),
-            found: format!("`{}`", name.escape_debug()),
-            expected: "names of linear layers, such as q_proj, or all-linear".into(),
-        }),
+    if let Some(Targets::Names(names)) = targets {
+        let unknown = |name: &&String| {
+            let last = name.rsplit('.').next().unwrap_or(name);
+            slots_of(last, &shape.model_type).is_empty()
+        };
+        if let Some(name) = names.iter().find(unknown) {
+            return Err(RecipeError::Value {
+                key: "target_modules".into(),
+                found: format!("`{}`", name.escape_debug()),
+                expected: "names of linear layers, such as q_proj, or all-linear".into(),
+            });
+        }
     }
+    if recipe.file().max_length.is_none()
+        && let Some(limit) = shape.max_position_embeddings
+    {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        recipe.data.max_length = recipe.data.max_length.min(limit);
+    }
+    let width = shape.hidden_size + shape.query_width() + shape.intermediate_size;
+    recipe.some_machine_holds(shape.num_hidden_layers, width)?;
+    Ok(recipe)
 }

@@ -17,8 +17,9 @@ pub enum Runtime {
     Hf,
     /// Axolotl: as transformers, with what stays unquantised cast back to half.
     Axolotl,
-    /// LitGPT: everything in half (`bf16-true`), the loss too; the head is quantised as well; values are a view of the
-    /// fused q, k, v, so all of that is kept; bitsandbytes of its time keeps each quantised layer's input.
+    /// LitGPT: everything in half (`bf16-true`) but the loss, for Fabric's precision plugins return logits as f32; the head
+    /// is quantised as well; values are a view of the fused q, k, v, so all of that is kept; bitsandbytes of its time keeps
+    /// each quantised layer's input.
     Litgpt,
     /// torchtune: everything in half, the loss over chunks whose f32 copies go one after the other.
     Torchtune,
@@ -29,7 +30,8 @@ impl Runtime {
         match self {
             // Without autocast nothing widens the logits of an engine that holds the model in half.
             Self::Hf | Self::Axolotl => precision == Precision::Partitioned,
-            Self::Litgpt | Self::Torchtune => true,
+            Self::Litgpt => false,
+            Self::Torchtune => true,
         }
     }
 

@@ -83,8 +83,8 @@ impl TorchRun<'_> {
         linears
     }
 
-    /// A's input: a cast copy of the layer's where A is f32, a dropped-out copy and its mask of bytes with dropout. A layer
-    /// whose input nothing else keeps keeps it for A even so. DoRA keeps both outputs too, the base's and its own.
+    /// A's input, kept for A's gradient: a cast copy of the layer's where A is f32, and with dropout a mask of bytes. DoRA
+    /// keeps both outputs too, the base's and its own.
     fn of_lora(&self, linear: &Linear) -> u128 {
         let Some(lora) = self.lora() else { return 0 };
         let (inp, out) = (u128::from(linear.inp), u128::from(linear.out));

@@ -96,6 +96,7 @@ impl<'a> TorchRun<'a> {
         let moments = match self.setting.meter {
             Meter::Allocated => vec![head, backward, step],
             Meter::Reserved | Meter::Process => {
+                // One upon the other: neither finds room in what was freed for the other.
                 vec![Estimate { logits: head.logits, ..backward }, step]
             }
         };
@@ -105,10 +106,9 @@ impl<'a> TorchRun<'a> {
 
     /// Bytes of one number of an activation: half under autocast and wherever weights are.
     fn number(&self) -> u128 {
-        let plain = self.recipe.quantization == Quantization::Float32
-            && self.recipe.method.makes_adapter()
-            && self.recipe.file().dtype.is_some();
-        if plain { F32 } else { HALF }
+        let adapts_f32 =
+            self.recipe.quantization == Quantization::Float32 && self.recipe.method.makes_adapter();
+        if adapts_f32 { F32 } else { HALF }
     }
 
     /// Whether only each block's input is kept: `torch.utils.checkpoint` around a block, the one level transformers has.
