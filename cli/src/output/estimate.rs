@@ -56,7 +56,7 @@ fn left(fit: &Fit, needed: ByteSize) -> String {
 fn changes(fit: &Fit) -> String {
     match (&fit.changes, fit.verdict) {
         (_, Verdict::Comfortable | Verdict::Tight) => String::new(),
-        (None, Verdict::No) => "nothing would help".into(),
+        (None, Verdict::No) => "no change here would do".into(),
         (Some(changes), Verdict::No) => {
             changes.iter().map(|change| change.keys()).collect::<Vec<_>>().join(", ")
         }
@@ -66,16 +66,12 @@ fn changes(fit: &Fit) -> String {
 impl Show for Sizing {
     fn table(&self, style: Style) -> String {
         let needed = self.need.total();
-        let columns = [
-            "card",
-            "?>memory",
-            "?>usable",
-            ">left",
-            "verdict",
-            "?>longest",
-            "?>rows",
-            "to make it fit",
-        ];
+        let misfits = self.fits.iter().any(|fit| fit.verdict == Verdict::No);
+        let mut columns =
+            vec!["card", "?>memory", "?>usable", ">left", "verdict", "?>longest", "?>rows"];
+        if misfits {
+            columns.push("to make it fit");
+        }
         let mut cards = Table::new(style, &columns);
         let most = |count: Option<u64>| count.map_or_else(|| "–".into(), |count| count.to_string());
         for fit in &self.fits {
@@ -84,7 +80,7 @@ impl Show for Sizing {
                 Verdict::Tight => Colour::Waiting,
                 Verdict::No => Colour::Bad,
             };
-            cards.row([
+            let mut fields = vec![
                 plain_line(&fit.card.name).into(),
                 fit.card.vram_bytes_total.to_string().into(),
                 fit.card.usable().to_string().into(),
@@ -92,8 +88,11 @@ impl Show for Sizing {
                 Field::new(fit.verdict.word(), colour),
                 most(fit.length).into(),
                 most(fit.rows).into(),
-                changes(fit).into(),
-            ]);
+            ];
+            if misfits {
+                fields.push(changes(fit).into());
+            }
+            cards.row_of(fields);
         }
         let mut memory = breakdown(&self.need.estimate, style);
         memory += &format!("\n\ntrusted between {} and {}", self.need.low, self.need.high);
@@ -103,11 +102,14 @@ impl Show for Sizing {
                 self.useful
             );
         }
+        let caption =
+            "longest: tokens of a row; rows: of a micro-batch; each with all else as it is";
         format!(
-            "{}\n{}\n\n{memory}\n\n{}",
+            "{}\n{}\n\n{memory}\n\n{}\n\n{}",
             style.paint(Colour::Strong, &plain_line(&self.name)),
             style.paint(Colour::Quiet, &plain_line(&self.about)),
-            cards.text("no cards")
+            cards.text("no cards"),
+            style.paint(Colour::Quiet, caption)
         )
     }
 

@@ -4,9 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Sizer;
-use crate::recipe::{
-    CheckpointingChoice, CheckpointingLevel, Method, OptimName, Quantization, RecipeFile,
-};
+use crate::recipe::{CheckpointingChoice, CheckpointingLevel, OptimName, Quantization, RecipeFile};
 use crate::{ByteSize, Recipe};
 
 /// A change to a recipe.
@@ -19,6 +17,8 @@ pub enum Change {
     MicroBatch(u64),
     /// Another optimizer.
     Optimizer(OptimName),
+    /// Each gradient moves its weights as soon as it is there; nothing is clipped by all of them.
+    OptimizerInBackward,
     /// The base in four bits.
     FourBit,
     /// Shorter rows.
@@ -36,6 +36,7 @@ impl Change {
                 let name = serde_json::to_value(name).unwrap_or_default();
                 format!("optim: {}", name.as_str().unwrap_or_default())
             }
+            Self::OptimizerInBackward => "optimizer_in_backward: true, max_grad_norm: 0".into(),
             Self::FourBit => "load_in_4bit: true".into(),
             Self::Length(tokens) => format!("max_length: {tokens}"),
         }
@@ -52,6 +53,10 @@ impl Change {
                 file.gradient_accumulation_steps = Some((steps / rows.max(1)).max(1));
             }
             Self::Optimizer(name) => file.optim = Some(name),
+            Self::OptimizerInBackward => {
+                file.optimizer_in_backward = Some(true);
+                file.max_grad_norm = Some(0.0);
+            }
             Self::FourBit => {
                 file.load_in_4bit = Some(true);
                 file.load_in_8bit = None;
@@ -120,8 +125,8 @@ pub fn most_rows(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<u64> 
 
 /// The cheapest change that makes a prepared recipe fit `room`, or, where no single one does, the cheapest changes one
 /// upon the other; `None` where all of them together do not. Cheapest first: what costs time (checkpointing, fewer rows at
-/// a time), then what costs a little precision (states of eight bits, paged states, a base of four), then what changes the
-/// data (shorter rows).
+/// a time), then what costs a little precision (states of eight bits, paged states, no clipping, a base of four bits), then
+/// what changes the data (shorter rows).
 #[must_use]
 pub fn changes_to_fit(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<Vec<Change>> {
     let file = recipe.file();
@@ -138,7 +143,7 @@ pub fn changes_to_fit(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<
         if let Some(change) = settled(change, sizer, recipe, changed.clone(), room) {
             made.retain(|earlier| kind(*earlier) != kind(change));
             made.push(change);
-            return Some(made);
+            return Some(only_needed(made, sizer, file, room));
         }
         if matches!(change, Change::Length(_)) {
             continue;
@@ -153,6 +158,23 @@ pub fn changes_to_fit(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<
         }
     }
     None
+}
+
+/// Leaves out what the others do without, the dearest first.
+fn only_needed(
+    mut made: Vec<Change>,
+    sizer: &Sizer,
+    file: &RecipeFile,
+    room: ByteSize,
+) -> Vec<Change> {
+    for at in (0..made.len()).rev() {
+        let others = made.iter().enumerate().filter(|(other, _)| *other != at);
+        let file = others.fold(file.clone(), |file, (_, change)| change.on(file));
+        if need(sizer, file).is_some_and(|need| need <= room) {
+            made.remove(at);
+        }
+    }
+    made
 }
 
 /// The change in the mildest form that fits, if one does.
@@ -205,7 +227,10 @@ fn ladder(sizer: &Sizer, recipe: &Recipe) -> Vec<Change> {
         Sizer::Fleetune { model, .. } => model.stored.is_some(),
         Sizer::Torch { setting, .. } => setting.gptq,
     };
-    let adapter = matches!(&recipe.method, Method::Lora(_) | Method::Ia3(_));
+    let adapter = recipe.method.makes_adapter();
+    if !adapter && matches!(sizer, Sizer::Fleetune { .. }) && !recipe.optim.in_backward {
+        ladder.push(Change::OptimizerInBackward);
+    }
     if adapter && !packed && !matches!(recipe.quantization, Quantization::FourBit(_)) {
         ladder.push(Change::FourBit);
     }

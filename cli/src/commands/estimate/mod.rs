@@ -3,6 +3,8 @@
 mod cards;
 mod keys;
 mod model;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
