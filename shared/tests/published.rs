@@ -100,7 +100,7 @@ const GIB: f64 = (1u64 << 30) as f64;
 fn held_against(told: bool) -> (f64, f64, f64) {
     let mut errors = Vec::new();
     let mut inside = 0;
-    println!(
+    eprintln!(
         "| model | run | tokens | measured GiB | estimate | trusted | off |\n|---|---|---|---|---|---|---|"
     );
     for run in runs() {
@@ -111,7 +111,7 @@ fn held_against(told: bool) -> (f64, f64, f64) {
         let off = estimate / measured - 1.0;
         inside += usize::from((low..=high).contains(&measured));
         errors.push(off.abs());
-        println!(
+        eprintln!(
             "| {} | {}{}, {}, {} | {} × {} | {measured:.2} | {estimate:.2} | {low:.1}–{high:.1} | {:+.1} % |",
             run.0["model"],
             run.0["method"],
@@ -123,7 +123,7 @@ fn held_against(told: bool) -> (f64, f64, f64) {
             100.0 * off
         );
         if std::env::var("FLEETUNE_PARTS").is_ok() {
-            println!(
+            eprintln!(
                 "    {:?}",
                 need.estimate.parts().map(|(name, bytes)| format!("{name} {bytes}"))
             );
@@ -133,7 +133,7 @@ fn held_against(told: bool) -> (f64, f64, f64) {
     let rank = |part: f64| errors[(part * errors.len() as f64).ceil() as usize - 1];
     let (median, ninetieth) = (rank(0.5), rank(0.9));
     let covered = inside as f64 / errors.len() as f64;
-    println!(
+    eprintln!(
         "{} runs: median {:.1} %, 90th percentile {:.1} %, largest {:.1} %; {:.0} % within what is trusted",
         errors.len(),
         100.0 * median,

@@ -132,7 +132,7 @@ fn the_table_of_verdicts_comes_out() {
         let (_, need) = prepared(&ours(model), model, &keys);
         let found = cards.each_ref().map(|card| Verdict::of(&need, card));
         let words = found.map(Verdict::word);
-        println!(
+        eprintln!(
             "| {what} | {} | {} to {} | {} | {} |",
             need.total(),
             need.low,
@@ -140,7 +140,7 @@ fn the_table_of_verdicts_comes_out() {
             words[0],
             words[1]
         );
-        println!("    {:?}", need.estimate.parts().map(|(name, bytes)| format!("{name} {bytes}")));
+        eprintln!("    {:?}", need.estimate.parts().map(|(name, bytes)| format!("{name} {bytes}")));
         if found != [ten, twenty] {
             wrong.push(what);
         }
