@@ -19,6 +19,7 @@ mod id;
 mod job;
 mod memory_plan;
 mod model_merge;
+mod model_shape;
 mod model_spec;
 mod order;
 pub mod peft;
@@ -32,8 +33,9 @@ pub use availability::{Availability, OwnerSign};
 pub use bytes::{ByteSize, ByteSizeError};
 pub use card::{Card, Device, Offer};
 pub use estimate::{
-    CHUNK_NUMBERS, Estimate, EstimatePart, MERGE_PROMPT_TOKENS, PAGED_NUMBERS, SLAB_ROWS,
-    TILE_NUMBERS,
+    Attention, Bounded, CHUNK_NUMBERS, CardFamily, Change, Estimate, EstimatePart, Fit,
+    MERGE_PROMPT_TOKENS, Meter, PAGED_NUMBERS, Precision, Runtime, SLAB_ROWS, Sizer, TILE_NUMBERS,
+    TorchSetting, Verdict, changes_to_fit, longest_length, most_rows,
 };
 pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerEvent};
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
@@ -43,6 +45,7 @@ pub use memory_plan::{Keeps, MemoryPlan, head_rows};
 pub use model_merge::{
     MergeDtype, MergedModel, ModelMerge, ModelMergeError, ModelMergeMethod, Setting,
 };
+pub use model_shape::{ModelShape, known_config, known_models};
 pub use model_spec::{
     Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling, StoredWeights,
 };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use fleetune_proto::ErrorCode;
 use fleetune_shared::view::{Explanation, JobPhase, JobView};
-use fleetune_shared::{ByteSize, Device, Estimate, JobSpec};
+use fleetune_shared::{ByteSize, Device, Estimate, Fit, JobSpec};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -161,19 +161,23 @@ impl Show for Plan<'_> {
                 file.bytes.to_string().into(),
             ]);
         }
-        let name = &self.planned.recipe.name;
+        let recipe = &self.planned.recipe;
         let sizing = match &self.fleet {
             Some(fleet) => format!(
                 "{}: {}",
-                style.paint(Colour::Strong, &plain_line(name)),
+                style.paint(Colour::Strong, &plain_line(&recipe.name)),
                 Explained::new(fleet, None).table(style)
             ),
             None => {
+                let sizer = self.planned.sizer(Device::Cuda);
+                let need = sizer.size(recipe);
+                let cards = super::estimate::known_cards().into_iter();
                 let sizing = Sizing {
-                    name: name.clone(),
-                    estimate: self.estimate(),
+                    name: recipe.name.clone(),
+                    about: super::estimate::about(&sizer, recipe),
+                    need,
                     useful: self.useful(),
-                    cards: super::estimate::known_cards(),
+                    fits: cards.map(|card| Fit::of(&sizer, recipe, &need, card)).collect(),
                 };
                 sizing.table(style)
             }

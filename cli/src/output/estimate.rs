@@ -1,6 +1,6 @@
 //! `fleetune estimate`: a job's memory piece by piece, and which cards would hold it.
 
-use fleetune_shared::{ByteSize, Card, Estimate};
+use fleetune_shared::{Bounded, ByteSize, Estimate, Fit, Verdict};
 use serde_json::{Value, json};
 
 use super::bar::bar;
@@ -10,10 +10,12 @@ use super::{Colour, Show, Style, Table, plain_line};
 /// An estimate and the cards it was held against.
 pub(crate) struct Sizing {
     pub(crate) name: String,
-    pub(crate) estimate: Estimate,
+    /// The model, the runtime and the micro-batch, on one line.
+    pub(crate) about: String,
+    pub(crate) need: Bounded,
     /// What the job can make use of: more than the estimate where it keeps as much as it has room for.
     pub(crate) useful: ByteSize,
-    pub(crate) cards: Vec<Card>,
+    pub(crate) fits: Vec<Fit>,
 }
 
 /// The pieces, one a line, with a bar for each one's share.
@@ -41,60 +43,106 @@ pub(super) fn breakdown(estimate: &Estimate, style: Style) -> String {
     table.text("")
 }
 
+/// What is left of a card, or what it lacks.
+fn left(fit: &Fit, needed: ByteSize) -> String {
+    let usable = fit.card.usable();
+    match usable.0.checked_sub(needed.0) {
+        Some(left) => ByteSize(left).to_string(),
+        None => format!("−{}", ByteSize(needed.0 - usable.0)),
+    }
+}
+
+/// A changed recipe's keys, or that there are none.
+fn changes(fit: &Fit) -> String {
+    match (&fit.changes, fit.verdict) {
+        (_, Verdict::Comfortable | Verdict::Tight) => String::new(),
+        (None, Verdict::No) => "no change here would do".into(),
+        (Some(changes), Verdict::No) => {
+            changes.iter().map(|change| change.keys()).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
 impl Show for Sizing {
     fn table(&self, style: Style) -> String {
-        let needed = self.estimate.total();
-        let mut cards = Table::new(style, &["card", ">memory", ">usable", ">left", "verdict"]);
-        for card in &self.cards {
-            let usable = card.usable();
-            let (left, verdict) = match usable.0.checked_sub(needed.0) {
-                Some(left) => (ByteSize(left).to_string(), Field::new("fits", Colour::Good)),
-                None => (
-                    format!("−{}", ByteSize(needed.0 - usable.0)),
-                    Field::new("too small", Colour::Bad),
-                ),
-            };
-            cards.row([
-                plain_line(&card.name).into(),
-                card.vram_bytes_total.to_string().into(),
-                usable.to_string().into(),
-                left.into(),
-                verdict,
-            ]);
+        let needed = self.need.total();
+        let misfits = self.fits.iter().any(|fit| fit.verdict == Verdict::No);
+        let mut columns =
+            vec!["card", "?>memory", "?>usable", ">left", "verdict", "?>longest", "?>rows"];
+        if misfits {
+            columns.push("to make it fit");
         }
-        let mut memory = breakdown(&self.estimate, style);
+        let mut cards = Table::new(style, &columns);
+        let most = |count: Option<u64>| count.map_or_else(|| "–".into(), |count| count.to_string());
+        for fit in &self.fits {
+            let colour = match fit.verdict {
+                Verdict::Comfortable => Colour::Good,
+                Verdict::Tight => Colour::Waiting,
+                Verdict::No => Colour::Bad,
+            };
+            let mut fields = vec![
+                plain_line(&fit.card.name).into(),
+                fit.card.vram_bytes_total.to_string().into(),
+                fit.card.usable().to_string().into(),
+                left(fit, needed).into(),
+                Field::new(fit.verdict.word(), colour),
+                most(fit.length).into(),
+                most(fit.rows).into(),
+            ];
+            if misfits {
+                fields.push(changes(fit).into());
+            }
+            cards.row_of(fields);
+        }
+        let mut memory = breakdown(&self.need.estimate, style);
+        memory += &format!("\n\ntrusted between {} and {}", self.need.low, self.need.high);
         if self.useful > needed {
             memory += &format!(
-                "\n\nthe least it can do with; with room it keeps more and computes less, up to {}",
+                "\nthe least it can do with; with room it keeps more and computes less, up to {}",
                 self.useful
             );
         }
+        let caption =
+            "longest: tokens of a row; rows: of a micro-batch; each with all else as it is";
         format!(
-            "{}\n\n{memory}\n\n{}",
+            "{}\n{}\n\n{memory}\n\n{}\n\n{}",
             style.paint(Colour::Strong, &plain_line(&self.name)),
-            cards.text("no cards")
+            style.paint(Colour::Quiet, &plain_line(&self.about)),
+            cards.text("no cards"),
+            style.paint(Colour::Quiet, caption)
         )
     }
 
     fn json(&self) -> Value {
-        let card = |card: &Card| {
+        let card = |fit: &Fit| {
+            let changes = fit
+                .changes
+                .as_ref()
+                .map(|changes| changes.iter().map(|change| change.keys()).collect::<Vec<_>>());
             json!({
-                "name": card.name,
-                "vram_bytes_total": card.vram_bytes_total,
-                "vram_bytes_usable": card.usable(),
-                "fits": card.usable() >= self.estimate.total(),
+                "name": fit.card.name,
+                "vram_bytes_total": fit.card.vram_bytes_total,
+                "vram_bytes_usable": fit.card.usable(),
+                "fits": fit.verdict != Verdict::No,
+                "verdict": fit.verdict,
+                "max_length_fits": fit.length,
+                "micro_batch_fits": fit.rows,
+                "changes_to_fit": changes,
             })
         };
         json!({
             "name": self.name,
-            "estimate": self.estimate,
-            "vram_bytes_needed": self.estimate.total(),
+            "about": self.about,
+            "estimate": self.need.estimate,
+            "vram_bytes_needed": self.need.total(),
+            "vram_bytes_low": self.need.low,
+            "vram_bytes_high": self.need.high,
             "vram_bytes_useful": self.useful,
-            "cards": self.cards.iter().map(card).collect::<Vec<_>>(),
+            "cards": self.fits.iter().map(card).collect::<Vec<_>>(),
         })
     }
 
     fn quiet(&self) -> String {
-        self.estimate.total().0.to_string()
+        self.need.total().0.to_string()
     }
 }

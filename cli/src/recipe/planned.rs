@@ -7,7 +7,7 @@ use fleetune_engine::model;
 use fleetune_shared::recipe::RecipeFile;
 use fleetune_shared::{
     ByteSize, DataFiles, Device, Estimate, InputRole, JobSpec, MemoryPlan, ModelSpec, Recipe,
-    TrainOrder, Work,
+    Sizer, TrainOrder, Work,
 };
 
 use super::{InputFile, RecipeOnDisk, data};
@@ -42,6 +42,11 @@ impl Planned {
     /// What the run needs on a card that computes with `device`.
     pub(crate) fn estimate(&self, device: Device) -> Estimate {
         Estimate::of_training(&self.spec, &self.recipe, device)
+    }
+
+    /// Who says so, also of other recipes.
+    pub(crate) fn sizer(&self, device: Device) -> Sizer {
+        Sizer::Fleetune { model: Box::new(self.spec.clone()), device }
     }
 
     /// What it can make use of there: more than it needs under `gradient_checkpointing: auto`.

@@ -1,15 +1,35 @@
 //! How much memory a job will need, piece by piece.
 //!
 //! The pieces mirror what `engine` allocates, tensor by tensor (see [`training`]); runtime is what is left, fitted to
-//! measured peaks.
+//! measured peaks. Other runtimes are sized by [`torch`], as PyTorch allocates.
+//!
+//! ```text
+//!   Recipe + Sizer ──▶ Bounded ──Card──▶ Verdict ──▶ advice: what else would fit
+//!            │         estimate, low..high
+//!            ├─ Fleetune: ModelSpec  ─▶ training
+//!            └─ Torch:    ModelShape ─▶ torch
+//! ```
 
+mod advice;
+mod bounded;
+mod fit;
+mod sizer;
+mod torch;
 mod training;
+mod verdict;
 
 use serde::{Deserialize, Serialize};
 
 use self::training::Training;
 use crate::memory_plan::MemoryPlan;
 use crate::{ByteSize, Device, ModelSpec, Recipe};
+
+pub use advice::{Change, changes_to_fit, longest_length, most_rows};
+pub use bounded::Bounded;
+pub use fit::Fit;
+pub use sizer::Sizer;
+pub use torch::{Attention, CardFamily, Meter, Precision, Runtime, TorchSetting};
+pub use verdict::Verdict;
 
 /// One piece of an estimate: its name and its bytes.
 pub type EstimatePart = (&'static str, ByteSize);
@@ -74,7 +94,7 @@ impl Estimate {
     /// All pieces together.
     #[must_use]
     pub fn total(&self) -> ByteSize {
-        ByteSize(self.parts().iter().map(|(_, bytes)| bytes.0).sum())
+        ByteSize(self.parts().iter().fold(0, |sum, (_, bytes)| sum.saturating_add(bytes.0)))
     }
 
     /// Sizes a training run of `recipe` on `model`: the longest micro-batch the recipe allows, at the moment that holds

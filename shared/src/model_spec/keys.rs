@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::ModelSpecError;
 
-pub(super) const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 
 /// One object of `config.json` with typed access.
 #[derive(Clone, Copy)]

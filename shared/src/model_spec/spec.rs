@@ -258,8 +258,10 @@ impl ModelSpec {
         let fail = |why: String| Err(ModelSpecError::Shape { place, why });
         // First, so that no product of what passes here overflows.
         let heads = self.num_attention_heads.saturating_mul(self.head_dim);
-        let largest = [self.hidden_size, self.intermediate_size, self.vocab_size, heads];
-        if largest.iter().any(|n| *n > 1 << 24) || self.num_hidden_layers > 4096 {
+        let key_values = self.num_key_value_heads.saturating_mul(self.head_dim);
+        let widths = [self.hidden_size, self.intermediate_size, heads, key_values];
+        let wide = widths.iter().any(|n| *n > 1 << 20) || self.vocab_size > 1 << 24;
+        if wide || self.num_hidden_layers > 4096 || self.parameters() > 1 << 44 {
             return fail("sizes are beyond any known model, the file is likely damaged".into());
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {

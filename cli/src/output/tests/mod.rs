@@ -2,9 +2,8 @@
 
 pub(crate) mod views;
 
-use fleetune_shared::ByteSize;
 use fleetune_shared::peft::{Lint, Reader};
-use fleetune_shared::view::Verdict;
+use fleetune_shared::{Bounded, ByteSize, Change, Fit, Verdict, view};
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -84,7 +83,7 @@ fn why_a_job_waits() {
 #[test]
 fn a_closed_card_says_why_below_the_table() {
     let mut closed = explanation();
-    closed.cards[1].verdict = Verdict::Closed;
+    closed.cards[1].verdict = view::Verdict::Closed;
     closed.cards[1].lacks = Some("its owner uses it: blender, 6.10 GiB".into());
     let table = Explained::new(&closed, None).table(Style::PLAIN);
     assert!(table.contains("\nbench-4: its owner uses it: blender, 6.10 GiB\n"), "{table}");
@@ -92,13 +91,29 @@ fn a_closed_card_says_why_below_the_table() {
 
 #[test]
 fn what_a_recipe_needs() {
+    let fit = |gib, verdict, length, rows, changes| Fit {
+        card: card(gib),
+        verdict,
+        length,
+        rows,
+        changes,
+    };
+    let longest = Some(vec![Change::MicroBatch(1), Change::Length(512)]);
     let sizing = Sizing {
         name: "tone".into(),
-        estimate: estimate(),
+        about: "3.21 billion parameters, fleetune on CUDA, 4 rows of 2048 tokens at a time".into(),
+        need: Bounded { estimate: estimate(), low: ByteSize(9 << 30), high: ByteSize(11 << 30) },
         useful: ByteSize(12 << 30),
-        cards: vec![card(8), card(24)],
+        fits: vec![
+            fit(6, Verdict::No, None, None, None),
+            fit(8, Verdict::No, None, Some(2), longest),
+            fit(10, Verdict::Tight, Some(2112), Some(4), None),
+            fit(24, Verdict::Comfortable, Some(16384), Some(30), None),
+        ],
     };
     assert_snapshot!("estimate_table", sizing.table(Style::PLAIN));
+    let narrow = Style { colour: false, width: Some(60) };
+    assert_snapshot!("estimate_narrow", sizing.table(narrow));
     assert_snapshot!("estimate_json", pretty(&sizing.json()));
 }
 

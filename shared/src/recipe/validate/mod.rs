@@ -76,6 +76,9 @@ fn name(file: &RecipeFile) -> Result<String, RecipeError> {
     Ok(name)
 }
 
+/// Numbers of activations of a micro-batch in all blocks.
+const NUMBERS_MAX: u128 = 1 << 52;
+
 impl Recipe {
     /// Checks the recipe against the model it names and shortens the default `max_length` to the model's own.
     ///
@@ -103,7 +106,21 @@ impl Recipe {
             }
             self.data.max_length = limit;
         }
+        let width = model.hidden_size + model.query_width() + model.intermediate_size;
+        self.some_machine_holds(model.num_hidden_layers as u64, width as u64)?;
         Ok(self)
+    }
+
+    /// Refuses a micro-batch whose activations, over `blocks` of such a `width`, are beyond any machine. What passes is
+    /// counted without overflow.
+    pub(crate) fn some_machine_holds(&self, blocks: u64, width: u64) -> Result<(), RecipeError> {
+        let rows = self.batching.micro_batch as u128 * self.objective.answers() as u128;
+        let tokens = rows * self.data.max_length as u128;
+        if tokens * u128::from(blocks) * u128::from(width) > NUMBERS_MAX {
+            let found = format!("{tokens} tokens at a time with `max_length`");
+            return refuse("per_device_train_batch_size", found, "what some machine could hold");
+        }
+        Ok(())
     }
 }
 

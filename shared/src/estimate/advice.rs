@@ -1,0 +1,241 @@
+//! What else a card would hold: longer rows, more of them, and what would make a job fit that does not. Pure: a change
+//! is made to the recipe's text and sized again.
+
+use serde::{Deserialize, Serialize};
+
+use super::Sizer;
+use crate::recipe::{CheckpointingChoice, CheckpointingLevel, OptimName, Quantization, RecipeFile};
+use crate::{ByteSize, Recipe};
+
+/// A change to a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Keep only each block's input.
+    GradientCheckpointing,
+    /// Rows at a time, with as much more accumulation: the same steps.
+    MicroBatch(u64),
+    /// Another optimizer.
+    Optimizer(OptimName),
+    /// Each gradient moves its weights as soon as it is there; nothing is clipped by all of them.
+    OptimizerInBackward,
+    /// The base in four bits.
+    FourBit,
+    /// Shorter rows.
+    Length(u64),
+}
+
+impl Change {
+    /// As it is written in a recipe.
+    #[must_use]
+    pub fn keys(self) -> String {
+        match self {
+            Self::GradientCheckpointing => "gradient_checkpointing: true".into(),
+            Self::MicroBatch(rows) => format!("per_device_train_batch_size: {rows}"),
+            Self::Optimizer(name) => {
+                let name = serde_json::to_value(name).unwrap_or_default();
+                format!("optim: {}", name.as_str().unwrap_or_default())
+            }
+            Self::OptimizerInBackward => "optimizer_in_backward: true, max_grad_norm: 0".into(),
+            Self::FourBit => "load_in_4bit: true".into(),
+            Self::Length(tokens) => format!("max_length: {tokens}"),
+        }
+    }
+
+    fn on(self, mut file: RecipeFile) -> RecipeFile {
+        match self {
+            Self::GradientCheckpointing => {
+                file.gradient_checkpointing = Some(CheckpointingChoice::Switch(true));
+            }
+            Self::MicroBatch(rows) => {
+                let steps = rows_of(&file) * file.gradient_accumulation_steps.unwrap_or(1);
+                file.per_device_train_batch_size = Some(rows);
+                file.gradient_accumulation_steps = Some((steps / rows.max(1)).max(1));
+            }
+            Self::Optimizer(name) => file.optim = Some(name),
+            Self::OptimizerInBackward => {
+                file.optimizer_in_backward = Some(true);
+                file.max_grad_norm = Some(0.0);
+            }
+            Self::FourBit => {
+                file.load_in_4bit = Some(true);
+                file.load_in_8bit = None;
+            }
+            Self::Length(tokens) => file.max_length = Some(tokens),
+        }
+        file
+    }
+}
+
+fn rows_of(file: &RecipeFile) -> u64 {
+    file.per_device_train_batch_size.unwrap_or(8)
+}
+
+/// Bytes of the recipe with its changes, `None` where it is then no recipe.
+fn need(sizer: &Sizer, file: RecipeFile) -> Option<ByteSize> {
+    let recipe = Recipe::try_from(RecipeFile { sweep: None, ..file }).ok()?;
+    let recipe = sizer.prepare(recipe).ok()?;
+    Some(sizer.size(&recipe).total())
+}
+
+/// The largest of `1..=most` that `fits`, which holds up to some number and for none above.
+fn largest(most: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
+    if most == 0 || !fits(1) {
+        return None;
+    }
+    let (mut low, mut high) = (1, most);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) { low = middle } else { high = middle - 1 }
+    }
+    Some(low)
+}
+
+/// What a search for a length ends at where the model names no limit.
+const LENGTH_MAX: u64 = 1 << 20;
+/// What a search for rows ends at: what a recipe may hold.
+const ROWS_MAX: u64 = 65_536;
+/// Lengths are offered in steps of this many tokens.
+const LENGTH_STEP: u64 = 64;
+
+/// The longest rows, in tokens, of a prepared recipe that fit `room`: a multiple of 64, or the model's limit.
+#[must_use]
+pub fn longest_length(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<u64> {
+    let most = sizer.length_max().unwrap_or(LENGTH_MAX).min(LENGTH_MAX);
+    let fits = |length| {
+        let file = Change::Length(length).on(recipe.file().clone());
+        need(sizer, file).is_some_and(|need| need <= room)
+    };
+    if fits(most) {
+        return Some(most);
+    }
+    largest(most / LENGTH_STEP, |steps| fits(steps * LENGTH_STEP)).map(|steps| steps * LENGTH_STEP)
+}
+
+/// The most rows of a prepared recipe at a time that fit `room`.
+#[must_use]
+pub fn most_rows(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<u64> {
+    largest(ROWS_MAX, |rows| {
+        let mut file = recipe.file().clone();
+        file.per_device_train_batch_size = Some(rows);
+        file.gradient_accumulation_steps = None;
+        need(sizer, file).is_some_and(|need| need <= room)
+    })
+}
+
+/// The cheapest change that makes a prepared recipe fit `room`, or, where no single one does, the cheapest changes one
+/// upon the other; `None` where all of them together do not. Cheapest first: what costs time (checkpointing, fewer rows at
+/// a time), then what costs a little precision (states of eight bits, paged states, no clipping, a base of four bits), then
+/// what changes the data (shorter rows).
+#[must_use]
+pub fn changes_to_fit(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<Vec<Change>> {
+    let file = recipe.file();
+    let ladder = ladder(sizer, recipe);
+    for change in &ladder {
+        if let Some(change) = settled(*change, sizer, recipe, file.clone(), room) {
+            return Some(vec![change]);
+        }
+    }
+    // One upon the other; of two of a kind only the last.
+    let mut made: Vec<Change> = Vec::new();
+    let mut changed = file.clone();
+    for change in ladder {
+        if let Some(change) = settled(change, sizer, recipe, changed.clone(), room) {
+            made.retain(|earlier| kind(*earlier) != kind(change));
+            made.push(change);
+            return Some(only_needed(made, sizer, file, room));
+        }
+        if matches!(change, Change::Length(_)) {
+            continue;
+        }
+        let before = need(sizer, changed.clone());
+        let after = need(sizer, change.on(changed.clone()));
+        // What does not help is not asked for.
+        if after.is_some() && after < before {
+            made.retain(|earlier| kind(*earlier) != kind(change));
+            made.push(change);
+            changed = change.on(changed);
+        }
+    }
+    None
+}
+
+/// Leaves out what the others do without, the dearest first.
+fn only_needed(
+    mut made: Vec<Change>,
+    sizer: &Sizer,
+    file: &RecipeFile,
+    room: ByteSize,
+) -> Vec<Change> {
+    for at in (0..made.len()).rev() {
+        let others = made.iter().enumerate().filter(|(other, _)| *other != at);
+        let file = others.fold(file.clone(), |file, (_, change)| change.on(file));
+        if need(sizer, file).is_some_and(|need| need <= room) {
+            made.remove(at);
+        }
+    }
+    made
+}
+
+/// The change in the mildest form that fits, if one does.
+fn settled(
+    change: Change,
+    sizer: &Sizer,
+    recipe: &Recipe,
+    file: RecipeFile,
+    room: ByteSize,
+) -> Option<Change> {
+    let fits =
+        |change: Change| need(sizer, change.on(file.clone())).is_some_and(|need| need <= room);
+    match change {
+        Change::Length(_) => {
+            let most = recipe.data.max_length as u64 / LENGTH_STEP;
+            let steps = largest(most, |steps| fits(Change::Length(steps * LENGTH_STEP)))?;
+            Some(Change::Length(steps * LENGTH_STEP))
+        }
+        other => fits(other).then_some(other),
+    }
+}
+
+fn kind(change: Change) -> std::mem::Discriminant<Change> {
+    std::mem::discriminant(&change)
+}
+
+/// Changes that mean something to a recipe, cheapest first.
+fn ladder(sizer: &Sizer, recipe: &Recipe) -> Vec<Change> {
+    let mut ladder = Vec::new();
+    let level = recipe.gradient_checkpointing;
+    // `auto` is sized at the least it can do with already.
+    if !matches!(level, CheckpointingLevel::Block | CheckpointingLevel::Auto) {
+        ladder.push(Change::GradientCheckpointing);
+    }
+    let mut rows = recipe.batching.micro_batch as u64 / 2;
+    while rows >= 1 {
+        ladder.push(Change::MicroBatch(rows));
+        rows /= 2;
+    }
+    match recipe.optim.name {
+        OptimName::AdamwTorch | OptimName::PagedAdamw32bit => {
+            ladder.push(Change::Optimizer(OptimName::Adamw8bit));
+            ladder.push(Change::Optimizer(OptimName::PagedAdamw8bit));
+        }
+        OptimName::Adamw8bit => ladder.push(Change::Optimizer(OptimName::PagedAdamw8bit)),
+        OptimName::Lion32bit => ladder.push(Change::Optimizer(OptimName::Lion8bit)),
+        _ => {}
+    }
+    let packed = match sizer {
+        Sizer::Fleetune { model, .. } => model.stored.is_some(),
+        Sizer::Torch { setting, .. } => setting.gptq,
+    };
+    let adapter = recipe.method.makes_adapter();
+    if !adapter && matches!(sizer, Sizer::Fleetune { .. }) && !recipe.optim.in_backward {
+        ladder.push(Change::OptimizerInBackward);
+    }
+    if adapter && !packed && !matches!(recipe.quantization, Quantization::FourBit(_)) {
+        ladder.push(Change::FourBit);
+    }
+    if recipe.data.max_length as u64 > LENGTH_STEP {
+        ladder.push(Change::Length(LENGTH_STEP));
+    }
+    ladder
+}
