@@ -4,11 +4,12 @@ use std::cell::OnceCell;
 
 use fleetune_shared::recipe::{CheckpointingChoice, CheckpointingLevel};
 use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
-use fleetune_shared::{ByteSize, Estimate, JobId, JobSpec, Recipe, Work};
+use fleetune_shared::{ByteSize, CardFamily, Estimate, JobId, JobSpec, Recipe, Work};
 
 use crate::Liveness;
+use crate::learning::{Key, LengthBucket, Traits};
 use crate::placement::{self, Decision};
-use crate::state::{Agent, Job, Lease, Phase, State, anti_affinity, level};
+use crate::state::{Agent, Job, Lease, Phase, Shape, State, anti_affinity, level};
 
 /// The fleet at one moment, with what explanations of waiting jobs need found once.
 pub struct Picture<'a> {
@@ -29,7 +30,7 @@ pub fn submission(state: &State, spec: &JobSpec) -> Explanation {
     let cards = picture.verdicts(spec, None);
     let never = !cards.is_empty() && cards.iter().all(is_hopeless);
     let summary = if never { refusal(spec, &cards) } else { "fits".into() };
-    let hint = if never { hint(spec, &cards) } else { None };
+    let hint = if never { picture.hint(spec, &cards) } else { None };
     let estimate = picture.estimate(spec);
     Explanation { summary, estimate, ahead: Vec::new(), cards, hint, expected_start_ms: None }
 }
@@ -96,7 +97,7 @@ impl<'a> Picture<'a> {
             Phase::Cancelled => "cancelled by a user".into(),
         };
         let queued = job.phase == Phase::Queued;
-        let hint = if queued { hint(spec, &cards).or_else(|| sooner(&cards)) } else { None };
+        let hint = if queued { self.hint(spec, &cards).or_else(|| sooner(&cards)) } else { None };
         let expected_start_ms = if queued { self.expected_start_ms(job.id) } else { None };
         Explanation {
             summary,
@@ -202,18 +203,64 @@ impl<'a> Picture<'a> {
         spec.estimates.get(&device).copied().unwrap_or_default()
     }
 
-    /// Each card's answer to a job; what the job itself was promised stays open to it.
-    fn verdicts(&self, spec: &JobSpec, own: Option<&Lease>) -> Vec<CardVerdict> {
-        self.state.agents().map(|agent| self.verdict(agent, spec, own)).collect()
+    /// The nearest change to the recipe that would fit some card: what costs nothing in quality first.
+    fn hint(&self, spec: &JobSpec, cards: &[CardVerdict]) -> Option<String> {
+        let Work::Train { recipe } = &spec.work else { return None };
+        let roomiest = closest(cards).filter(|c| c.verdict == Verdict::TooSmall)?;
+        let usable = roomiest.card.usable();
+        let (family, traits) = (CardFamily::of(&roomiest.card), Traits::of(spec));
+        let needed = |changed: &Recipe| {
+            let length = LengthBucket::of(changed.data.max_length as u64);
+            let key = Key { family, traits: Traits { length, ..traits } };
+            let estimate = Estimate::of_training(&spec.model, changed, family.device).total();
+            self.state.corrections().of(&key).times(estimate)
+        };
+        let changes = [(false, false), (true, false), (true, true)];
+        let candidate = changes.into_iter().find_map(|(checkpointing, shorter)| {
+            let mut rows = recipe.batching.micro_batch as u64;
+            loop {
+                let (text, changed) = change(recipe, rows, checkpointing, shorter)?;
+                let needed = needed(&changed);
+                if needed <= usable {
+                    return Some((text, needed));
+                }
+                if rows == 1 {
+                    return None;
+                }
+                rows /= 2;
+            }
+        });
+        Some(match candidate {
+            Some((text, needed)) => format!(
+                "set {text}: it would need {needed} and fit {} on `{}`",
+                roomiest.card.name, roomiest.agent
+            ),
+            None => format!(
+                "no smaller batch or length makes it fit {}: choose a smaller model or join a larger card",
+                roomiest.card.name
+            ),
+        })
     }
 
-    fn verdict(&self, agent: &Agent, spec: &JobSpec, own: Option<&Lease>) -> CardVerdict {
+    /// Each card's answer to a job; what the job itself was promised stays open to it.
+    fn verdicts(&self, spec: &JobSpec, own: Option<&Lease>) -> Vec<CardVerdict> {
+        let shape = Shape::of(spec);
+        self.state.agents().map(|agent| self.verdict(agent, spec, &shape, own)).collect()
+    }
+
+    fn verdict(
+        &self,
+        agent: &Agent,
+        spec: &JobSpec,
+        shape: &Shape,
+        own: Option<&Lease>,
+    ) -> CardVerdict {
         let own = own.filter(|lease| lease.agent == agent.name);
         let jobs = agent.load.jobs() - u32::from(own.is_some());
         let own = own.map_or(0, |lease| lease.vram_bytes.0);
         let open = ByteSize(agent.vram_bytes_open().0 + own);
         let card = &agent.offer.card;
-        let needed = spec.vram_bytes_needed(card.device).unwrap_or(ByteSize(u64::MAX));
+        let needed = self.state.need(shape, agent.family).unwrap_or(ByteSize(u64::MAX));
         let here = |l: &Liveness| agent.present && l.is_connected(&agent.name);
         let lacks = spec.requirements().and_then(|ask| ask.unmet(&agent.offer));
         let unsuitable = lacks.is_some();
@@ -319,38 +366,6 @@ fn sooner(cards: &[CardVerdict]) -> Option<String> {
     let card = some(Verdict::Unsuitable)?;
     let lacks = card.lacks.as_deref()?;
     Some(format!("`{}` has room for it but {lacks}", card.agent))
-}
-
-/// The nearest change to the recipe that would fit some card: what costs nothing in quality first.
-fn hint(spec: &JobSpec, cards: &[CardVerdict]) -> Option<String> {
-    let Work::Train { recipe } = &spec.work else { return None };
-    let roomiest = closest(cards).filter(|c| c.verdict == Verdict::TooSmall)?;
-    let usable = roomiest.card.usable();
-    let changes = [(false, false), (true, false), (true, true)];
-    let candidate = changes.into_iter().find_map(|(checkpointing, shorter)| {
-        let mut rows = recipe.batching.micro_batch as u64;
-        loop {
-            let (text, changed) = change(recipe, rows, checkpointing, shorter)?;
-            let needed = Estimate::of_training(&spec.model, &changed, roomiest.card.device).total();
-            if needed <= usable {
-                return Some((text, needed));
-            }
-            if rows == 1 {
-                return None;
-            }
-            rows /= 2;
-        }
-    });
-    Some(match candidate {
-        Some((text, needed)) => format!(
-            "set {text}: it would need {needed} and fit {} on `{}`",
-            roomiest.card.name, roomiest.agent
-        ),
-        None => format!(
-            "no smaller batch or length makes it fit {}: choose a smaller model or join a larger card",
-            roomiest.card.name
-        ),
-    })
 }
 
 /// The recipe with smaller micro-batches at the same global batch, checkpointing, and half the length.

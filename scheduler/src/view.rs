@@ -1,7 +1,11 @@
 //! Read-only pictures of the state, as front ends show them.
 
-use fleetune_shared::view::{AgentView, FailureView, FleetView, JobPhase, JobView};
-use fleetune_shared::{ByteSize, Work};
+use std::collections::BTreeMap;
+
+use fleetune_shared::view::{
+    AgentHistory, AgentView, CorrectionView, FailureView, FleetView, HistoryView, JobPhase, JobView,
+};
+use fleetune_shared::{Accuracy, AgentName, AttemptRecord, ByteSize, Work};
 
 use crate::Liveness;
 use crate::explain::Picture;
@@ -24,15 +28,54 @@ pub fn phase(phase: &Phase) -> JobPhase {
 #[must_use]
 pub fn fleet(state: &State, liveness: &Liveness) -> FleetView {
     let picture = Picture::of(state, liveness);
+    let records = records(state);
+    let accuracy = |agent: &Agent| {
+        records.get(&agent.name).map(|own| Accuracy::of(own.iter().copied())).unwrap_or_default()
+    };
     FleetView {
-        agents: state.agents().map(|a| agent(state, liveness, a)).collect(),
+        agents: state.agents().map(|a| agent(state, liveness, a, accuracy(a))).collect(),
         jobs: state.jobs().map(|j| job_in(&picture, j)).collect(),
     }
 }
 
-/// One agent.
+/// What the fleet has learned of its estimates.
 #[must_use]
-pub fn agent(state: &State, liveness: &Liveness, agent: &Agent) -> AgentView {
+pub fn history(state: &State) -> HistoryView {
+    let of_agent = |(agent, own): (&AgentName, Vec<&AttemptRecord>)| AgentHistory {
+        agent: agent.clone(),
+        accuracy: Accuracy::of(own),
+    };
+    HistoryView {
+        fleet: Accuracy::of(state.jobs().flat_map(|job| &job.attempts)),
+        agents: records(state).into_iter().map(of_agent).collect(),
+        corrections: state
+            .corrections()
+            .iter()
+            .map(|(key, samples, ratio_median, ratio_most, correction)| CorrectionView {
+                family: key.family,
+                method: key.traits.method.word().into(),
+                dtype: key.traits.dtype.word().into(),
+                attention: key.traits.attention.word().into(),
+                tokens_max: key.traits.length.tokens_max(),
+                samples: samples as u64,
+                ratio_median,
+                ratio_most,
+                correction,
+            })
+            .collect(),
+    }
+}
+
+/// Attempts that have ended, by agent.
+fn records(state: &State) -> BTreeMap<&AgentName, Vec<&AttemptRecord>> {
+    let mut records: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for record in state.jobs().flat_map(|job| &job.attempts) {
+        records.entry(&record.agent).or_default().push(record);
+    }
+    records
+}
+
+fn agent(state: &State, liveness: &Liveness, agent: &Agent, accuracy: Accuracy) -> AgentView {
     AgentView {
         name: agent.name.clone(),
         connected: agent.present && liveness.is_connected(&agent.name),
@@ -41,6 +84,7 @@ pub fn agent(state: &State, liveness: &Liveness, agent: &Agent) -> AgentView {
         vram_bytes_reserved: ByteSize(state.vram_bytes_reserved(&agent.name)),
         vram_bytes_open: agent.vram_bytes_open(),
         jobs: state.held_by(&agent.name).map(|j| j.id).collect(),
+        accuracy,
     }
 }
 
@@ -95,6 +139,7 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
             message: f.message.clone(),
             attempt: f.attempt,
         }),
+        attempts: job.attempts.clone(),
         waiting: (job.phase == Phase::Queued).then(|| picture.explain(job).summary),
         recipe_json: match &job.spec.work {
             Work::Train { recipe } => recipe.canonical_json(),

@@ -43,8 +43,12 @@ fn play(fleet: &mut Fleet, event: Event) {
                 0 => Report::Started { steps_total: 9 },
                 1 => Report::Checkpoint { artifact: artifact(ArtifactKind::Checkpoint, 4) },
                 2 => finished(),
-                3 => Report::Failed { kind: FailureKind::Machine, message: String::new() },
-                _ => Report::Released { message: String::new() },
+                3 => Report::Failed {
+                    kind: FailureKind::Machine,
+                    message: String::new(),
+                    vram_bytes_peak: None,
+                },
+                _ => Report::Released { message: String::new(), vram_bytes_peak: None },
             };
             fleet.report(JobId(job), attempt, AGENTS[agent], report);
         }

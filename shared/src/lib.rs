@@ -10,10 +10,12 @@
 mod artifact;
 mod bytes;
 mod card;
+mod card_family;
 mod estimate;
 mod event;
 mod gguf;
 mod held;
+mod history;
 mod id;
 mod job;
 mod memory_plan;
@@ -21,6 +23,7 @@ mod model_merge;
 mod model_spec;
 mod order;
 pub mod peft;
+mod ratio;
 pub mod recipe;
 mod requirements;
 pub mod view;
@@ -28,12 +31,14 @@ pub mod view;
 pub use artifact::{Artifact, ArtifactFile, ArtifactKind, FileName, FileNameError, Lineage};
 pub use bytes::{ByteSize, ByteSizeError};
 pub use card::{Card, Device, Offer};
+pub use card_family::CardFamily;
 pub use estimate::{
     CHUNK_NUMBERS, Estimate, EstimatePart, MERGE_PROMPT_TOKENS, PAGED_NUMBERS, SLAB_ROWS,
     TILE_NUMBERS,
 };
 pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerEvent};
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
+pub use history::{Accuracy, AsRun, AttemptEnd, AttemptRecord, quantile};
 pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};
 pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
 pub use memory_plan::{Keeps, MemoryPlan, head_rows};
@@ -45,5 +50,6 @@ pub use model_spec::{
 };
 pub use order::{DataFiles, MergeOnto, MergeOrder, TrainOrder};
 pub use peft::AdapterConfig;
+pub use ratio::Ratio;
 pub use recipe::Recipe;
 pub use requirements::Requirements;

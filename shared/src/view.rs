@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentName, Artifact, Attempt, ByteSize, Card, Estimate, FailureKind, Input, JobId, Lineage,
-    ModelSpec, Offer, StepMetrics, TrainSummary,
+    Accuracy, AgentName, Artifact, Attempt, AttemptRecord, ByteSize, Card, CardFamily, Estimate,
+    FailureKind, Input, JobId, Lineage, ModelSpec, Offer, Ratio, StepMetrics, TrainSummary,
 };
 
 /// Where a job stands, for people and scripts.
@@ -93,6 +93,9 @@ pub struct JobView {
     pub lineage: Option<Lineage>,
     /// Why the last attempt ended without a result.
     pub failure: Option<FailureView>,
+    /// Attempts that have ended, the last of them if there were many: what they were promised and what they took.
+    #[serde(default)]
+    pub attempts: Vec<AttemptRecord>,
     /// Why it waits, in one line, while it is queued.
     pub waiting: Option<String>,
     /// The recipe as JSON, empty for merges.
@@ -131,6 +134,52 @@ pub struct AgentView {
     pub vram_bytes_open: ByteSize,
     /// Jobs it holds.
     pub jobs: Vec<JobId>,
+    /// How well promises on its card fit what was taken.
+    #[serde(default)]
+    pub accuracy: Accuracy,
+}
+
+/// What the fleet has learned of its estimates.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HistoryView {
+    /// Over every attempt that is remembered.
+    pub fleet: Accuracy,
+    /// Agent by agent, those that ended an attempt.
+    pub agents: Vec<AgentHistory>,
+    /// What estimates are multiplied by, and why.
+    pub corrections: Vec<CorrectionView>,
+}
+
+/// How well promises on one agent's card fit what was taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentHistory {
+    /// Whose card.
+    pub agent: AgentName,
+    /// Over its attempts.
+    pub accuracy: Accuracy,
+}
+
+/// What was learned of jobs of one kind on cards of one family.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CorrectionView {
+    /// On which cards.
+    pub family: CardFamily,
+    /// What is trained: `lora`, `full`, …
+    pub method: String,
+    /// How the base is held: `bfloat16`, `4bit`, …
+    pub dtype: String,
+    /// How far queries see: `full` or `windowed`.
+    pub attention: String,
+    /// Longest row in tokens, a power of two.
+    pub tokens_max: u64,
+    /// Attempts it was learned from.
+    pub samples: u64,
+    /// The median of measured over estimated.
+    pub ratio_median: Ratio,
+    /// The largest of them.
+    pub ratio_most: Ratio,
+    /// What estimates are multiplied by.
+    pub correction: Ratio,
 }
 
 /// Why a job waits or was refused: every card with its numbers.

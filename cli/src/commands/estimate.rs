@@ -6,16 +6,18 @@ use clap::Args;
 use fleetune_shared::{ByteSize, Card, Device};
 
 use super::agent::DeviceArg;
+use super::history;
 use crate::Failure;
-use crate::context::Context;
+use crate::context::{Context, block_on};
 use crate::output::Sizing;
 use crate::recipe::{Planned, RecipeOnDisk};
 
-/// Says how much memory a recipe needs, piece by piece, and which cards would do. Asks no coordinator.
+/// Says how much memory a recipe needs, piece by piece, and which cards would do. Asks no coordinator, but for its history.
 #[derive(Debug, Args)]
 pub(crate) struct Estimate {
     /// The recipe; its paths are relative to it
-    recipe: PathBuf,
+    #[arg(required_unless_present = "history")]
+    recipe: Option<PathBuf>,
     /// Hold it against this card, such as "RTX 3080"
     #[arg(long, value_name = "NAME")]
     card: Option<String>,
@@ -25,11 +27,17 @@ pub(crate) struct Estimate {
     /// What computes
     #[arg(long, default_value = "cuda")]
     device: DeviceArg,
+    /// Ask the coordinator how good the fleet's estimates were, and what it learned from that
+    #[arg(long, conflicts_with_all = ["recipe", "card", "vram", "device"])]
+    history: bool,
 }
 
 impl Estimate {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let disk = RecipeOnDisk::read(&self.recipe)?;
+        let Some(recipe) = self.recipe.filter(|_| !self.history) else {
+            return block_on(history::show(context));
+        };
+        let disk = RecipeOnDisk::read(&recipe)?;
         let planned = Planned::new(&disk, disk.recipe()?)?;
         let device = match self.device {
             DeviceArg::Cpu => Device::Cpu,

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::bar::bar;
 use super::table::Field;
-use super::{Colour, Show, Style, Table, plain_line, shortened};
+use super::{Colour, Show, Style, Table, history, plain_line, shortened};
 
 /// Agents, as they are listed.
 pub(crate) struct AgentList<'a>(pub(crate) &'a [AgentView]);
@@ -31,8 +31,18 @@ pub(crate) fn used(agent: &AgentView) -> f64 {
 
 impl Show for AgentList<'_> {
     fn table(&self, style: Style) -> String {
-        let columns =
-            ["agent", "state", "?card", ">memory", "?>reserved", "?>foreign", ">open", "?", "jobs"];
+        let columns = [
+            "agent",
+            "state",
+            "?card",
+            ">memory",
+            "?>reserved",
+            "?>foreign",
+            ">open",
+            "?",
+            "?>error",
+            "jobs",
+        ];
         let mut table = Table::new(style, &columns);
         for agent in self.0 {
             let (word, colour) = state(agent);
@@ -46,6 +56,7 @@ impl Show for AgentList<'_> {
                 agent.offer.vram_bytes_foreign.to_string().into(),
                 agent.vram_bytes_open.to_string().into(),
                 Field::new(bar(used(agent), 12), Colour::Active),
+                history::percent(agent.accuracy.error_median).into(),
                 if jobs.is_empty() { "–".into() } else { jobs.join(" ").into() },
             ]);
         }
@@ -53,7 +64,12 @@ impl Show for AgentList<'_> {
     }
 
     fn json(&self) -> Value {
-        serde_json::to_value(self.0).unwrap_or_default()
+        let one = |agent: &AgentView| {
+            let mut value = serde_json::to_value(agent).unwrap_or_default();
+            value["accuracy"] = history::accuracy(&agent.accuracy);
+            value
+        };
+        self.0.iter().map(one).collect()
     }
 
     fn quiet(&self) -> String {

@@ -67,6 +67,7 @@ impl Planned {
             resume_from: None,
             device,
             memory_bytes_limit: None,
+            memory_bytes_budget: None,
         })
     }
 

@@ -43,5 +43,6 @@ fn start(state: &State, agent: &AgentName, id: JobId, attempt: Attempt) -> Optio
         spec: Some(job.spec.clone().into()),
         checkpoint: job.checkpoint.clone().map(Into::into),
         vram_bytes_limit: lease.vram_bytes.0,
+        vram_bytes_budget: Some(lease.vram_bytes_budget().0),
     })
 }

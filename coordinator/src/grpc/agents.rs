@@ -8,7 +8,7 @@ use fleetune_proto::v1::{
     report::What,
 };
 use fleetune_scheduler::state::{Command, Held, Refusal, Report};
-use fleetune_shared::{AgentName, Artifact, Attempt, FailureKind, JobId, Offer};
+use fleetune_shared::{AgentName, Artifact, Attempt, ByteSize, FailureKind, JobId, Offer};
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -279,7 +279,11 @@ fn read_report(what: Option<What>) -> Result<Report, Error> {
                 .map_err(|_| Error::Invalid(format!("failure kind {} is unknown", failed.kind)))
                 .and_then(|kind| Ok(FailureKind::try_from(kind)?))?,
             message: short(failed.message),
+            vram_bytes_peak: failed.memory_bytes_peak.map(ByteSize),
         },
-        What::Released(released) => Report::Released { message: short(released.message) },
+        What::Released(released) => Report::Released {
+            message: short(released.message),
+            vram_bytes_peak: released.memory_bytes_peak.map(ByteSize),
+        },
     })
 }

@@ -7,6 +7,7 @@ mod artifact;
 mod card;
 mod error;
 mod estimate;
+mod history;
 mod job;
 mod metrics;
 mod overview;

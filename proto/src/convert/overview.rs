@@ -22,7 +22,7 @@ super::convert_enum!(
     Draining
 );
 
-fn agent_name(field: &str, name: String) -> Result<AgentName, ConvertError> {
+pub(super) fn agent_name(field: &str, name: String) -> Result<AgentName, ConvertError> {
     AgentName::try_from(name)
         .map_err(|error| ConvertError::new(format!("is refused: {error}")))
         .field(field)
@@ -77,6 +77,7 @@ impl From<JobView> for v1::Job {
             recipe_json: job.recipe_json,
             inputs: job.inputs.into_iter().map(Into::into).collect(),
             model_json: model_to_json(&job.model),
+            attempts: job.attempts.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -109,6 +110,7 @@ impl TryFrom<v1::Job> for JobView {
             recipe_json: job.recipe_json,
             inputs: list("inputs", job.inputs)?,
             model: model_from_json(&job.model_json).field("model_json")?,
+            attempts: list("attempts", job.attempts)?,
         })
     }
 }
@@ -123,6 +125,7 @@ impl From<AgentView> for v1::Agent {
             vram_bytes_reserved: agent.vram_bytes_reserved.0,
             vram_bytes_open: agent.vram_bytes_open.0,
             jobs: agent.jobs.iter().map(|job| job.0).collect(),
+            accuracy: Some(agent.accuracy.into()),
         }
     }
 }
@@ -138,6 +141,7 @@ impl TryFrom<v1::Agent> for AgentView {
             vram_bytes_reserved: ByteSize(agent.vram_bytes_reserved),
             vram_bytes_open: ByteSize(agent.vram_bytes_open),
             jobs: agent.jobs.into_iter().map(JobId).collect(),
+            accuracy: agent.accuracy.map(Into::into).unwrap_or_default(),
         })
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use fleetune_shared::view::{
-    AgentView, CardVerdict, Explanation, FailureView, FleetView, JobPhase, JobView, Verdict,
+    AgentHistory, AgentView, CardVerdict, CorrectionView, Explanation, FailureView, FleetView,
+    HistoryView, JobPhase, JobView, Verdict,
 };
 use fleetune_shared::{
-    Artifact, ArtifactFile, ArtifactKind, Attempt, BestEvaluation, BlobHash, ByteSize, Card,
-    Device, Estimate, FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec,
-    ModelSpec, Offer, Recipe, StepMetrics, TrainSummary, Work,
+    Accuracy, Artifact, ArtifactFile, ArtifactKind, AsRun, Attempt, AttemptEnd, AttemptRecord,
+    BestEvaluation, BlobHash, ByteSize, Card, CardFamily, Device, Estimate, FailureKind, FileName,
+    Input, InputRole, JobId, JobSpec, Lineage, MergeSpec, ModelSpec, Offer, Ratio, Recipe,
+    StepMetrics, TrainSummary, Work,
 };
 use prost::Message;
 
@@ -109,6 +111,7 @@ fn job() -> JobView {
             eval_loss_last: Some(1.5),
             best: Some(BestEvaluation { step: 9, metric: "eval_loss".into(), value: 1.25 }),
             merge_logit_difference: Some(1e-6),
+            as_run: Some(AsRun { rows: 4, tokens: 400, estimate: estimate() }),
             ..TrainSummary::default()
         }),
         artifact: Some(Artifact {
@@ -128,6 +131,19 @@ fn job() -> JobView {
             message: "loss is NaN".into(),
             attempt: Attempt(1),
         }),
+        attempts: vec![AttemptRecord {
+            attempt: Attempt(1),
+            agent: "bench-3".parse().unwrap(),
+            family: CardFamily::of(&card()),
+            began_ms: 4,
+            ended_ms: 5,
+            end: AttemptEnd::OutOfMemory,
+            vram_bytes_estimated: ByteSize(6),
+            correction: Ratio(10_100),
+            vram_bytes_promised: ByteSize(7),
+            vram_bytes_as_run: Some(ByteSize(8)),
+            vram_bytes_peak: None,
+        }],
         waiting: Some("behind job 3".into()),
         recipe_json: "{}".into(),
         inputs: spec().inputs,
@@ -150,6 +166,18 @@ fn agent() -> AgentView {
         vram_bytes_reserved: ByteSize(6),
         vram_bytes_open: ByteSize(7),
         jobs: vec![JobId(7)],
+        accuracy: accuracy(),
+    }
+}
+
+fn accuracy() -> Accuracy {
+    Accuracy {
+        attempts: 1,
+        out_of_memory: 2,
+        compared: 3,
+        error_median: Some(Ratio(4)),
+        error_p90: Some(Ratio(5)),
+        wasted_mib_s: 6,
     }
 }
 
@@ -164,6 +192,22 @@ fn a_spec_survives_the_wire() {
 fn views_survive_the_wire() {
     let fleet = FleetView { agents: vec![agent()], jobs: vec![job()] };
     assert_eq!(travelled::<v1::Overview, _>(fleet.clone()), fleet);
+    let history = HistoryView {
+        fleet: accuracy(),
+        agents: vec![AgentHistory { agent: "bench-3".parse().unwrap(), accuracy: accuracy() }],
+        corrections: vec![CorrectionView {
+            family: CardFamily::of(&card()),
+            method: "lora".into(),
+            dtype: "bfloat16".into(),
+            attention: "full".into(),
+            tokens_max: 512,
+            samples: 9,
+            ratio_median: Ratio(1),
+            ratio_most: Ratio(2),
+            correction: Ratio(3),
+        }],
+    };
+    assert_eq!(travelled::<v1::HistoryReply, _>(history.clone()), history);
     let lost = FailureView { kind: None, message: "lost".into(), attempt: Attempt(1) };
     assert_eq!(travelled::<v1::Failure, _>(lost.clone()), lost);
     let explanation = Explanation {

@@ -1,14 +1,15 @@
 //! One command at a time: the state machine's transitions.
 
 use fleetune_shared::{
-    AgentName, Attempt, BlobHash, ByteSize, FailureKind, InputRole, JobId, JobSpec, Lineage, Offer,
-    RequestId, Work,
+    AgentName, Attempt, AttemptEnd, BlobHash, ByteSize, CardFamily, FailureKind, InputRole, JobId,
+    JobSpec, Lineage, Offer, RequestId, Work,
 };
 
+use super::record::{Measured, end_of};
 use super::usage::mib;
 use super::{
-    Agent, Answered, Applied, Command, Effect, Failure, Held, Job, Lease, Load, Pace, Phase,
-    Refusal, Reply, Report, State, StopReason, Submitted, anti_affinity,
+    Agent, Answered, Applied, Basis, Command, Effect, Failure, Held, Job, Lease, Load, Pace, Phase,
+    Refusal, Reply, Report, Shape, State, StopReason, Submitted, anti_affinity,
 };
 use crate::explain;
 
@@ -65,8 +66,7 @@ impl State {
         let outcomes: Vec<_> = specs
             .into_iter()
             .map(|spec| {
-                let fits = self.agents.values().any(|agent| agent.could_hold(&spec));
-                if !fits && !self.agents.is_empty() {
+                if !self.could_hold(&spec) && !self.agents.is_empty() {
                     return Submitted::Refused(Box::new(explain::submission(self, &spec)));
                 }
                 self.next_job += 1;
@@ -99,7 +99,10 @@ impl State {
             return Err(Refusal::Ended { job: id, phase: job.phase.word() });
         }
         let mut effects = job.stop(StopReason::Cancelled);
-        self.change(id, |job| job.end(Phase::Cancelled, now_ms));
+        self.change(id, |job| {
+            job.record(AttemptEnd::Released, Measured::default(), now_ms);
+            job.end(Phase::Cancelled, now_ms);
+        });
         effects.extend([Effect::JobChanged(id), Effect::BlobsReleased(id), Effect::Replan]);
         done(effects)
     }
@@ -119,11 +122,12 @@ impl State {
         self.index.recache(&name, before.map(|agent| &agent.offer), &offer);
         match self.agents.get_mut(&name) {
             Some(agent) => {
-                agent.offer = offer;
+                agent.lend(offer);
                 agent.present = true;
             }
             None => {
                 let agent = Agent {
+                    family: CardFamily::of(&offer.card),
                     name: name.clone(),
                     key_hash,
                     offer,
@@ -158,7 +162,7 @@ impl State {
                 effects.push(Effect::Start { agent: name.clone(), job: id, attempt: job.attempt });
             } else {
                 let why = format!("agent `{name}` was restarted");
-                self.change(id, |job| job.requeue(None, why, now_ms));
+                self.change(id, |job| job.lose(why, now_ms));
                 effects.push(Effect::JobChanged(id));
             }
         }
@@ -168,7 +172,7 @@ impl State {
     fn offer(&mut self, name: &AgentName, offer: Offer) -> Outcome {
         let agent = self.agents.get_mut(name).ok_or_else(|| Refusal::UnknownAgent(name.clone()))?;
         self.index.recache(name, Some(&agent.offer), &offer);
-        agent.offer = offer;
+        agent.lend(offer);
         done(vec![Effect::Replan])
     }
 
@@ -178,7 +182,7 @@ impl State {
         let lost: Vec<_> = self.held_by(name).map(|job| job.id).collect();
         let mut effects = vec![Effect::Replan];
         for id in lost {
-            self.change(id, |job| job.requeue(None, format!("agent `{name}` fell silent"), now_ms));
+            self.change(id, |job| job.lose(format!("agent `{name}` fell silent"), now_ms));
             effects.push(Effect::JobChanged(id));
         }
         done(effects)
@@ -213,6 +217,13 @@ impl State {
         if let Some(word) = anti_affinity(&job.spec).filter(|word| agent.load.has_word(word)) {
             return Err(refuse(format!("it holds another job of `{word}`")));
         }
+        let shape = Shape::of(&job.spec);
+        let family = agent.family;
+        let basis = Basis {
+            family,
+            vram_bytes_estimated: shape.estimated(family.device).unwrap_or_default(),
+            correction: self.correction(&shape, family),
+        };
         let attempt = job.attempt.next();
         let since_ms = self.clock_ms;
         let lease = Lease {
@@ -221,6 +232,7 @@ impl State {
             since_ms,
             ends_ms: agent.ms_at_most(job.spec.work_max()).map(|ms| since_ms.saturating_add(ms)),
             yielding_to: None,
+            basis,
         };
         self.change(id, |job| {
             job.attempt = attempt;
@@ -308,6 +320,11 @@ impl State {
                 live: job.attempt,
             });
         }
+        if let Some((key, sample)) =
+            end_of(&report).and_then(|end| job.sample(end, Measured::of(&report)))
+        {
+            self.corrections.learn(key, sample);
+        }
         let mut effects = vec![Effect::JobChanged(id)];
         match &report {
             Report::Started { .. } => {}
@@ -350,11 +367,15 @@ impl Job {
             machine_failures: 0,
             failure: None,
             pace: None,
+            attempts: Vec::new(),
         }
     }
 
     /// Takes in what the live attempt says.
     fn hear(&mut self, agent: &AgentName, report: Report, now_ms: u64) {
+        if let Some(end) = end_of(&report) {
+            self.record(end, Measured::of(&report), now_ms);
+        }
         match report {
             Report::Started { steps_total } => {
                 self.steps_total = Some(steps_total);
@@ -381,15 +402,15 @@ impl Job {
                 self.checkpoint = None;
                 self.end(Phase::Succeeded { agent, artifact, summary, lineage }, now_ms);
             }
-            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, message } => {
+            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, message, .. } => {
                 self.requeue(Some(FailureKind::Machine), message, now_ms);
             }
-            Report::Failed { kind, message } => {
+            Report::Failed { kind, message, .. } => {
                 let (attempt, agent) = (self.attempt, agent.clone());
                 self.failure = Some(Failure { kind: Some(kind), message, attempt, agent });
                 self.end(Phase::Failed, now_ms);
             }
-            Report::Released { message } => self.requeue(None, message, now_ms),
+            Report::Released { message, .. } => self.requeue(None, message, now_ms),
         }
     }
 
@@ -406,6 +427,12 @@ impl Job {
             reason,
         };
         self.lease().map(stop).into_iter().collect()
+    }
+
+    /// The live attempt was lost with its agent.
+    fn lose(&mut self, why: String, now_ms: u64) {
+        self.record(AttemptEnd::Released, Measured::default(), now_ms);
+        self.requeue(None, why, now_ms);
     }
 
     /// Back to the queue, or given up after too many failures of machines in a row.

@@ -150,10 +150,16 @@ pub enum Report {
         kind: FailureKind,
         /// In words.
         message: String,
+        /// The most memory it held, where that is known.
+        #[serde(default)]
+        vram_bytes_peak: Option<ByteSize>,
     },
     /// Given back on request, or lost with its process.
     Released {
         /// In words.
         message: String,
+        /// The most memory it held, where that is known.
+        #[serde(default)]
+        vram_bytes_peak: Option<ByteSize>,
     },
 }

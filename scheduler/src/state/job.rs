@@ -10,7 +10,8 @@
 //! ```
 
 use fleetune_shared::{
-    AgentName, Artifact, Attempt, ByteSize, FailureKind, JobId, JobSpec, Lineage, TrainSummary,
+    AgentName, Artifact, Attempt, AttemptRecord, ByteSize, CardFamily, FailureKind, JobId, JobSpec,
+    Lineage, Ratio, TrainSummary,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,9 @@ pub struct Job {
     /// How fast the live attempt goes, once its trainer has started.
     #[serde(default)]
     pub pace: Option<Pace>,
+    /// The last attempts that have ended.
+    #[serde(default)]
+    pub attempts: Vec<AttemptRecord>,
 }
 
 /// Two moments of an attempt: what lies between them was measured.
@@ -96,6 +100,28 @@ pub struct Lease {
     /// The more urgent job that its holder was asked to make room for.
     #[serde(default)]
     pub yielding_to: Option<JobId>,
+    /// What its size rests on.
+    #[serde(default)]
+    pub basis: Basis,
+}
+
+/// What a promise rests on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Basis {
+    /// What kind of card.
+    pub family: CardFamily,
+    /// What the job was estimated at there.
+    pub vram_bytes_estimated: ByteSize,
+    /// What that was multiplied by.
+    pub correction: Ratio,
+}
+
+impl Lease {
+    /// What the run's own estimate may come to, so that what it takes stays within the promise.
+    #[must_use]
+    pub fn vram_bytes_budget(&self) -> ByteSize {
+        self.basis.correction.undone(self.vram_bytes)
+    }
 }
 
 /// How an attempt ended without a result.

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use fleetune_shared::view::{
-    AgentView, CardVerdict, Explanation, FailureView, JobPhase, JobView, Verdict,
+    AgentHistory, AgentView, CardVerdict, CorrectionView, Explanation, FailureView, HistoryView,
+    JobPhase, JobView, Verdict,
 };
 use fleetune_shared::{
-    Artifact, ArtifactFile, ArtifactKind, Attempt, BlobHash, ByteSize, Card, Device, Estimate,
-    FailureKind, FileName, JobId, Lineage, ModelSpec, Offer, StepMetrics, TrainSummary,
+    Accuracy, Artifact, ArtifactFile, ArtifactKind, Attempt, AttemptEnd, AttemptRecord, BlobHash,
+    ByteSize, Card, CardFamily, Device, Estimate, FailureKind, FileName, JobId, Lineage, ModelSpec,
+    Offer, Ratio, StepMetrics, TrainSummary,
 };
 
 /// The moment the snapshots show, 2026-03-01T10:30:00Z.
@@ -83,10 +85,61 @@ fn job(id: u64, phase: JobPhase) -> JobView {
         artifact: None,
         lineage: None,
         failure: None,
+        attempts: Vec::new(),
         waiting: None,
         recipe_json: r#"{"name":"tone","r":8}"#.into(),
         inputs: Vec::new(),
         model: ModelSpec::from_hf_config(config).unwrap(),
+    }
+}
+
+fn record(attempt: u32, end: AttemptEnd, peak_gib: u64) -> AttemptRecord {
+    AttemptRecord {
+        attempt: Attempt(attempt),
+        agent: "bench-3".parse().unwrap(),
+        family: CardFamily::of(&card(10)),
+        began_ms: NOW - 500_000,
+        ended_ms: NOW - 100_000,
+        end,
+        vram_bytes_estimated: estimate().total(),
+        correction: Ratio(10_200),
+        vram_bytes_promised: Ratio(10_200).times(estimate().total()),
+        vram_bytes_as_run: Some(estimate().total()),
+        vram_bytes_peak: Some(ByteSize(peak_gib << 30)),
+    }
+}
+
+fn accuracy(out_of_memory: u64) -> Accuracy {
+    Accuracy {
+        attempts: 40,
+        out_of_memory,
+        compared: 38,
+        error_median: Some(Ratio(180)),
+        error_p90: Some(Ratio(625)),
+        wasted_mib_s: 5 * 1024 * 3600,
+    }
+}
+
+/// Two kinds of jobs, one of which takes more than it was estimated at.
+pub(crate) fn history() -> HistoryView {
+    let correction = |method: &str, ratio_median, ratio_most, correction| CorrectionView {
+        family: CardFamily::of(&card(10)),
+        method: method.into(),
+        dtype: "bfloat16".into(),
+        attention: "full".into(),
+        tokens_max: 1024,
+        samples: 24,
+        ratio_median: Ratio(ratio_median),
+        ratio_most: Ratio(ratio_most),
+        correction: Ratio(correction),
+    };
+    HistoryView {
+        fleet: accuracy(1),
+        agents: vec![AgentHistory { agent: "bench-3".parse().unwrap(), accuracy: accuracy(1) }],
+        corrections: vec![
+            correction("full", 10_400, 10_900, 11_100),
+            correction("lora", 9_400, 9_600, 9_800),
+        ],
     }
 }
 
@@ -128,6 +181,7 @@ pub(crate) fn jobs() -> Vec<JobView> {
             seconds_to_first_step: 1.25,
             estimate: Some(estimate()),
             memory_bytes_peak: ByteSize(8 << 30),
+            as_run: None,
             eval_loss_last: None,
             best: None,
             merge_logit_difference: None,
@@ -141,6 +195,8 @@ pub(crate) fn jobs() -> Vec<JobView> {
             ],
         }),
         lineage: Some(lineage()),
+        attempt: Attempt(2),
+        attempts: vec![record(1, AttemptEnd::OutOfMemory, 10), record(2, AttemptEnd::Finished, 8)],
         ..job(3, JobPhase::Succeeded)
     };
     let failed = JobView {
@@ -164,6 +220,7 @@ pub(crate) fn agents() -> Vec<AgentView> {
         vram_bytes_reserved: ByteSize(reserved << 30),
         vram_bytes_open: ByteSize((gib - reserved - 1) << 30),
         jobs,
+        accuracy: if reserved > 0 { accuracy(0) } else { Accuracy::default() },
     };
     let away = AgentView { connected: false, ..agent("attic", 12, 0, Vec::new()) };
     vec![agent("bench-3", 10, 8, vec![JobId(2)]), agent("bench-4", 24, 0, Vec::new()), away]
