@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use fleetune_shared::recipe::{CheckpointingChoice, CheckpointingLevel};
 use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
-use fleetune_shared::{ByteSize, CardFamily, Estimate, JobId, JobSpec, Recipe, Work};
+use fleetune_shared::{ByteSize, CardFamily, Device, Estimate, JobId, JobSpec, Recipe, Work};
 
 use crate::Liveness;
 use crate::learning::{Key, LengthBucket, Traits};
@@ -27,12 +27,20 @@ pub struct Picture<'a> {
 #[must_use]
 pub fn submission(state: &State, spec: &JobSpec) -> Explanation {
     let picture = Picture::new(state, None);
-    let cards = picture.verdicts(spec, None);
+    let cards = picture.verdicts(spec, &Shape::of(spec), None);
     let never = !cards.is_empty() && cards.iter().all(is_hopeless);
     let summary = if never { refusal(spec, &cards) } else { "fits".into() };
     let hint = if never { picture.hint(spec, &cards) } else { None };
-    let estimate = picture.estimate(spec);
-    Explanation { summary, estimate, ahead: Vec::new(), cards, hint, expected_start_ms: None }
+    let estimate = spec.estimates.get(&picture.likely_device()).copied().unwrap_or_default();
+    Explanation {
+        summary,
+        estimate,
+        ahead: Vec::new(),
+        cards,
+        hint,
+        expected_start_ms: None,
+        rung: None,
+    }
 }
 
 /// Why a job is where it is.
@@ -72,7 +80,7 @@ impl<'a> Picture<'a> {
     #[must_use]
     pub fn explain(&self, job: &Job) -> Explanation {
         let spec = &job.spec;
-        let cards = self.verdicts(spec, job.lease());
+        let cards = self.verdicts(spec, &Shape::of_job(job), job.lease());
         let ahead: Vec<JobId> = match job.phase {
             Phase::Queued => self.queue().iter().copied().take_while(|id| *id != job.id).collect(),
             _ => Vec::new(),
@@ -101,11 +109,12 @@ impl<'a> Picture<'a> {
         let expected_start_ms = if queued { self.expected_start_ms(job.id) } else { None };
         Explanation {
             summary,
-            estimate: self.estimate(spec),
+            estimate: self.estimate_of(job),
             ahead,
             cards,
             hint,
             expected_start_ms,
+            rung: job.rung.view(),
         }
     }
 
@@ -197,10 +206,13 @@ impl<'a> Picture<'a> {
     }
 
     /// What the job needs where it would most likely run.
-    pub(crate) fn estimate(&self, spec: &JobSpec) -> Estimate {
+    pub(crate) fn estimate_of(&self, job: &Job) -> Estimate {
+        job.estimate(self.likely_device()).copied().unwrap_or_default()
+    }
+
+    fn likely_device(&self) -> Device {
         let first = self.state.agents().next();
-        let device = first.map(|agent| agent.offer.card.device).unwrap_or_default();
-        spec.estimates.get(&device).copied().unwrap_or_default()
+        first.map(|agent| agent.offer.card.device).unwrap_or_default()
     }
 
     /// The nearest change to the recipe that would fit some card: what costs nothing in quality first.
@@ -243,9 +255,8 @@ impl<'a> Picture<'a> {
     }
 
     /// Each card's answer to a job; what the job itself was promised stays open to it.
-    fn verdicts(&self, spec: &JobSpec, own: Option<&Lease>) -> Vec<CardVerdict> {
-        let shape = Shape::of(spec);
-        self.state.agents().map(|agent| self.verdict(agent, spec, &shape, own)).collect()
+    fn verdicts(&self, spec: &JobSpec, shape: &Shape, own: Option<&Lease>) -> Vec<CardVerdict> {
+        self.state.agents().map(|agent| self.verdict(agent, spec, shape, own)).collect()
     }
 
     fn verdict(

@@ -111,8 +111,8 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
     let device =
         agent.as_ref().and_then(|name| picture.state().agent(name)).map(|a| a.offer.card.device);
     let estimate = match device {
-        Some(device) => job.spec.estimates.get(&device).copied().unwrap_or_default(),
-        None => picture.estimate(&job.spec),
+        Some(device) => job.estimate(device).copied().unwrap_or_default(),
+        None => picture.estimate_of(job),
     };
     JobView {
         id: job.id,
@@ -140,6 +140,7 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
             attempt: f.attempt,
         }),
         attempts: job.attempts.clone(),
+        rung: job.rung.view(),
         waiting: (job.phase == Phase::Queued).then(|| picture.explain(job).summary),
         recipe_json: match &job.spec.work {
             Work::Train { recipe } => recipe.canonical_json(),

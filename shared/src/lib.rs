@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod artifact;
+mod batch_change;
 mod bytes;
 mod card;
 mod card_family;
@@ -29,6 +30,7 @@ mod requirements;
 pub mod view;
 
 pub use artifact::{Artifact, ArtifactFile, ArtifactKind, FileName, FileNameError, Lineage};
+pub use batch_change::BatchChange;
 pub use bytes::{ByteSize, ByteSizeError};
 pub use card::{Card, Device, Offer};
 pub use card_family::CardFamily;

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Accuracy, AgentName, Artifact, Attempt, AttemptRecord, ByteSize, Card, CardFamily, Estimate,
-    FailureKind, Input, JobId, Lineage, ModelSpec, Offer, Ratio, StepMetrics, TrainSummary,
+    Accuracy, AgentName, Artifact, Attempt, AttemptRecord, BatchChange, ByteSize, Card, CardFamily,
+    Estimate, FailureKind, Input, JobId, Lineage, ModelSpec, Offer, Ratio, StepMetrics,
+    TrainSummary,
 };
 
 /// Where a job stands, for people and scripts.
@@ -96,6 +97,9 @@ pub struct JobView {
     /// Attempts that have ended, the last of them if there were many: what they were promised and what they took.
     #[serde(default)]
     pub attempts: Vec<AttemptRecord>,
+    /// How it is tried since it ran out of memory, if it ever did.
+    #[serde(default)]
+    pub rung: Option<RungView>,
     /// Why it waits, in one line, while it is queued.
     pub waiting: Option<String>,
     /// The recipe as JSON, empty for merges.
@@ -115,6 +119,29 @@ pub struct FailureView {
     pub message: String,
     /// Which attempt.
     pub attempt: Attempt,
+}
+
+/// The last step of the ladder that a job took when it ran out of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RungKind {
+    /// Smaller micro-batches, more of them to a step.
+    SmallerMicroBatch,
+    /// Blocks that keep less.
+    MoreCheckpointing,
+    /// More memory than was tried.
+    BiggerCard,
+}
+
+/// How a job is tried since it ran out of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RungView {
+    /// By which step.
+    pub kind: RungKind,
+    /// What its orders change of the recipe; nothing for merges.
+    pub change: Option<BatchChange>,
+    /// What it is promised at least.
+    pub vram_bytes_least: ByteSize,
 }
 
 /// An agent, whole.
@@ -197,6 +224,9 @@ pub struct Explanation {
     pub hint: Option<String>,
     /// When it is expected to start, where that can be told from what was measured.
     pub expected_start_ms: Option<u64>,
+    /// How it is tried since it ran out of memory, if it ever did.
+    #[serde(default)]
+    pub rung: Option<RungView>,
 }
 
 /// One card's answer to a job.

@@ -17,9 +17,19 @@ impl Process {
     /// If it cannot be started: a test cannot go on without it.
     #[must_use]
     pub fn start(program: &Path, args: &[&str], log: PathBuf) -> Self {
+        Self::start_with(program, args, &[], log)
+    }
+
+    /// As [`Self::start`], with more in its environment.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start_with(program: &Path, args: &[&str], env: &[(&str, &str)], log: PathBuf) -> Self {
         let output = File::options().create(true).append(true).open(&log).expect("a log file");
         let child = Command::new(program)
             .args(args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second handle"))
             .stderr(output)

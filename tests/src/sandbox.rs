@@ -88,6 +88,14 @@ impl Sandbox {
     /// # Panics
     /// If it does not join within 20 s.
     pub fn start_agent(&mut self, name: &str, vram: &str) {
+        self.start_agent_with(name, vram, &[]);
+    }
+
+    /// As [`Self::start_agent`], with more in its environment.
+    ///
+    /// # Panics
+    /// If it does not join within 20 s.
+    pub fn start_agent_with(&mut self, name: &str, vram: &str, env: &[(&str, &str)]) {
         let data = self.folder().join(name).display().to_string();
         let join = format!("http://{}", self.address);
         let args = [
@@ -105,8 +113,8 @@ impl Sandbox {
             "--data-dir",
             &data,
         ];
-        let process =
-            Process::start(&self.program, &args, self.folder().join(format!("{name}.log")));
+        let log = self.folder().join(format!("{name}.log"));
+        let process = Process::start_with(&self.program, &args, env, log);
         self.agents.insert(name.to_owned(), process);
         self.wait_for("the agent to join", Duration::from_secs(20), |s| {
             let agents = s.json(&["agents"])?;

@@ -282,8 +282,9 @@ impl Attempt {
                 Stage::Releasing(released.unwrap_or_default())
             }
             Ending::Failed { kind, message } => {
-                // A failure of the machine is answered with another attempt, which goes on from here.
-                if matches!(kind, FailureKind::Machine | FailureKind::Hung) {
+                // These are answered with another attempt, which goes on from here.
+                let again = [FailureKind::Machine, FailureKind::Hung, FailureKind::OutOfMemory];
+                if again.contains(&kind) {
                     courier.settle().await;
                 }
                 Stage::Failing(kind, message)

@@ -5,7 +5,7 @@ use fleetune_shared::view::{Explanation, Verdict};
 use serde_json::{Value, json};
 
 use super::table::Field;
-use super::{Colour, Show, Style, Table, estimate, iso, plain_line, shortened};
+use super::{Colour, Show, Style, Table, estimate, iso, plain_line, rung, shortened};
 
 /// The scheduler's answer about one job.
 pub(crate) struct Explained<'a> {
@@ -79,6 +79,9 @@ impl Explained<'_> {
 impl Show for Explained<'_> {
     fn table(&self, style: Style) -> String {
         let mut text = format!("{}\n\n", plain_line(&self.explanation.summary));
+        if let Some(tried) = &self.explanation.rung {
+            text += &format!("tried {}\n\n", rung::rung(tried));
+        }
         if !self.explanation.ahead.is_empty() {
             let ahead: Vec<String> =
                 self.explanation.ahead.iter().map(ToString::to_string).collect();

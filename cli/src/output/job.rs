@@ -4,7 +4,7 @@ use fleetune_shared::Ratio;
 use fleetune_shared::view::{JobPhase, JobView};
 use serde_json::{Value, json};
 
-use super::{Colour, Show, Style, history, iso, jobs, plain, plain_line, seconds, sparkline};
+use super::{Colour, Show, Style, history, iso, jobs, plain, plain_line, rung, seconds, sparkline};
 
 /// A job with its metrics.
 pub(crate) struct JobCard<'a> {
@@ -124,6 +124,9 @@ impl Show for JobCard<'_> {
                 }
             }
             None => line("memory", format!("{needed} estimated")),
+        }
+        if let Some(tried) = &job.rung {
+            line("tried", rung::rung(tried));
         }
         for record in &job.attempts {
             line(&format!("attempt {}", record.attempt), history::attempt(record));

@@ -10,6 +10,7 @@ mod explanation;
 mod history;
 mod job;
 mod jobs;
+mod rung;
 mod selftest;
 mod sparkline;
 mod style;

@@ -11,6 +11,7 @@ mod history;
 mod job;
 mod metrics;
 mod overview;
+mod rung;
 
 #[cfg(test)]
 mod tests;

@@ -78,6 +78,7 @@ impl From<JobView> for v1::Job {
             inputs: job.inputs.into_iter().map(Into::into).collect(),
             model_json: model_to_json(&job.model),
             attempts: job.attempts.into_iter().map(Into::into).collect(),
+            rung: job.rung.map(Into::into),
         }
     }
 }
@@ -111,6 +112,7 @@ impl TryFrom<v1::Job> for JobView {
             inputs: list("inputs", job.inputs)?,
             model: model_from_json(&job.model_json).field("model_json")?,
             attempts: list("attempts", job.attempts)?,
+            rung: optional("rung", job.rung)?,
         })
     }
 }
@@ -208,6 +210,7 @@ impl From<Explanation> for v1::Explanation {
             cards: explanation.cards.into_iter().map(Into::into).collect(),
             hint: explanation.hint,
             expected_start_ms: explanation.expected_start_ms,
+            rung: explanation.rung.map(Into::into),
         }
     }
 }
@@ -222,6 +225,7 @@ impl TryFrom<v1::Explanation> for Explanation {
             cards: list("cards", explanation.cards)?,
             hint: explanation.hint,
             expected_start_ms: explanation.expected_start_ms,
+            rung: optional("rung", explanation.rung)?,
         })
     }
 }

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use fleetune_shared::recipe::CheckpointingLevel;
 use fleetune_shared::view::{
     AgentHistory, AgentView, CardVerdict, CorrectionView, Explanation, FailureView, FleetView,
-    HistoryView, JobPhase, JobView, Verdict,
+    HistoryView, JobPhase, JobView, RungKind, RungView, Verdict,
 };
 use fleetune_shared::{
     Accuracy, Artifact, ArtifactFile, ArtifactKind, AsRun, Attempt, AttemptEnd, AttemptRecord,
-    BestEvaluation, BlobHash, ByteSize, Card, CardFamily, Device, Estimate, FailureKind, FileName,
-    Input, InputRole, JobId, JobSpec, Lineage, MergeSpec, ModelSpec, Offer, Ratio, Recipe,
-    StepMetrics, TrainSummary, Work,
+    BatchChange, BestEvaluation, BlobHash, ByteSize, Card, CardFamily, Device, Estimate,
+    FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec, ModelSpec, Offer,
+    Ratio, Recipe, StepMetrics, TrainSummary, Work,
 };
 use prost::Message;
 
@@ -144,6 +145,7 @@ fn job() -> JobView {
             vram_bytes_as_run: Some(ByteSize(8)),
             vram_bytes_peak: None,
         }],
+        rung: Some(rung()),
         waiting: Some("behind job 3".into()),
         recipe_json: "{}".into(),
         inputs: spec().inputs,
@@ -167,6 +169,15 @@ fn agent() -> AgentView {
         vram_bytes_open: ByteSize(7),
         jobs: vec![JobId(7)],
         accuracy: accuracy(),
+    }
+}
+
+fn rung() -> RungView {
+    let checkpointing = CheckpointingLevel::Block;
+    RungView {
+        kind: RungKind::MoreCheckpointing,
+        change: Some(BatchChange { micro_batch: 2, accumulation: 8, checkpointing }),
+        vram_bytes_least: ByteSize(9),
     }
 }
 
@@ -229,6 +240,7 @@ fn views_survive_the_wire() {
         }],
         hint: Some("lower max_length".into()),
         expected_start_ms: Some(8),
+        rung: Some(rung()),
     };
     assert_eq!(travelled::<v1::Explanation, _>(explanation.clone()), explanation);
 }

@@ -158,9 +158,9 @@ impl<'a> Board<'a> {
         let mut sized = BTreeMap::new();
         let mut useful = |family: usize| {
             let family = self.families[family];
-            let bytes = *sized.entry(family.device).or_insert_with(|| {
-                job.spec.vram_bytes_useful(family.device).unwrap_or(ByteSize(0))
-            });
+            let bytes = *sized
+                .entry(family.device)
+                .or_insert_with(|| job.vram_bytes_useful(family.device).unwrap_or(ByteSize(0)));
             self.state.correction(shape, family).times(bytes).0
         };
         let roomy = needs().filter_map(|(family, need)| {

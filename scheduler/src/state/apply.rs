@@ -1,8 +1,8 @@
 //! One command at a time: the state machine's transitions.
 
 use fleetune_shared::{
-    AgentName, Attempt, AttemptEnd, BlobHash, ByteSize, CardFamily, FailureKind, InputRole, JobId,
-    JobSpec, Lineage, Offer, RequestId, Work,
+    AgentName, Attempt, AttemptEnd, BlobHash, ByteSize, CardFamily, Estimate, FailureKind,
+    InputRole, JobId, JobSpec, Lineage, Offer, RequestId, Work,
 };
 
 use super::record::{Measured, end_of};
@@ -12,6 +12,7 @@ use super::{
     Refusal, Reply, Report, Shape, State, StopReason, Submitted, anti_affinity,
 };
 use crate::explain;
+use crate::ladder::{self, Next, Rung, Tried};
 
 /// Answers to submissions that are remembered.
 const REQUESTS_MAX: usize = 1_000;
@@ -217,11 +218,14 @@ impl State {
         if let Some(word) = anti_affinity(&job.spec).filter(|word| agent.load.has_word(word)) {
             return Err(refuse(format!("it holds another job of `{word}`")));
         }
-        let shape = Shape::of(&job.spec);
+        let shape = Shape::of_job(job);
         let family = agent.family;
         let basis = Basis {
             family,
-            vram_bytes_estimated: shape.estimated(family.device).unwrap_or_default(),
+            vram_bytes_estimated: job
+                .estimate(family.device)
+                .map(Estimate::total)
+                .unwrap_or_default(),
             correction: self.correction(&shape, family),
         };
         let attempt = job.attempt.next();
@@ -335,14 +339,41 @@ impl State {
                 }
                 effects.extend([Effect::BlobsReleased(id), Effect::Replan]);
             }
-            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, .. }
+            // The checkpoint is where the next attempt goes on.
+            Report::Failed {
+                kind: FailureKind::Machine | FailureKind::Hung | FailureKind::OutOfMemory,
+                ..
+            }
             | Report::Released { .. } => effects.push(Effect::Replan),
             Report::Failed { .. } => {
                 effects.extend([Effect::BlobsReleased(id), Effect::Replan]);
             }
         }
-        self.change(id, |job| job.hear(agent, report, now_ms));
+        let next = self.after_out_of_memory(job, &report);
+        if matches!(next, Some(Next::Refuse(_))) {
+            effects.push(Effect::BlobsReleased(id));
+        }
+        self.change(id, |job| match next {
+            Some(next) => job.step_down(next, &report, now_ms),
+            None => job.hear(agent, report, now_ms),
+        });
         done(effects)
+    }
+
+    /// What comes next for a job, if the report says that it ran out of memory.
+    fn after_out_of_memory(&self, job: &Job, report: &Report) -> Option<Next> {
+        let Report::Failed { kind: FailureKind::OutOfMemory, vram_bytes_peak: peak, .. } = report
+        else {
+            return None;
+        };
+        let lease = job.lease()?;
+        let tried = Tried {
+            device: lease.basis.family.device,
+            promised: lease.vram_bytes,
+            estimated: job.sized_at(lease),
+            peak: *peak,
+        };
+        Some(ladder::next(&job.spec, &job.rung, tried, self.largest_card(&job.spec)))
     }
 
     fn is_live(&self, agent: &AgentName, id: JobId, attempt: Attempt) -> bool {
@@ -368,6 +399,7 @@ impl Job {
             failure: None,
             pace: None,
             attempts: Vec::new(),
+            rung: Rung::AsAsked,
         }
     }
 
@@ -412,6 +444,29 @@ impl Job {
             }
             Report::Released { message, .. } => self.requeue(None, message, now_ms),
         }
+    }
+
+    /// It ran out of memory: it is tried otherwise from its last checkpoint, or given up.
+    fn step_down(&mut self, next: Next, report: &Report, now_ms: u64) {
+        let (Some(agent), Report::Failed { message, .. }) =
+            (self.lease().map(|lease| lease.agent.clone()), report)
+        else {
+            return;
+        };
+        self.record(AttemptEnd::OutOfMemory, Measured::of(report), now_ms);
+        let (attempt, kind) = (self.attempt, Some(FailureKind::OutOfMemory));
+        let message = match next {
+            Next::Try(rung) => {
+                self.rung = rung;
+                self.phase = Phase::Queued;
+                message.clone()
+            }
+            Next::Refuse(why) => {
+                self.end(Phase::Failed, now_ms);
+                why
+            }
+        };
+        self.failure = Some(Failure { kind, message, attempt, agent });
     }
 
     fn end(&mut self, phase: Phase, now_ms: u64) {

@@ -35,8 +35,8 @@ pub(crate) struct Lane {
 pub(crate) struct Shape {
     /// Memory needed by its estimates, by what computes.
     pub(crate) needs: Vec<(Device, u64)>,
-    /// What says how far those are off.
-    pub(crate) traits: Traits,
+    /// What says how far those are off; nothing where they rest on what was tried.
+    pub(crate) traits: Option<Traits>,
     /// The most it has to compute, rounded up so that shapes stay few.
     pub(crate) work: Option<u64>,
     pub(crate) requirements: Option<Requirements>,
@@ -46,10 +46,19 @@ impl Shape {
     pub(crate) fn of(spec: &JobSpec) -> Self {
         Self {
             needs: spec.estimates.iter().map(|(device, e)| (*device, e.total().0)).collect(),
-            traits: Traits::of(spec),
+            traits: Some(Traits::of(spec)),
             work: spec.work_max().and_then(u64::checked_next_power_of_two),
             requirements: spec.requirements().filter(|r| **r != Requirements::default()).cloned(),
         }
+    }
+
+    /// Of a job, as its rung has it.
+    pub(crate) fn of_job(job: &Job) -> Self {
+        let shape = Self::of(&job.spec);
+        let Some(adapted) = job.rung.adapted() else { return shape };
+        let need = |device: &Device| Some((*device, adapted.vram_bytes_needed(*device)?.0));
+        let needs = adapted.estimates.keys().filter_map(need).collect();
+        Self { needs, traits: None, ..shape }
     }
 
     /// Memory needed by its estimate, not corrected.
@@ -70,7 +79,7 @@ impl Shape {
 impl Lane {
     fn of(job: &Job) -> Self {
         let JobSpec { priority, user, .. } = &job.spec;
-        Self { priority: *priority, user: user.clone(), shape: Shape::of(&job.spec) }
+        Self { priority: *priority, user: user.clone(), shape: Shape::of_job(job) }
     }
 }
 

@@ -6,6 +6,7 @@ use fleetune_shared::{
 };
 
 use super::{Basis, Job, Lease, Report};
+use crate::ladder::Rung;
 use crate::learning::{Key, LengthBucket, Sample, Traits};
 
 /// Records kept with a job, the last ones.
@@ -104,11 +105,13 @@ impl Job {
     }
 
     /// What the live attempt's trainer sizes itself at, or at most where it keeps what it has room for.
-    fn sized_at(&self, lease: &Lease) -> ByteSize {
+    pub(super) fn sized_at(&self, lease: &Lease) -> ByteSize {
         let estimated = lease.basis.vram_bytes_estimated;
         match &self.spec.work {
             Work::Train { recipe }
-                if recipe.gradient_checkpointing == CheckpointingLevel::Auto && estimated.0 > 0 =>
+                if recipe.gradient_checkpointing == CheckpointingLevel::Auto
+                    && self.rung == Rung::AsAsked
+                    && estimated.0 > 0 =>
             {
                 estimated.max(lease.vram_bytes_budget())
             }

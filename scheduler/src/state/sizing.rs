@@ -3,15 +3,18 @@
 use fleetune_shared::{ByteSize, CardFamily, JobSpec, Ratio};
 
 use super::{Agent, Job, Shape, State};
+use crate::ladder::Largest;
 use crate::learning::Key;
 
 impl State {
     /// What an estimate is multiplied by for jobs of this shape on cards of this family.
     pub(crate) fn correction(&self, shape: &Shape, family: CardFamily) -> Ratio {
-        if self.corrections.is_empty() {
-            return Ratio::ONE;
+        match shape.traits {
+            Some(traits) if !self.corrections.is_empty() => {
+                self.corrections.of(&Key { family, traits })
+            }
+            _ => Ratio::ONE,
         }
-        self.corrections.of(&Key { family, traits: shape.traits })
     }
 
     /// What a job of this shape needs on such a card; `None` where nothing says.
@@ -23,7 +26,17 @@ impl State {
     /// What a job needs on an agent's card.
     #[must_use]
     pub fn vram_bytes_needed(&self, job: &Job, agent: &Agent) -> Option<ByteSize> {
-        self.need(&Shape::of(&job.spec), agent.family)
+        self.need(&Shape::of_job(job), agent.family)
+    }
+
+    /// The card that could give a job most, of those that are what it asks for.
+    pub(super) fn largest_card(&self, spec: &JobSpec) -> Option<Largest<'_>> {
+        let suits = |agent: &&Agent| {
+            spec.requirements().is_none_or(|ask| ask.unmet(&agent.offer).is_none())
+        };
+        let agents = self.agents.values().filter(suits);
+        let largest = agents.max_by_key(|agent| agent.offer.card.usable())?;
+        Some(Largest { agent: &largest.name, card: &largest.offer.card })
     }
 
     /// Whether a job would ever run on some card of the fleet, were it otherwise empty.

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use fleetune_shared::recipe::CheckpointingLevel;
 use fleetune_shared::view::{
     AgentHistory, AgentView, CardVerdict, CorrectionView, Explanation, FailureView, HistoryView,
     JobPhase, JobView, Verdict,
 };
 use fleetune_shared::{
-    Accuracy, Artifact, ArtifactFile, ArtifactKind, Attempt, AttemptEnd, AttemptRecord, BlobHash,
-    ByteSize, Card, CardFamily, Device, Estimate, FailureKind, FileName, JobId, Lineage, ModelSpec,
-    Offer, Ratio, StepMetrics, TrainSummary,
+    Accuracy, Artifact, ArtifactFile, ArtifactKind, Attempt, AttemptEnd, AttemptRecord,
+    BatchChange, BlobHash, ByteSize, Card, CardFamily, Device, Estimate, FailureKind, FileName,
+    JobId, Lineage, ModelSpec, Offer, Ratio, StepMetrics, TrainSummary,
 };
 
 /// The moment the snapshots show, 2026-03-01T10:30:00Z.
@@ -86,6 +87,7 @@ fn job(id: u64, phase: JobPhase) -> JobView {
         lineage: None,
         failure: None,
         attempts: Vec::new(),
+        rung: None,
         waiting: None,
         recipe_json: r#"{"name":"tone","r":8}"#.into(),
         inputs: Vec::new(),
@@ -106,6 +108,15 @@ fn record(attempt: u32, end: AttemptEnd, peak_gib: u64) -> AttemptRecord {
         vram_bytes_promised: Ratio(10_200).times(estimate().total()),
         vram_bytes_as_run: Some(estimate().total()),
         vram_bytes_peak: Some(ByteSize(peak_gib << 30)),
+    }
+}
+
+fn rung() -> RungView {
+    let checkpointing = CheckpointingLevel::Block;
+    RungView {
+        kind: RungKind::SmallerMicroBatch,
+        change: Some(BatchChange { micro_batch: 4, accumulation: 2, checkpointing }),
+        vram_bytes_least: estimate().total(),
     }
 }
 
@@ -196,6 +207,7 @@ pub(crate) fn jobs() -> Vec<JobView> {
         }),
         lineage: Some(lineage()),
         attempt: Attempt(2),
+        rung: Some(rung()),
         attempts: vec![record(1, AttemptEnd::OutOfMemory, 10), record(2, AttemptEnd::Finished, 8)],
         ..job(3, JobPhase::Succeeded)
     };
@@ -250,5 +262,6 @@ pub(crate) fn explanation() -> Explanation {
         ],
         hint: Some("set per_device_train_batch_size: 2 to fit bench-3".into()),
         expected_start_ms: Some(NOW + 3_600_000),
+        rung: Some(rung()),
     }
 }
