@@ -28,8 +28,7 @@ fn promised(fleet: &Fleet, job: JobId) -> ByteSize {
 fn runs_out(fleet: &mut Fleet, job: JobId, above: u64) -> Vec<Effect> {
     let (agent, attempt) = (fleet.place(job).expect("placed").to_owned(), fleet.job(job).attempt.0);
     let vram_bytes_peak = Some(ByteSize(promised(fleet, job).0 + above));
-    let kind = FailureKind::OutOfMemory;
-    let report = Report::Failed { kind, message: "out of memory".into(), vram_bytes_peak };
+    let report = Report::OutOfMemory { message: "out of memory".into(), vram_bytes_peak };
     let applied = fleet.report(job, attempt, &agent, report);
     assert!(applied.reply.is_ok());
     fleet.settle();
@@ -164,6 +163,17 @@ fn a_merge_only_gets_more_memory() {
     runs_out(&mut fleet, job, 0);
     assert_eq!(kind(&fleet, job), Some(RungKind::BiggerCard));
     assert_eq!(promised(&fleet, job).0, before + before / 8);
+}
+
+#[test]
+fn in_logs_from_before_the_ladder_the_job_ends() {
+    let mut fleet = Fleet::with(&[("one", 60.0)]);
+    let job = fleet.submit(trains("per_device_train_batch_size: 4"));
+    fleet.settle();
+    let log = r#"{"report":"failed","kind":"out_of_memory","message":"m"}"#;
+    fleet.report(job, 1, "one", serde_json::from_str(log).unwrap());
+    assert_eq!(phase(fleet.job(job)), "failed");
+    assert_eq!(fleet.job(job).attempts[0].end, AttemptEnd::OutOfMemory);
 }
 
 #[test]

@@ -5,21 +5,32 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fleetune_tests::{Sandbox, demo_asset};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_fleetune-under-test");
 const LIMIT: Duration = Duration::from_secs(180);
 const CARD_BYTES: &str = "FLEETUNE_TEST_CARD_BYTES";
 
+/// Forty-eight rows of nearly the same length, so that each micro-batch takes what any does.
+fn rows(folder: &Path) -> PathBuf {
+    let path = folder.join("rows.jsonl");
+    let row = |i: u64| -> String {
+        let ids: Vec<u64> = (0..62 + i % 3).map(|j| 3 + (i * 7 + j * 13) % 1000).collect();
+        format!("{}\n", json!({"input_ids": ids, "labels": ids}))
+    };
+    fs::write(&path, (0..48).map(row).collect::<String>()).expect("rows");
+    path
+}
+
 fn recipe(folder: &Path, micro_batch: u64, accumulation: u64, steps: u64) -> PathBuf {
     let path = folder.join(format!("{micro_batch}x{accumulation}x{steps}.yaml"));
     let text = format!(
-        "name: large\nmodel_name_or_path: {}\ndataset_name: {}\nr: 4\nmax_steps: {steps}\nsave_steps: 2\n\
-         max_length: 64\nper_device_train_batch_size: {micro_batch}\n\
-         gradient_accumulation_steps: {accumulation}\ngradient_checkpointing: none\n\
-         learning_rate: 3e-3\nlr_scheduler_type: constant\n",
+        "name: large\nmodel_name_or_path: {}\ndataset_name: {}\ndataset_format: tokenized\nr: 4\n\
+         max_steps: {steps}\nsave_steps: 2\nmax_length: 64\n\
+         per_device_train_batch_size: {micro_batch}\ngradient_accumulation_steps: {accumulation}\n\
+         gradient_checkpointing: none\nlearning_rate: 3e-3\n",
         demo_asset("model").display(),
-        demo_asset("data.jsonl").display()
+        rows(folder).display()
     );
     fs::write(&path, text).expect("a recipe");
     path
@@ -91,7 +102,7 @@ fn a_job_too_large_for_its_card_ends_well_in_smaller_micro_batches() {
 fn a_job_no_card_can_hold_is_refused_with_the_numbers() {
     let mut sandbox = Sandbox::new(PROGRAM);
     let recipe = recipe(sandbox.folder(), 2, 1, 4);
-    sandbox.start_agent_with("one", "160MiB", &[(CARD_BYTES, "1000000")]);
+    sandbox.start_agent_with("one", "40MiB", &[(CARD_BYTES, "1000000")]);
     let job = ended(&sandbox, &recipe, "failed");
     let failure = &job["failure"];
     assert_eq!(failure["kind"], "out_of_memory", "{job:#}");

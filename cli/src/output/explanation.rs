@@ -68,11 +68,16 @@ fn cards(explained: &Explained<'_>, style: Style) -> String {
 impl Explained<'_> {
     /// The numbers alone, for an error whose message is the summary.
     pub(crate) fn numbers(&self, style: Style) -> String {
-        format!(
-            "{}\n\n{}",
-            estimate::breakdown(&self.explanation.estimate, style),
-            cards(self, style)
-        )
+        let Explanation { estimate, cards: verdicts, rung, .. } = self.explanation;
+        let plain = verdicts.iter().all(|card| card.vram_bytes_needed == estimate.total());
+        let note = match rung {
+            None if !plain => {
+                "\n\nneeded: the estimate for what computes there, corrected by what was learned"
+            }
+            Some(_) if !plain => "\n\nneeded: by what was tried and was not enough",
+            _ => "",
+        };
+        format!("{}\n\n{}{note}", estimate::breakdown(estimate, style), cards(self, style))
     }
 }
 

@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use fleetune_shared::{AgentName, BlobHash, ByteSize, CardFamily, JobId};
+use fleetune_shared::{AgentName, BlobHash, ByteSize, CardFamily, Device, JobId};
 
+use crate::learning::Traits;
 use crate::state::{Agent, Job, Promise, Shape, State};
 
 pub(super) struct Board<'a> {
@@ -87,9 +88,17 @@ impl<'a> Board<'a> {
         let usable = agents
             .iter()
             .filter(|(agent, connected)| *connected && agent.present && !agent.draining);
+        // What is corrected alike is least where its estimate is least.
+        let mut leasts = BTreeMap::new();
+        for shape in state.shapes() {
+            for (device, need) in &shape.needs {
+                let least = leasts.entry((*device, shape.traits)).or_insert(u64::MAX);
+                *least = (*need).min(*least);
+            }
+        }
         let (mut places, mut families) = (BTreeMap::new(), Vec::new());
         let mut rooms = Vec::new();
-        if state.shapes().next().is_some() {
+        if !leasts.is_empty() {
             rooms.extend(usable.map(|(agent, _)| {
                 let place = *places.entry(agent.family).or_insert_with(|| {
                     families.push(agent.family);
@@ -99,8 +108,11 @@ impl<'a> Board<'a> {
             }));
         }
         let least = |family: &CardFamily| {
-            let needs = state.shapes().filter_map(|shape| state.need(shape, *family));
-            needs.min().map_or(u64::MAX, |bytes| bytes.0)
+            let of = |((device, traits), bytes): (&(Device, Option<Traits>), &u64)| {
+                let correction = || state.correction(*traits, *family).times(ByteSize(*bytes)).0;
+                (*device == family.device).then(correction)
+            };
+            leasts.iter().filter_map(of).min().unwrap_or(u64::MAX)
         };
         let least = families.iter().map(least).collect();
         let mut board = Self {
@@ -161,7 +173,7 @@ impl<'a> Board<'a> {
             let bytes = *sized
                 .entry(family.device)
                 .or_insert_with(|| job.vram_bytes_useful(family.device).unwrap_or(ByteSize(0)));
-            self.state.correction(shape, family).times(bytes).0
+            self.state.correction(shape.traits, family).times(bytes).0
         };
         let roomy = needs().filter_map(|(family, need)| {
             let useful = useful(family);

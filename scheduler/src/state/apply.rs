@@ -226,7 +226,7 @@ impl State {
                 .estimate(family.device)
                 .map(Estimate::total)
                 .unwrap_or_default(),
-            correction: self.correction(&shape, family),
+            correction: self.correction(shape.traits, family),
         };
         let attempt = job.attempt.next();
         let since_ms = self.clock_ms;
@@ -339,11 +339,8 @@ impl State {
                 }
                 effects.extend([Effect::BlobsReleased(id), Effect::Replan]);
             }
-            // The checkpoint is where the next attempt goes on.
-            Report::Failed {
-                kind: FailureKind::Machine | FailureKind::Hung | FailureKind::OutOfMemory,
-                ..
-            }
+            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, .. }
+            | Report::OutOfMemory { .. }
             | Report::Released { .. } => effects.push(Effect::Replan),
             Report::Failed { .. } => {
                 effects.extend([Effect::BlobsReleased(id), Effect::Replan]);
@@ -353,19 +350,13 @@ impl State {
         if matches!(next, Some(Next::Refuse(_))) {
             effects.push(Effect::BlobsReleased(id));
         }
-        self.change(id, |job| match next {
-            Some(next) => job.step_down(next, &report, now_ms),
-            None => job.hear(agent, report, now_ms),
-        });
+        self.change(id, |job| job.hear(agent, report, next, now_ms));
         done(effects)
     }
 
     /// What comes next for a job, if the report says that it ran out of memory.
     fn after_out_of_memory(&self, job: &Job, report: &Report) -> Option<Next> {
-        let Report::Failed { kind: FailureKind::OutOfMemory, vram_bytes_peak: peak, .. } = report
-        else {
-            return None;
-        };
+        let Report::OutOfMemory { vram_bytes_peak: peak, .. } = report else { return None };
         let lease = job.lease()?;
         let tried = Tried {
             device: lease.basis.family.device,
@@ -403,8 +394,8 @@ impl Job {
         }
     }
 
-    /// Takes in what the live attempt says.
-    fn hear(&mut self, agent: &AgentName, report: Report, now_ms: u64) {
+    /// Takes in what the live attempt says. `next` is what comes after it, where it ran out of memory.
+    fn hear(&mut self, agent: &AgentName, report: Report, next: Option<Next>, now_ms: u64) {
         if let Some(end) = end_of(&report) {
             self.record(end, Measured::of(&report), now_ms);
         }
@@ -442,31 +433,25 @@ impl Job {
                 self.failure = Some(Failure { kind: Some(kind), message, attempt, agent });
                 self.end(Phase::Failed, now_ms);
             }
+            Report::OutOfMemory { message, .. } => {
+                let message = match next {
+                    Some(Next::Try(rung)) => {
+                        self.rung = rung;
+                        self.phase = Phase::Queued;
+                        message
+                    }
+                    Some(Next::Refuse(why)) => {
+                        self.end(Phase::Failed, now_ms);
+                        why
+                    }
+                    None => return,
+                };
+                let (attempt, agent) = (self.attempt, agent.clone());
+                let kind = Some(FailureKind::OutOfMemory);
+                self.failure = Some(Failure { kind, message, attempt, agent });
+            }
             Report::Released { message, .. } => self.requeue(None, message, now_ms),
         }
-    }
-
-    /// It ran out of memory: it is tried otherwise from its last checkpoint, or given up.
-    fn step_down(&mut self, next: Next, report: &Report, now_ms: u64) {
-        let (Some(agent), Report::Failed { message, .. }) =
-            (self.lease().map(|lease| lease.agent.clone()), report)
-        else {
-            return;
-        };
-        self.record(AttemptEnd::OutOfMemory, Measured::of(report), now_ms);
-        let (attempt, kind) = (self.attempt, Some(FailureKind::OutOfMemory));
-        let message = match next {
-            Next::Try(rung) => {
-                self.rung = rung;
-                self.phase = Phase::Queued;
-                message.clone()
-            }
-            Next::Refuse(why) => {
-                self.end(Phase::Failed, now_ms);
-                why
-            }
-        };
-        self.failure = Some(Failure { kind, message, attempt, agent });
     }
 
     fn end(&mut self, phase: Phase, now_ms: u64) {

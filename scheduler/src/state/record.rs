@@ -34,7 +34,9 @@ impl Measured {
                     estimate: estimate.map(|estimate| estimate.total()),
                 }
             }
-            Report::Failed { vram_bytes_peak, .. } | Report::Released { vram_bytes_peak, .. } => {
+            Report::Failed { vram_bytes_peak, .. }
+            | Report::OutOfMemory { vram_bytes_peak, .. }
+            | Report::Released { vram_bytes_peak, .. } => {
                 Self { peak: vram_bytes_peak.filter(known), ..Self::default() }
             }
             Report::Started { .. } | Report::Checkpoint { .. } => Self::default(),
@@ -47,7 +49,9 @@ pub(super) fn end_of(report: &Report) -> Option<AttemptEnd> {
     match report {
         Report::Started { .. } | Report::Checkpoint { .. } => None,
         Report::Finished { .. } => Some(AttemptEnd::Finished),
-        Report::Failed { kind: FailureKind::OutOfMemory, .. } => Some(AttemptEnd::OutOfMemory),
+        Report::OutOfMemory { .. } | Report::Failed { kind: FailureKind::OutOfMemory, .. } => {
+            Some(AttemptEnd::OutOfMemory)
+        }
         Report::Failed { .. } => Some(AttemptEnd::Failed),
         Report::Released { .. } => Some(AttemptEnd::Released),
     }

@@ -4,12 +4,13 @@ use fleetune_shared::{ByteSize, CardFamily, JobSpec, Ratio};
 
 use super::{Agent, Job, Shape, State};
 use crate::ladder::Largest;
-use crate::learning::Key;
+use crate::learning::{Key, Traits};
 
 impl State {
-    /// What an estimate is multiplied by for jobs of this shape on cards of this family.
-    pub(crate) fn correction(&self, shape: &Shape, family: CardFamily) -> Ratio {
-        match shape.traits {
+    /// What an estimate is multiplied by for jobs of these traits on cards of this family; needs without traits rest on
+    /// what was tried and stay what they are.
+    pub(crate) fn correction(&self, traits: Option<Traits>, family: CardFamily) -> Ratio {
+        match traits {
             Some(traits) if !self.corrections.is_empty() => {
                 self.corrections.of(&Key { family, traits })
             }
@@ -20,7 +21,7 @@ impl State {
     /// What a job of this shape needs on such a card; `None` where nothing says.
     pub(crate) fn need(&self, shape: &Shape, family: CardFamily) -> Option<ByteSize> {
         let estimated = shape.estimated(family.device)?;
-        Some(self.correction(shape, family).times(estimated))
+        Some(self.correction(shape.traits, family).times(estimated))
     }
 
     /// What a job needs on an agent's card.
