@@ -74,7 +74,7 @@ impl Show for Learned<'_> {
             ),
             line("wasted", format!("{:.2} GiB·h promised and not used", fleet.wasted_gib_h())),
         ];
-        let columns = ["agent", ">attempts", ">out of memory", ">error", ">p90", ">wasted GiB·h"];
+        let columns = ["agent", ">attempts", ">out of memory", ">error", ">p90", ">wasted"];
         let mut by_agent = Table::new(style, &columns);
         for history in agents {
             let accuracy = &history.accuracy;
@@ -84,7 +84,7 @@ impl Show for Learned<'_> {
                 out_of_memory(accuracy).into(),
                 percent(accuracy.error_median).into(),
                 percent(accuracy.error_p90).into(),
-                format!("{:.2}", accuracy.wasted_gib_h()).into(),
+                format!("{:.2} GiB·h", accuracy.wasted_gib_h()).into(),
             ]);
         }
         let columns = [

@@ -126,7 +126,7 @@ fn accuracy(out_of_memory: u64) -> Accuracy {
         out_of_memory,
         compared: 38,
         error_median: Some(Ratio(180)),
-        error_p90: Some(Ratio(625)),
+        error_p90: Some(Ratio(620)),
         wasted_mib_s: 5 * 1024 * 3600,
     }
 }
