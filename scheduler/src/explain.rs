@@ -7,7 +7,7 @@ use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
 use fleetune_shared::{ByteSize, CardFamily, Device, Estimate, JobId, JobSpec, Recipe, Work};
 
 use crate::Liveness;
-use crate::learning::{Key, LengthBucket, Traits};
+use crate::learning::{Key, Traits, UpTo};
 use crate::placement::{self, Decision};
 use crate::state::{Agent, Job, Lease, Phase, Shape, State, anti_affinity, level};
 
@@ -222,7 +222,7 @@ impl<'a> Picture<'a> {
         let usable = roomiest.card.usable();
         let (family, traits) = (CardFamily::of(&roomiest.card), Traits::of(spec));
         let needed = |changed: &Recipe| {
-            let length = LengthBucket::of(changed.data.max_length as u64);
+            let length = UpTo::of(changed.data.max_length as u64);
             let key = Key { family, traits: Traits { length, ..traits } };
             let estimate = Estimate::of_training(&spec.model, changed, family.device).total();
             self.state.corrections().of(&key).times(estimate)

@@ -9,6 +9,7 @@ use fleetune_shared::{Accuracy, AgentName, AttemptRecord, ByteSize, Work};
 
 use crate::Liveness;
 use crate::explain::Picture;
+use crate::learning::Kind;
 use crate::state::{Agent, Job, Phase, State};
 
 /// The phase as front ends name it.
@@ -48,21 +49,22 @@ pub fn history(state: &State) -> HistoryView {
     HistoryView {
         fleet: Accuracy::of(state.jobs().flat_map(|job| &job.attempts)),
         agents: records(state).into_iter().map(of_agent).collect(),
-        corrections: state
-            .corrections()
-            .iter()
-            .map(|(key, samples, ratio_median, ratio_most, correction)| CorrectionView {
-                family: key.family,
-                method: key.traits.method.word().into(),
-                dtype: key.traits.dtype.word().into(),
-                attention: key.traits.attention.word().into(),
-                tokens_max: key.traits.length.tokens_max(),
-                samples: samples as u64,
-                ratio_median,
-                ratio_most,
-                correction,
-            })
-            .collect(),
+        corrections: state.corrections().kinds().into_iter().map(correction).collect(),
+    }
+}
+
+fn correction(kind: Kind) -> CorrectionView {
+    let Kind { family, traits, samples, median, most, correction } = kind;
+    CorrectionView {
+        family,
+        method: traits.method.word().into(),
+        dtype: traits.dtype.word().into(),
+        attention: traits.attention.word().into(),
+        tokens_max: traits.length.most(),
+        samples: samples as u64,
+        ratio_median: median,
+        ratio_most: most,
+        correction,
     }
 }
 

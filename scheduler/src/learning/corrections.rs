@@ -53,6 +53,23 @@ pub struct Corrections {
     clock: u64,
 }
 
+/// What was learned of jobs of one kind, whatever the size of their models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// On which cards.
+    pub family: CardFamily,
+    /// The jobs; the size of the model is that of the smallest.
+    pub traits: Traits,
+    /// Ratios that count.
+    pub samples: usize,
+    /// The median of them.
+    pub median: Ratio,
+    /// The largest.
+    pub most: Ratio,
+    /// The largest of the corrections.
+    pub correction: Ratio,
+}
+
 /// The last ratios of a kind, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Learned {
@@ -127,14 +144,33 @@ impl Corrections {
         learned.correction = correction(&learned.ratios);
     }
 
-    /// Each kind: how many ratios, their median, the largest, and the correction.
-    pub fn iter(&self) -> impl Iterator<Item = (&Key, usize, Ratio, Ratio, Ratio)> {
-        self.learned.iter().map(|(key, learned)| {
-            let sorted = sorted(&learned.ratios);
-            let median = quantile(&sorted, 50).unwrap_or_default();
-            let most = sorted.last().copied().unwrap_or_default();
-            (key, sorted.len(), median, most, learned.correction)
-        })
+    /// What was learned, kind by kind, models of all sizes together.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: Vec<(Kind, Vec<Ratio>)> = Vec::new();
+        for (Key { family, traits }, learned) in &self.learned {
+            let alike = |kind: &Kind| {
+                let of_its_size = Traits { parameters: kind.traits.parameters, ..*traits };
+                (kind.family, kind.traits) == (*family, of_its_size)
+            };
+            let at = kinds.iter().position(|(kind, _)| alike(kind)).unwrap_or_else(|| {
+                let (samples, median, most, correction) = (0, Ratio::ONE, Ratio(0), Ratio(0));
+                let kind =
+                    Kind { family: *family, traits: *traits, samples, median, most, correction };
+                kinds.push((kind, Vec::new()));
+                kinds.len() - 1
+            });
+            let (kind, ratios) = &mut kinds[at];
+            ratios.extend(&learned.ratios);
+            kind.samples += learned.ratios.len();
+            kind.correction = kind.correction.max(learned.correction);
+        }
+        let finished = |(kind, mut ratios): (Kind, Vec<Ratio>)| {
+            ratios.sort_unstable();
+            let median = quantile(&ratios, 50).unwrap_or_default();
+            Kind { median, most: ratios.last().copied().unwrap_or_default(), ..kind }
+        };
+        kinds.into_iter().map(finished).collect()
     }
 }
 
@@ -166,14 +202,15 @@ fn sorted(ratios: &VecDeque<Ratio>) -> Vec<Ratio> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::learning::{AttentionKind, DtypeKind, LengthBucket, MethodKind};
+    use crate::learning::{AttentionKind, DtypeKind, MethodKind, UpTo};
 
     fn key(tokens: u64) -> Key {
         let traits = Traits {
             method: MethodKind::Lora,
             dtype: DtypeKind::Bfloat16,
             attention: AttentionKind::Full,
-            length: LengthBucket::of(tokens),
+            length: UpTo::of(tokens),
+            parameters: UpTo::of(1 << 27),
         };
         Key { family: CardFamily::default(), traits }
     }
@@ -254,6 +291,20 @@ mod tests {
         assert_eq!(corrections.learned.len(), KEYS_MAX);
         assert_eq!(corrections.of(&key(512)), Ratio::ONE, "it learned nothing for longest");
         assert_eq!(corrections.of(&other(0)), Ratio(12_200));
+    }
+
+    #[test]
+    fn tiny_models_say_nothing_about_large_ones_but_are_shown_with_them() {
+        let mut large = key(512);
+        large.traits.parameters = UpTo::of(1 << 33);
+        let mut corrections = learned(&whole(6_000, 20));
+        assert_eq!(corrections.of(&large), Ratio::ONE);
+        corrections.learn(large, Sample::Whole(Ratio(10_500)));
+        assert_eq!(corrections.of(&key(512)), Ratio(6_200));
+        let kinds = corrections.kinds();
+        assert_eq!(kinds.len(), 1);
+        assert_eq!((kinds[0].samples, kinds[0].median), (21, Ratio(6_000)));
+        assert_eq!((kinds[0].most, kinds[0].correction), (Ratio(10_500), Ratio(10_700)));
     }
 
     #[test]

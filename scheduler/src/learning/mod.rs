@@ -9,5 +9,5 @@
 mod corrections;
 mod traits;
 
-pub use corrections::{Corrections, Key, Sample};
-pub use traits::{AttentionKind, DtypeKind, LengthBucket, MethodKind, Traits};
+pub use corrections::{Corrections, Key, Kind, Sample};
+pub use traits::{AttentionKind, DtypeKind, MethodKind, Traits, UpTo};

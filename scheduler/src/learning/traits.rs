@@ -13,8 +13,11 @@ pub struct Traits {
     pub dtype: DtypeKind,
     /// How far queries see.
     pub attention: AttentionKind,
-    /// Longest row.
-    pub length: LengthBucket,
+    /// Longest row, in tokens.
+    pub length: UpTo,
+    /// Parameters of the model. What is the same for all runs, the process itself, is most of a tiny run and next to
+    /// nothing of a large one: what one shows says little about the other.
+    pub parameters: UpTo,
 }
 
 impl Traits {
@@ -22,18 +25,21 @@ impl Traits {
     #[must_use]
     pub fn of(spec: &JobSpec) -> Self {
         let attention = AttentionKind::of(&spec.model);
+        let parameters = UpTo::of(spec.model.parameters());
         match &spec.work {
             Work::Train { recipe } => Self {
                 method: MethodKind::of(&recipe.method),
                 dtype: DtypeKind::of(recipe.quantization),
                 attention,
-                length: LengthBucket::of(recipe.data.max_length as u64),
+                length: UpTo::of(recipe.data.max_length as u64),
+                parameters,
             },
             Work::Merge(_) => Self {
                 method: MethodKind::Merge,
                 dtype: DtypeKind::Float32,
                 attention,
-                length: LengthBucket::of(0),
+                length: UpTo::of(0),
+                parameters,
             },
         }
     }
@@ -151,22 +157,22 @@ impl AttentionKind {
     }
 }
 
-/// Lengths of rows that are alike: up to so many tokens, as the exponent of a power of two.
+/// Numbers that are alike: up to a power of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct LengthBucket(u8);
+pub struct UpTo(u8);
 
-impl LengthBucket {
-    /// The bucket of rows of so many tokens.
+impl UpTo {
+    /// The bucket of a number.
     #[must_use]
-    pub fn of(tokens: u64) -> Self {
+    pub fn of(number: u64) -> Self {
         // At most 63, the exponent of the largest power there is.
-        Self(tokens.max(1).checked_next_power_of_two().map_or(63, u64::trailing_zeros) as u8)
+        Self(number.max(1).checked_next_power_of_two().map_or(63, u64::trailing_zeros) as u8)
     }
 
-    /// The longest row of it, in tokens.
+    /// The largest number in it.
     #[must_use]
-    pub fn tokens_max(self) -> u64 {
+    pub fn most(self) -> u64 {
         1 << self.0.min(63)
     }
 }
@@ -177,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_bucket_ends_with_its_power_of_two() {
-        let ends = |tokens| LengthBucket::of(tokens).tokens_max();
+        let ends = |number| UpTo::of(number).most();
         assert_eq!([0, 1, 2, 3, 512, 513].map(ends), [1, 1, 2, 4, 512, 1024]);
         assert_eq!(ends(u64::MAX), 1 << 63);
     }

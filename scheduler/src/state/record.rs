@@ -7,7 +7,7 @@ use fleetune_shared::{
 
 use super::{Basis, Job, Lease, Report};
 use crate::ladder::Rung;
-use crate::learning::{Key, LengthBucket, Sample, Traits};
+use crate::learning::{Key, Sample, Traits, UpTo};
 
 /// Records kept with a job, the last ones.
 const RECORDS_MAX: usize = 16;
@@ -93,7 +93,7 @@ impl Job {
             }
             // What it is compared with is a run of rows as long as its own.
             (AttemptEnd::Finished, Work::Train { .. }, Some(ran)) => {
-                let length = LengthBucket::of(ran.length());
+                let length = UpTo::of(ran.length());
                 Some((Traits { length, ..traits }, ran.estimate.total()))
             }
             _ => None,
