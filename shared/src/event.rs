@@ -102,6 +102,7 @@ pub struct TrainSummary {
 }
 
 /// What a trainer says.
+#[expect(clippy::large_enum_variant, reason = "the large one is said once a run, and never kept")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum TrainerEvent {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleetune_shared::recipe::CheckpointingLevel;
 use fleetune_shared::view::{
     AgentHistory, AgentView, CardVerdict, CorrectionView, Explanation, FailureView, HistoryView,
-    JobPhase, JobView, Verdict,
+    JobPhase, JobView, RungKind, RungView, Verdict,
 };
 use fleetune_shared::{
     Accuracy, Artifact, ArtifactFile, ArtifactKind, Attempt, AttemptEnd, AttemptRecord,
