@@ -172,7 +172,7 @@ fn keys(recipe: &RecipeFile) -> Map<String, Value> {
 pub(super) fn test_state(step: u64) -> State {
     let recipe = RecipeFile {
         model_name_or_path: Some("base".into()),
-        dataset_name: Some(OneOrMany::One("rows".into())),
+        dataset_name: Some(fleetune_shared::recipe::OneOrMany::One("rows".into())),
         per_device_train_batch_size: Some(8),
         learning_rate: Some(1e-3),
         ..RecipeFile::default()
