@@ -266,7 +266,10 @@ impl Session {
             Err(error) => {
                 let kind = v1::FailureKind::from(FailureKind::Input).into();
                 let message = format!("the job as it reached agent {}: {error}", self.name);
-                self.report(id, What::Failed(v1::Failed { kind, message }));
+                self.report(
+                    id,
+                    What::Failed(v1::Failed { kind, message, memory_bytes_peak: None }),
+                );
             }
         }
     }
@@ -322,7 +325,7 @@ impl Session {
         if alive {
             let kind = v1::FailureKind::from(FailureKind::Machine).into();
             let message = format!("a report of agent {} was refused: {why}", self.name);
-            self.report(id, What::Failed(v1::Failed { kind, message }));
+            self.report(id, What::Failed(v1::Failed { kind, message, memory_bytes_peak: None }));
         }
     }
 
@@ -339,7 +342,7 @@ impl Session {
             error!("attempt {id}: {error}");
             let kind = v1::FailureKind::from(FailureKind::Machine).into();
             let message = format!("a defect in agent {}: {error}", self.name);
-            self.report(id, What::Failed(v1::Failed { kind, message }));
+            self.report(id, What::Failed(v1::Failed { kind, message, memory_bytes_peak: None }));
         }
     }
 
@@ -416,7 +419,7 @@ async fn room(link: Option<&Link>) -> bool {
 }
 
 fn released(message: &str) -> What {
-    What::Released(v1::Released { message: message.into() })
+    What::Released(v1::Released { message: message.into(), memory_bytes_peak: None })
 }
 
 fn read_start(start: v1::Start) -> Result<Start, ConvertError> {
@@ -424,5 +427,6 @@ fn read_start(start: v1::Start) -> Result<Start, ConvertError> {
         spec: start.spec.unwrap_or_default().try_into()?,
         checkpoint: start.checkpoint.map(TryInto::try_into).transpose()?,
         vram_bytes_limit: ByteSize(start.vram_bytes_limit),
+        vram_bytes_budget: start.vram_bytes_budget.map(ByteSize),
     })
 }

@@ -40,8 +40,14 @@ pub fn run_child(order_file: &Path) -> ExitCode {
     // The hook's words go to stderr and so into the job's log.
     match panic::catch_unwind(AssertUnwindSafe(|| carry_out(&order, &mut voice))) {
         Ok(Ok(summary)) => voice.finish(summary),
-        Ok(Err(EngineError::Stopped { .. })) => ExitCode::from(STOPPED),
-        Ok(Err(error)) => voice.fail(error.kind(), error.to_string()),
+        Ok(Err(EngineError::Stopped { .. })) => {
+            voice.tell_peak();
+            ExitCode::from(STOPPED)
+        }
+        Ok(Err(error)) => {
+            voice.tell_peak();
+            voice.fail(error.kind(), error.to_string())
+        }
         Err(panic) => {
             let text = panic
                 .downcast_ref::<String>()
@@ -93,6 +99,14 @@ impl Voice {
             self.event(TrainerEvent::Finished { summary });
         }
         ExitCode::SUCCESS
+    }
+
+    /// What memory it took, for an end that has no summary to say so.
+    fn tell_peak(&mut self) {
+        let memory_bytes = memory::peak();
+        if memory_bytes.0 > 0 {
+            self.event(TrainerEvent::Peak { memory_bytes });
+        }
     }
 
     fn fail(&mut self, kind: FailureKind, message: String) -> ExitCode {

@@ -89,6 +89,7 @@ fn run(
         resume_from: None,
         device: Device::Cpu,
         memory_bytes_limit: limit,
+        memory_bytes_budget: None,
     };
     let summary = train(&order, &mut Deaf).unwrap_or_else(|error| panic!("{keys}: {error}"));
     std::fs::remove_dir_all(&order.out).unwrap();

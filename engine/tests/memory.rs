@@ -61,6 +61,7 @@ fn run(
         resume_from: None,
         device: Device::Cpu,
         memory_bytes_limit: limit,
+        memory_bytes_budget: None,
     };
     let _ = std::fs::remove_dir_all(&order.out);
     let result = train(&order, &mut Deaf);

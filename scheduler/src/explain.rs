@@ -5,12 +5,15 @@ use std::collections::HashMap;
 
 use fleetune_shared::recipe::{CheckpointingChoice, CheckpointingLevel};
 use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
-use fleetune_shared::{Availability, ByteSize, Estimate, JobId, JobSpec, Recipe, RequestId, Work};
+use fleetune_shared::{
+    Availability, ByteSize, CardFamily, Device, Estimate, JobId, JobSpec, Recipe, RequestId, Work,
+};
 
 use crate::Liveness;
+use crate::learning::{Key, Traits, UpTo};
 use crate::placement::{self, Decision};
 use crate::state::{
-    Agent, Command, Job, Lease, Phase, Reply, State, Submitted, anti_affinity, level,
+    Agent, Command, Job, Lease, Phase, Reply, Shape, State, Submitted, anti_affinity, level,
 };
 
 /// The fleet at one moment, with what explanations of waiting jobs need found once.
@@ -34,12 +37,20 @@ const FAR: usize = 256;
 #[must_use]
 pub fn submission(state: &State, spec: &JobSpec) -> Explanation {
     let picture = Picture::new(state, None);
-    let cards = picture.verdicts(spec, None);
+    let cards = picture.verdicts(spec, &Shape::of(spec), None);
     let never = !cards.is_empty() && cards.iter().all(is_hopeless);
     let summary = if never { refusal(spec, &cards) } else { "fits".into() };
-    let hint = if never { hint(spec, &cards) } else { None };
-    let estimate = picture.estimate(spec);
-    Explanation { summary, estimate, ahead: Vec::new(), cards, hint, expected_start_ms: None }
+    let hint = if never { picture.hint(spec, &cards) } else { None };
+    let estimate = spec.estimates.get(&picture.likely_device()).copied().unwrap_or_default();
+    Explanation {
+        summary,
+        estimate,
+        ahead: Vec::new(),
+        cards,
+        hint,
+        expected_start_ms: None,
+        rung: None,
+    }
 }
 
 /// What would become of a job if it were submitted now: refused, or somewhere in the queue.
@@ -120,7 +131,7 @@ impl<'a> Picture<'a> {
     #[must_use]
     pub fn explain(&self, job: &Job) -> Explanation {
         let spec = &job.spec;
-        let cards = self.verdicts(spec, job.lease());
+        let cards = self.verdicts(spec, &Shape::of_job(job), job.lease());
         let ahead: Vec<JobId> = match job.phase {
             Phase::Queued => self.queue()[..self.rank(job.id)].to_vec(),
             _ => Vec::new(),
@@ -138,15 +149,16 @@ impl<'a> Picture<'a> {
             Phase::Cancelled => "cancelled by a user".into(),
         };
         let queued = job.phase == Phase::Queued;
-        let hint = if queued { hint(spec, &cards).or_else(|| sooner(&cards)) } else { None };
+        let hint = if queued { self.hint(spec, &cards).or_else(|| sooner(&cards)) } else { None };
         let expected_start_ms = if queued { self.expected_start_ms(job.id) } else { None };
         Explanation {
             summary,
-            estimate: self.estimate(spec),
+            estimate: self.estimate_of(job),
             ahead,
             cards,
             hint,
             expected_start_ms,
+            rung: job.rung.view(),
         }
     }
 
@@ -263,24 +275,72 @@ impl<'a> Picture<'a> {
     }
 
     /// What the job needs where it would most likely run.
-    pub(crate) fn estimate(&self, spec: &JobSpec) -> Estimate {
+    pub(crate) fn estimate_of(&self, job: &Job) -> Estimate {
+        job.estimate(self.likely_device()).copied().unwrap_or_default()
+    }
+
+    fn likely_device(&self) -> Device {
         let first = self.state.agents().next();
-        let device = first.map(|agent| agent.offer.card.device).unwrap_or_default();
-        spec.estimates.get(&device).copied().unwrap_or_default()
+        first.map(|agent| agent.offer.card.device).unwrap_or_default()
+    }
+
+    /// The nearest change to the recipe that would fit some card: what costs nothing in quality first.
+    fn hint(&self, spec: &JobSpec, cards: &[CardVerdict]) -> Option<String> {
+        let Work::Train { recipe } = &spec.work else { return None };
+        let roomiest = closest(cards).filter(|c| c.verdict == Verdict::TooSmall)?;
+        let usable = roomiest.card.usable();
+        let (family, traits) = (CardFamily::of(&roomiest.card), Traits::of(spec));
+        let needed = |changed: &Recipe| {
+            let length = UpTo::of(changed.data.max_length as u64);
+            let key = Key { family, traits: Traits { length, ..traits } };
+            let estimate = Estimate::of_training(&spec.model, changed, family.device).total();
+            self.state.corrections().of(&key).times(estimate)
+        };
+        let changes = [(false, false), (true, false), (true, true)];
+        let candidate = changes.into_iter().find_map(|(checkpointing, shorter)| {
+            let mut rows = recipe.batching.micro_batch as u64;
+            loop {
+                let (text, changed) = change(recipe, rows, checkpointing, shorter)?;
+                let needed = needed(&changed);
+                if needed <= usable {
+                    return Some((text, needed));
+                }
+                if rows == 1 {
+                    return None;
+                }
+                rows /= 2;
+            }
+        });
+        Some(match candidate {
+            Some((text, needed)) => format!(
+                "set {text}: it would need {needed} and fit {} on `{}`",
+                roomiest.card.name, roomiest.agent
+            ),
+            None => format!(
+                "no smaller batch or length makes it fit {}: choose a smaller model or join a larger card",
+                roomiest.card.name
+            ),
+        })
     }
 
     /// Each card's answer to a job; what the job itself was promised stays open to it.
-    fn verdicts(&self, spec: &JobSpec, own: Option<&Lease>) -> Vec<CardVerdict> {
-        self.state.agents().map(|agent| self.verdict(agent, spec, own)).collect()
+    fn verdicts(&self, spec: &JobSpec, shape: &Shape, own: Option<&Lease>) -> Vec<CardVerdict> {
+        self.state.agents().map(|agent| self.verdict(agent, spec, shape, own)).collect()
     }
 
-    fn verdict(&self, agent: &Agent, spec: &JobSpec, own: Option<&Lease>) -> CardVerdict {
+    fn verdict(
+        &self,
+        agent: &Agent,
+        spec: &JobSpec,
+        shape: &Shape,
+        own: Option<&Lease>,
+    ) -> CardVerdict {
         let own = own.filter(|lease| lease.agent == agent.name);
         let jobs = agent.load.jobs() - u32::from(own.is_some());
         let own = own.map_or(0, |lease| lease.vram_bytes.0);
         let open = ByteSize(agent.vram_bytes_open().0 + own);
         let card = &agent.offer.card;
-        let needed = spec.vram_bytes_needed(card.device).unwrap_or(ByteSize(u64::MAX));
+        let needed = self.state.need(shape, agent.family).unwrap_or(ByteSize(u64::MAX));
         let here = |l: &Liveness| agent.present && l.is_connected(&agent.name);
         let lacks = spec.requirements().and_then(|ask| ask.unmet(&agent.offer));
         let unsuitable = lacks.is_some();
@@ -395,38 +455,6 @@ fn sooner(cards: &[CardVerdict]) -> Option<String> {
     let card = some(Verdict::Unsuitable)?;
     let lacks = card.lacks.as_deref()?;
     Some(format!("`{}` has room for it but {lacks}", card.agent))
-}
-
-/// The nearest change to the recipe that would fit some card: what costs nothing in quality first.
-fn hint(spec: &JobSpec, cards: &[CardVerdict]) -> Option<String> {
-    let Work::Train { recipe } = &spec.work else { return None };
-    let roomiest = closest(cards).filter(|c| c.verdict == Verdict::TooSmall)?;
-    let usable = roomiest.card.usable();
-    let changes = [(false, false), (true, false), (true, true)];
-    let candidate = changes.into_iter().find_map(|(checkpointing, shorter)| {
-        let mut rows = recipe.batching.micro_batch as u64;
-        loop {
-            let (text, changed) = change(recipe, rows, checkpointing, shorter)?;
-            let needed = Estimate::of_training(&spec.model, &changed, roomiest.card.device).total();
-            if needed <= usable {
-                return Some((text, needed));
-            }
-            if rows == 1 {
-                return None;
-            }
-            rows /= 2;
-        }
-    });
-    Some(match candidate {
-        Some((text, needed)) => format!(
-            "set {text}: it would need {needed} and fit {} on `{}`",
-            roomiest.card.name, roomiest.agent
-        ),
-        None => format!(
-            "no smaller batch or length makes it fit {}: choose a smaller model or join a larger card",
-            roomiest.card.name
-        ),
-    })
 }
 
 /// The recipe with smaller micro-batches at the same global batch, checkpointing, and half the length.

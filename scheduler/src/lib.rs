@@ -11,6 +11,8 @@
 #![warn(missing_docs)]
 
 pub mod explain;
+pub mod ladder;
+pub mod learning;
 mod liveness;
 pub mod placement;
 pub mod state;

@@ -1,10 +1,15 @@
 //! Read-only pictures of the state, as front ends show them.
 
-use fleetune_shared::view::{AgentView, FailureView, FleetView, JobPhase, JobView};
-use fleetune_shared::{ByteSize, Offer, Work};
+use std::collections::BTreeMap;
+
+use fleetune_shared::view::{
+    AgentHistory, AgentView, CorrectionView, FailureView, FleetView, HistoryView, JobPhase, JobView,
+};
+use fleetune_shared::{Accuracy, AgentName, AttemptRecord, ByteSize, Offer, Work};
 
 use crate::Liveness;
 use crate::explain::Picture;
+use crate::learning::Kind;
 use crate::state::{Agent, Job, Phase, State};
 
 /// The phase as front ends name it.
@@ -24,15 +29,55 @@ pub fn phase(phase: &Phase) -> JobPhase {
 #[must_use]
 pub fn fleet(state: &State, liveness: &Liveness) -> FleetView {
     let picture = Picture::of(state, liveness);
+    let records = records(state);
+    let accuracy = |agent: &Agent| {
+        records.get(&agent.name).map(|own| Accuracy::of(own.iter().copied())).unwrap_or_default()
+    };
     FleetView {
-        agents: state.agents().map(|a| agent(state, liveness, a)).collect(),
+        agents: state.agents().map(|a| agent(state, liveness, a, accuracy(a))).collect(),
         jobs: state.jobs().map(|j| job_in(&picture, j)).collect(),
     }
 }
 
-/// One agent. What its card is doing is not replicated: the caller adds it.
+/// What the fleet has learned of its estimates.
 #[must_use]
-pub fn agent(state: &State, liveness: &Liveness, agent: &Agent) -> AgentView {
+pub fn history(state: &State) -> HistoryView {
+    let of_agent = |(agent, own): (&AgentName, Vec<&AttemptRecord>)| AgentHistory {
+        agent: agent.clone(),
+        accuracy: Accuracy::of(own),
+    };
+    HistoryView {
+        fleet: Accuracy::of(state.jobs().flat_map(|job| &job.attempts)),
+        agents: records(state).into_iter().map(of_agent).collect(),
+        corrections: state.corrections().kinds().into_iter().map(correction).collect(),
+    }
+}
+
+fn correction(kind: Kind) -> CorrectionView {
+    let Kind { family, traits, samples, median, most, correction } = kind;
+    CorrectionView {
+        family,
+        method: traits.method.word().into(),
+        dtype: traits.dtype.word().into(),
+        attention: traits.attention.word().into(),
+        tokens_max: traits.length.most(),
+        samples: samples as u64,
+        ratio_median: median,
+        ratio_most: most,
+        correction,
+    }
+}
+
+/// Attempts that have ended, by agent.
+fn records(state: &State) -> BTreeMap<&AgentName, Vec<&AttemptRecord>> {
+    let mut records: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for record in state.jobs().flat_map(|job| &job.attempts) {
+        records.entry(&record.agent).or_default().push(record);
+    }
+    records
+}
+
+fn agent(state: &State, liveness: &Liveness, agent: &Agent, accuracy: Accuracy) -> AgentView {
     AgentView {
         name: agent.name.clone(),
         connected: agent.present && liveness.is_connected(&agent.name),
@@ -42,6 +87,7 @@ pub fn agent(state: &State, liveness: &Liveness, agent: &Agent) -> AgentView {
         vram_bytes_reserved: ByteSize(state.vram_bytes_reserved(&agent.name)),
         vram_bytes_open: agent.vram_bytes_open(),
         jobs: state.held_by(&agent.name).map(|j| j.id).collect(),
+        accuracy,
     }
 }
 
@@ -68,8 +114,8 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
     let device =
         agent.as_ref().and_then(|name| picture.state().agent(name)).map(|a| a.offer.card.device);
     let estimate = match device {
-        Some(device) => job.spec.estimates.get(&device).copied().unwrap_or_default(),
-        None => picture.estimate(&job.spec),
+        Some(device) => job.estimate(device).copied().unwrap_or_default(),
+        None => picture.estimate_of(job),
     };
     JobView {
         id: job.id,
@@ -96,6 +142,8 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
             message: f.message.clone(),
             attempt: f.attempt,
         }),
+        attempts: job.attempts.clone(),
+        rung: job.rung.view(),
         waiting: (job.phase == Phase::Queued).then(|| picture.in_short(job)),
         recipe_json: match &job.spec.work {
             Work::Train { recipe } => recipe.canonical_json(),

@@ -25,7 +25,7 @@ fn event() -> impl Strategy<Value = Event> {
     let agent = 0..AGENTS.len();
     prop_oneof![
         (1..9u8).prop_map(Event::Submit),
-        (1..8u64, 1..4u32, agent.clone(), 0..5u8)
+        (1..8u64, 1..4u32, agent.clone(), 0..6u8)
             .prop_map(|(job, attempt, agent, what)| Event::Report { job, attempt, agent, what }),
         (agent.clone(), prop::collection::vec((1..8u64, 1..4u32), 0..3))
             .prop_map(|(agent, held)| Event::Join { agent, held }),
@@ -45,8 +45,13 @@ fn play(fleet: &mut Fleet, event: Event) {
                 0 => Report::Started { steps_total: 9 },
                 1 => Report::Checkpoint { artifact: artifact(ArtifactKind::Checkpoint, 4) },
                 2 => finished(),
-                3 => Report::Failed { kind: FailureKind::Machine, message: String::new() },
-                _ => Report::Released { message: String::new() },
+                3 => Report::OutOfMemory { message: String::new(), vram_bytes_peak: None },
+                4 => Report::Failed {
+                    kind: FailureKind::Machine,
+                    message: String::new(),
+                    vram_bytes_peak: None,
+                },
+                _ => Report::Released { message: String::new(), vram_bytes_peak: None },
             };
             fleet.report(JobId(job), attempt, AGENTS[agent], report);
         }

@@ -164,7 +164,12 @@ fn a_checkpoint_only_moves_forward() {
         assert!(fleet.report(job, 1, "one", Report::Checkpoint { artifact }).reply.is_ok());
     }
     assert_eq!(fleet.job(job).checkpoint.as_ref().map(|c| c.step), Some(8));
-    fleet.report(job, 1, "one", Report::Released { message: "asked to".into() });
+    fleet.report(
+        job,
+        1,
+        "one",
+        Report::Released { message: "asked to".into(), vram_bytes_peak: None },
+    );
     assert_eq!(
         fleet.job(job).checkpoint.as_ref().map(|c| c.step),
         Some(8),
@@ -174,7 +179,8 @@ fn a_checkpoint_only_moves_forward() {
 
 #[test]
 fn bad_input_fails_at_once_a_bad_machine_after_a_few_tries() {
-    let failed = |kind| Report::Failed { kind, message: "row 3 has no text".into() };
+    let failed =
+        |kind| Report::Failed { kind, message: "row 3 has no text".into(), vram_bytes_peak: None };
     let mut fleet = Fleet::with(&[("one", 10.0)]);
     let wrong = fleet.submit(needs(1.0));
     fleet.settle();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleetune_scheduler::placement::{Policy, plan};
 use fleetune_scheduler::state::{Agent, Command, Job, Phase, State, level};
-use fleetune_shared::{ArtifactKind, Availability, ByteSize, Device, JobId, JobSpec, Offer};
+use fleetune_shared::{ArtifactKind, AsRun, Availability, ByteSize, Device, JobId, JobSpec, Offer};
 use proptest::prelude::*;
 use story::{Fleet, LEASE_MS, artifact, asks, gpu, name, of, offer};
 
@@ -27,10 +27,10 @@ fn word(job: &Job) -> Option<String> {
     job.spec.requirements().and_then(|ask| ask.anti_affinity.clone())
 }
 
-fn need(room: &Room<'_>, job: &Job) -> Option<u64> {
+fn need(state: &State, room: &Room<'_>, job: &Job) -> Option<u64> {
     let offer = &room.agent.offer;
     let suits = job.spec.requirements().is_none_or(|ask| ask.unmet(offer).is_none());
-    job.spec.vram_bytes_needed(offer.card.device).map(|bytes| bytes.0).filter(|_| suits)
+    state.vram_bytes_needed(job, room.agent).map(|bytes| bytes.0).filter(|_| suits)
 }
 
 /// When so much is open on a card: its jobs end one after the other.
@@ -100,7 +100,7 @@ fn assignments(fleet: &Fleet, now_ms: u64) -> Vec<Command> {
         let at = (0..waiting.len()).min_by_key(|i| order(&waiting[*i])).unwrap();
         let job = waiting.remove(at);
         let takes = |room: &Room<'_>| {
-            let bytes = need(room, job).filter(|n| *n <= room.now && room.slots_now > 0)?;
+            let bytes = need(state, room, job).filter(|n| *n <= room.now && room.slots_now > 0)?;
             if word(job).is_some_and(|w| room.words.contains(&w)) {
                 return None;
             }
@@ -119,7 +119,7 @@ fn assignments(fleet: &Fleet, now_ms: u64) -> Vec<Command> {
         });
         if let Some(at) = best {
             let passing = takes(&rooms[at]).unwrap();
-            let bytes = need(&rooms[at], job).unwrap();
+            let bytes = need(state, &rooms[at], job).unwrap();
             let room = &mut rooms[at];
             room.now -= bytes;
             room.slots_now -= 1;
@@ -137,13 +137,13 @@ fn assignments(fleet: &Fleet, now_ms: u64) -> Vec<Command> {
             continue;
         }
         let start = |i: usize| {
-            let bytes = need(&rooms[i], job)?;
+            let bytes = need(state, &rooms[i], job)?;
             start_ms(state, &rooms[i], job, bytes, now_ms)
         };
         let held = (0..rooms.len())
             .filter(|i| {
                 let room = &rooms[*i];
-                need(room, job).is_some_and(|n| n <= room.later && room.slots_later > 0)
+                need(state, room, job).is_some_and(|n| n <= room.later && room.slots_later > 0)
             })
             .min_by_key(|i| {
                 (
@@ -155,7 +155,7 @@ fn assignments(fleet: &Fleet, now_ms: u64) -> Vec<Command> {
             });
         let Some(at) = held else { continue };
         let start = start(at);
-        let bytes = need(&rooms[at], job).unwrap();
+        let bytes = need(state, &rooms[at], job).unwrap();
         let room = &mut rooms[at];
         room.later -= bytes;
         room.slots_later -= 1;
@@ -190,7 +190,7 @@ fn preemptions(
     let mut best: Option<(Cost, Vec<JobId>)> = None;
     for (at, room) in rooms.iter().enumerate() {
         let here: Vec<_> = leases().filter(|(_, l)| l.agent == room.agent.name).collect();
-        let Some(bytes) = need(room, job) else { continue };
+        let Some(bytes) = need(state, room, job) else { continue };
         let usable = room.agent.offer.card.usable().0 - room.agent.offer.vram_bytes_foreign.0;
         if asked.contains(&at)
             || bytes > usable
@@ -315,6 +315,12 @@ fn play(fleet: &mut Fleet, event: &Event) {
                     if let fleetune_scheduler::state::Report::Finished { summary, .. } = &mut report
                     {
                         summary.tokens_per_second = 100.0 * id.0 as f64;
+                        // Some take more than they were estimated at, some less.
+                        let estimate = fleet.job(id).spec.estimates[&Device::Cpu];
+                        let tokens = 1024;
+                        summary.as_run = Some(AsRun { rows: 1, tokens, estimate });
+                        summary.memory_bytes_peak =
+                            ByteSize(estimate.total().0 / 100 * (70 + id.0 % 50));
                     }
                     fleet.report(id, attempt, &agent, report);
                 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, Estimate};
+use crate::{AsRun, ByteSize, Estimate};
 
 /// One optimizer step, as written to `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,6 +93,8 @@ pub struct TrainSummary {
     pub estimate: Option<Estimate>,
     /// The most memory held at any moment.
     pub memory_bytes_peak: ByteSize,
+    /// What the run really had, and the estimate of that; absent where the peak cannot be held against an estimate.
+    pub as_run: Option<AsRun>,
     /// The last loss on held-out rows, where there were any.
     pub eval_loss_last: Option<f64>,
     /// The best evaluation, where there was any; with `load_best_model_at_end` the result is the model of that step.
@@ -102,6 +104,7 @@ pub struct TrainSummary {
 }
 
 /// What a trainer says.
+#[expect(clippy::large_enum_variant, reason = "the large one is said once a run, and never kept")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum TrainerEvent {
@@ -125,6 +128,11 @@ pub enum TrainerEvent {
         step: u64,
         /// The folder's name.
         folder: String,
+    },
+    /// The most memory held so far, in bytes, said before an end without a result.
+    Peak {
+        /// How much.
+        memory_bytes: ByteSize,
     },
     /// Done; the result stands in the output folder.
     Finished {

@@ -9,12 +9,15 @@
 
 mod artifact;
 mod availability;
+mod batch_change;
 mod bytes;
 mod card;
+mod card_family;
 mod estimate;
 mod event;
 mod gguf;
 mod held;
+mod history;
 mod id;
 mod job;
 mod memory_plan;
@@ -23,6 +26,7 @@ mod model_shape;
 mod model_spec;
 mod order;
 pub mod peft;
+mod ratio;
 pub mod recipe;
 mod requirements;
 mod telemetry;
@@ -30,15 +34,18 @@ pub mod view;
 
 pub use artifact::{Artifact, ArtifactFile, ArtifactKind, FileName, FileNameError, Lineage};
 pub use availability::{Availability, OwnerSign};
+pub use batch_change::BatchChange;
 pub use bytes::{ByteSize, ByteSizeError};
 pub use card::{Card, Device, Offer};
+pub use card_family::CardFamily;
 pub use estimate::{
-    Attention, Bounded, CHUNK_NUMBERS, CardFamily, Change, Estimate, EstimatePart, Fit,
+    Attention, Bounded, CHUNK_NUMBERS, CardClass, Change, Estimate, EstimatePart, Fit,
     MERGE_PROMPT_TOKENS, Meter, PAGED_NUMBERS, Precision, Runtime, SLAB_ROWS, Sizer, TILE_NUMBERS,
     TorchSetting, Verdict, changes_to_fit, longest_length, most_rows,
 };
 pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerEvent};
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
+pub use history::{Accuracy, AsRun, AttemptEnd, AttemptRecord, quantile};
 pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};
 pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
 pub use memory_plan::{Keeps, MemoryPlan, head_rows};
@@ -51,6 +58,7 @@ pub use model_spec::{
 };
 pub use order::{DataFiles, MergeOnto, MergeOrder, TrainOrder};
 pub use peft::AdapterConfig;
+pub use ratio::Ratio;
 pub use recipe::Recipe;
 pub use requirements::Requirements;
 pub use telemetry::{Telemetry, Throttle};

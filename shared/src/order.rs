@@ -27,6 +27,10 @@ pub struct TrainOrder {
     pub device: Device,
     /// The most memory the run may hold; beyond it the run fails as out of memory.
     pub memory_bytes_limit: Option<ByteSize>,
+    /// The most that the run's own estimate may come to where it chooses how much it keeps, if that is not the limit:
+    /// less where estimates are known to be too low.
+    #[serde(default)]
+    pub memory_bytes_budget: Option<ByteSize>,
 }
 
 /// The files of a run's data, set by set.

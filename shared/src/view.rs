@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentName, Artifact, Attempt, ByteSize, Card, Estimate, FailureKind, Input, JobId, Lineage,
-    ModelSpec, Offer, StepMetrics, Telemetry, TrainSummary,
+    Accuracy, AgentName, Artifact, Attempt, AttemptRecord, BatchChange, ByteSize, Card, CardFamily,
+    Estimate, FailureKind, Input, JobId, Lineage, ModelSpec, Offer, Ratio, StepMetrics, Telemetry,
+    TrainSummary,
 };
 
 /// Where a job stands, for people and scripts.
@@ -93,6 +94,12 @@ pub struct JobView {
     pub lineage: Option<Lineage>,
     /// Why the last attempt ended without a result.
     pub failure: Option<FailureView>,
+    /// Attempts that have ended, the last of them if there were many: what they were promised and what they took.
+    #[serde(default)]
+    pub attempts: Vec<AttemptRecord>,
+    /// How it is tried since it ran out of memory, if it ever did.
+    #[serde(default)]
+    pub rung: Option<RungView>,
     /// Why it waits, in one line, while it is queued.
     pub waiting: Option<String>,
     /// The recipe as JSON, empty for merges.
@@ -114,6 +121,29 @@ pub struct FailureView {
     pub attempt: Attempt,
 }
 
+/// The last step of the ladder that a job took when it ran out of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RungKind {
+    /// Smaller micro-batches, more of them to a step.
+    SmallerMicroBatch,
+    /// Blocks that keep less.
+    MoreCheckpointing,
+    /// More memory than was tried.
+    BiggerCard,
+}
+
+/// How a job is tried since it ran out of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RungView {
+    /// By which step.
+    pub kind: RungKind,
+    /// What its orders change of the recipe; nothing for merges.
+    pub change: Option<BatchChange>,
+    /// What it is promised at least.
+    pub vram_bytes_least: ByteSize,
+}
+
 /// An agent, whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentView {
@@ -133,6 +163,52 @@ pub struct AgentView {
     pub vram_bytes_open: ByteSize,
     /// Jobs it holds.
     pub jobs: Vec<JobId>,
+    /// How well promises on its card fit what was taken.
+    #[serde(default)]
+    pub accuracy: Accuracy,
+}
+
+/// What the fleet has learned of its estimates.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HistoryView {
+    /// Over every attempt that is remembered.
+    pub fleet: Accuracy,
+    /// Agent by agent, those that ended an attempt.
+    pub agents: Vec<AgentHistory>,
+    /// What estimates are multiplied by, and why.
+    pub corrections: Vec<CorrectionView>,
+}
+
+/// How well promises on one agent's card fit what was taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentHistory {
+    /// Whose card.
+    pub agent: AgentName,
+    /// Over its attempts.
+    pub accuracy: Accuracy,
+}
+
+/// What was learned of jobs of one kind on cards of one family.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CorrectionView {
+    /// On which cards.
+    pub family: CardFamily,
+    /// What is trained: `lora`, `full`, …
+    pub method: String,
+    /// How the base is held: `bfloat16`, `4bit`, …
+    pub dtype: String,
+    /// How far queries see: `full` or `windowed`.
+    pub attention: String,
+    /// Longest row in tokens, a power of two.
+    pub tokens_max: u64,
+    /// Attempts it was learned from.
+    pub samples: u64,
+    /// The median of measured over estimated.
+    pub ratio_median: Ratio,
+    /// The largest of them.
+    pub ratio_most: Ratio,
+    /// What estimates are multiplied by.
+    pub correction: Ratio,
 }
 
 /// Why a job waits or was refused: every card with its numbers.
@@ -150,6 +226,9 @@ pub struct Explanation {
     pub hint: Option<String>,
     /// When it is expected to start, where that can be told from what was measured.
     pub expected_start_ms: Option<u64>,
+    /// How it is tried since it ran out of memory, if it ever did.
+    #[serde(default)]
+    pub rung: Option<RungView>,
 }
 
 /// One card's answer to a job.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use fleetune_shared::recipe::RecipeFile;
 use fleetune_shared::{
-    Attention, CardFamily, Meter, ModelShape, Precision, Recipe, Runtime, Sizer, TorchSetting,
+    Attention, CardClass, Meter, ModelShape, Precision, Recipe, Runtime, Sizer, TorchSetting,
     known_config,
 };
 use serde_json::{Value, json};
@@ -88,7 +88,7 @@ impl Run {
                 attention: self.word::<Attention>("attention"),
                 meter: self.word::<Meter>("meter"),
                 gptq: self.0["quantization"] == "gptq-int4",
-                family: CardFamily::of(self.0["card"]),
+                family: CardClass::of(self.0["card"]),
             },
         }
     }

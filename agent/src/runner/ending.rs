@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use fleetune_shared::{FailureKind, TrainSummary, TrainerEvent};
+use fleetune_shared::{ByteSize, FailureKind, TrainSummary, TrainerEvent};
 use nix::sys::signal::Signal;
 
 use crate::order::STOPPED;
@@ -14,6 +14,8 @@ use crate::order::STOPPED;
 pub(crate) struct LastWords {
     finished: Option<TrainSummary>,
     pub(crate) failed: Option<(FailureKind, String)>,
+    /// The most memory it held, where it said so.
+    pub(crate) memory_bytes_peak: Option<ByteSize>,
     /// Its last lines, for a crash that left no other word.
     lines: VecDeque<String>,
 }
@@ -25,6 +27,7 @@ impl LastWords {
     pub(crate) fn event(&mut self, event: TrainerEvent) -> Option<TrainerEvent> {
         match event {
             TrainerEvent::Finished { summary } => self.finished = Some(summary),
+            TrainerEvent::Peak { memory_bytes } => self.memory_bytes_peak = Some(memory_bytes),
             TrainerEvent::Failed { kind, message } => {
                 self.failed.get_or_insert((kind, message));
             }

@@ -18,6 +18,8 @@ pub(crate) struct Start {
     pub(crate) spec: JobSpec,
     pub(crate) checkpoint: Option<Artifact>,
     pub(crate) vram_bytes_limit: ByteSize,
+    /// What its own estimate may come to, if that is not the limit.
+    pub(crate) vram_bytes_budget: Option<ByteSize>,
 }
 
 impl Start {
@@ -123,6 +125,7 @@ fn work(start: &Start, workspace: &Workspace, cache: &Cache, device: Device) -> 
             resume_from: start.checkpoint.as_ref().map(|_| workspace.path("checkpoint")),
             device,
             memory_bytes_limit: Some(start.vram_bytes_limit),
+            memory_bytes_budget: start.vram_bytes_budget,
         })),
         Work::Merge(_) => OrderedWork::Merge(MergeOrder {
             model,

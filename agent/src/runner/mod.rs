@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use fleetune_proto::v1;
 use fleetune_proto::v1::report::What;
-use fleetune_shared::{Artifact, Device, FailureKind, TrainerEvent};
+use fleetune_shared::{Artifact, ByteSize, Device, FailureKind, TrainerEvent};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -102,6 +102,8 @@ pub(crate) struct Attempt {
     wish: watch::Receiver<Wish>,
     /// Outlives the future that watches it, so that a kill can wait until it is gone.
     process: Option<Process>,
+    /// The most memory its trainer held, where that had no summary to say so.
+    memory_bytes_peak: Option<ByteSize>,
 }
 
 impl Attempt {
@@ -113,7 +115,7 @@ impl Attempt {
         wish: watch::Receiver<Wish>,
     ) -> Self {
         let desk = Desk::new(id, shop.client.clone(), upward);
-        Self { shop, desk, workspace, wish, process: None }
+        Self { shop, desk, workspace, wish, process: None, memory_bytes_peak: None }
     }
 
     /// Lives until its end is acknowledged, or it is told to die. `predecessors` are attempts at the same job that
@@ -159,13 +161,17 @@ impl Attempt {
                 Stage::Delivering(result) => self.deliver(*result).await,
                 Stage::Releasing(message) => {
                     info!("attempt {}: released: {message}", self.desk.id);
-                    self.desk.report(What::Released(v1::Released { message })).await;
+                    let memory_bytes_peak = self.memory_bytes_peak.map(|bytes| bytes.0);
+                    let released = v1::Released { message, memory_bytes_peak };
+                    self.desk.report(What::Released(released)).await;
                     Stage::Ended
                 }
                 Stage::Failing(kind, message) => {
                     warn!("attempt {}: {message}", self.desk.id);
                     let kind = v1::FailureKind::from(kind).into();
-                    self.desk.report(What::Failed(v1::Failed { kind, message })).await;
+                    let memory_bytes_peak = self.memory_bytes_peak.map(|bytes| bytes.0);
+                    let failed = v1::Failed { kind, message, memory_bytes_peak };
+                    self.desk.report(What::Failed(failed)).await;
                     Stage::Ended
                 }
                 Stage::Ended => break,
@@ -263,6 +269,7 @@ impl Attempt {
         }
         let memory_ran_out = process.memory_ran_out();
         self.process = None;
+        self.memory_bytes_peak = words.memory_bytes_peak;
         let ending = match status {
             Ok(status) => classify(status, words, memory_ran_out),
             Err(error) => {
@@ -289,8 +296,9 @@ impl Attempt {
                     let rest = if late { "; its checkpoint was not ready in time" } else { "" };
                     return Stage::Releasing(format!("{why}{rest}"));
                 }
-                // A failure of the machine is answered with another attempt, which goes on from here.
-                if matches!(kind, FailureKind::Machine | FailureKind::Hung) {
+                // These are answered with another attempt, which goes on from here.
+                let again = [FailureKind::Machine, FailureKind::Hung, FailureKind::OutOfMemory];
+                if again.contains(&kind) {
                     courier.settle().await;
                 }
                 Stage::Failing(kind, message)
@@ -359,7 +367,9 @@ impl Listener<'_> {
                 Ok(folder) => self.courier.hand_over(Aside { step, folder }),
                 Err(error) => self.log(format!("checkpoint {step}: {error}")).await,
             },
-            TrainerEvent::Finished { .. } | TrainerEvent::Failed { .. } => {}
+            TrainerEvent::Peak { .. }
+            | TrainerEvent::Finished { .. }
+            | TrainerEvent::Failed { .. } => {}
         }
     }
 

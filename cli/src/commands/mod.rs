@@ -11,6 +11,7 @@ mod demo;
 mod estimate;
 mod export;
 mod generate;
+mod history;
 mod job;
 mod jobs;
 mod merge;

@@ -126,7 +126,9 @@ impl Watcher {
                     self.progress.note(&format!("checkpoint of step {step} in {folder}"));
                 }
             }
-            TrainerEvent::Finished { .. } | TrainerEvent::Failed { .. } => {}
+            TrainerEvent::Peak { .. }
+            | TrainerEvent::Finished { .. }
+            | TrainerEvent::Failed { .. } => {}
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::bar::bar;
 use super::table::Field;
-use super::{Colour, Show, Style, Table, plain_line, shortened, time};
+use super::{Colour, Show, Style, Table, history, plain_line, shortened, time};
 
 /// Agents, as they are listed.
 pub(crate) struct AgentList<'a> {
@@ -82,6 +82,7 @@ impl Show for AgentList<'_> {
             "?>foreign",
             ">open",
             "?",
+            "?>error",
             "?now",
             "jobs",
         ];
@@ -98,6 +99,7 @@ impl Show for AgentList<'_> {
                 agent.offer.vram_bytes_foreign.to_string().into(),
                 open(agent).into(),
                 Field::new(bar(used(agent), 12), Colour::Active),
+                history::percent(agent.accuracy.error_median).into(),
                 doing(agent).into(),
                 if jobs.is_empty() { "–".into() } else { jobs.join(" ").into() },
             ]);
@@ -110,7 +112,12 @@ impl Show for AgentList<'_> {
     }
 
     fn json(&self) -> Value {
-        serde_json::to_value(self.agents).unwrap_or_default()
+        let one = |agent: &AgentView| {
+            let mut value = serde_json::to_value(agent).unwrap_or_default();
+            value["accuracy"] = history::accuracy(&agent.accuracy);
+            value
+        };
+        self.agents.iter().map(one).collect()
     }
 
     fn quiet(&self) -> String {

@@ -5,7 +5,7 @@ use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
 use serde_json::{Value, json};
 
 use super::table::Field;
-use super::{Colour, Show, Style, Table, estimate, iso, plain_line, shortened};
+use super::{Colour, Show, Style, Table, estimate, iso, plain_line, rung, shortened};
 
 /// The scheduler's answer about one job.
 pub(crate) struct Explained<'a> {
@@ -74,17 +74,25 @@ fn cards(explained: &Explained<'_>, style: Style) -> String {
 impl Explained<'_> {
     /// The numbers alone, for an error whose message is the summary.
     pub(crate) fn numbers(&self, style: Style) -> String {
-        format!(
-            "{}\n\n{}",
-            estimate::breakdown(&self.explanation.estimate, style),
-            cards(self, style)
-        )
+        let Explanation { estimate, cards: verdicts, rung, .. } = self.explanation;
+        let plain = verdicts.iter().all(|card| card.vram_bytes_needed == estimate.total());
+        let note = match rung {
+            None if !plain => {
+                "\n\nneeded: the estimate for what computes there, corrected by what was learned"
+            }
+            Some(_) if !plain => "\n\nneeded: by what was tried and was not enough",
+            _ => "",
+        };
+        format!("{}\n\n{}{note}", estimate::breakdown(estimate, style), cards(self, style))
     }
 }
 
 impl Show for Explained<'_> {
     fn table(&self, style: Style) -> String {
         let mut text = format!("{}\n\n", plain_line(&self.explanation.summary));
+        if let Some(tried) = &self.explanation.rung {
+            text += &format!("tried {}\n\n", rung::rung(tried));
+        }
         if !self.explanation.ahead.is_empty() {
             let ahead: Vec<String> =
                 self.explanation.ahead.iter().map(ToString::to_string).collect();

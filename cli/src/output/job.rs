@@ -1,9 +1,10 @@
 //! `fleetune job show`: one job, whole.
 
+use fleetune_shared::Ratio;
 use fleetune_shared::view::{JobPhase, JobView};
 use serde_json::{Value, json};
 
-use super::{Colour, Show, Style, iso, jobs, plain, plain_line, seconds, sparkline};
+use super::{Colour, Show, Style, history, iso, jobs, plain, plain_line, rung, seconds, sparkline};
 
 /// A job with its metrics.
 pub(crate) struct JobCard<'a> {
@@ -37,6 +38,13 @@ pub(super) fn json(job: &JobView) -> Value {
         map.shift_remove("recipe_json");
         map.insert("recipe".into(), serde_json::from_str(&job.recipe_json).unwrap_or_default());
         map.insert("vram_bytes_needed".into(), job.estimate.total().0.into());
+        for (value, record) in
+            map["attempts"].as_array_mut().into_iter().flatten().zip(&job.attempts)
+        {
+            value["family"] = record.family.name().into();
+            value["correction"] = record.correction.as_f64().into();
+            value["error"] = record.error().map(Ratio::as_f64).into();
+        }
         map.insert("loss".into(), jobs::loss(job).into());
     }
     value
@@ -116,6 +124,12 @@ impl Show for JobCard<'_> {
                 }
             }
             None => line("memory", format!("{needed} estimated")),
+        }
+        if let Some(tried) = &job.rung {
+            line("tried", rung::rung(tried));
+        }
+        for record in &job.attempts {
+            line(&format!("attempt {}", record.attempt), history::attempt(record));
         }
         line("submitted", iso(job.submitted_ms));
         if let Some(started) = job.started_ms {

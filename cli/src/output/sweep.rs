@@ -17,11 +17,17 @@ impl SweepTable {
     /// Sorts by loss; what has none comes last, in order of submission.
     pub(crate) fn new(mut jobs: Vec<JobView>) -> Self {
         jobs.sort_by(|a, b| {
-            let key = |j: &JobView| jobs::loss(j).filter(|l| !l.is_nan()).unwrap_or(f64::INFINITY);
+            let key = |j: &JobView| score(j).filter(|l| !l.is_nan()).unwrap_or(f64::INFINITY);
             key(a).total_cmp(&key(b)).then(a.id.cmp(&b.id))
         });
         Self { jobs }
     }
+}
+
+/// What a trial is judged by. One that failed is not: how far it came before it ran out of memory, say, is no loss of its
+/// keys.
+fn score(job: &JobView) -> Option<f64> {
+    jobs::loss(job).filter(|_| job.phase != JobPhase::Failed)
 }
 
 impl Show for SweepTable {
@@ -43,9 +49,9 @@ impl Show for SweepTable {
             let failure = job.failure.as_ref().filter(|_| job.phase == JobPhase::Failed);
             row.push(Field::new(job.phase.as_str(), jobs::colour(job.phase)));
             row.push(if best == Some(job.id) {
-                Field::new(jobs::number(jobs::loss(job), 4), Colour::Good)
+                Field::new(jobs::number(score(job), 4), Colour::Good)
             } else {
-                jobs::number(jobs::loss(job), 4).into()
+                jobs::number(score(job), 4).into()
             });
             row.push(peak.unwrap_or_else(|| "–".into()).into());
             row.push(

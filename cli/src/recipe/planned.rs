@@ -72,6 +72,7 @@ impl Planned {
             resume_from: None,
             device,
             memory_bytes_limit: None,
+            memory_bytes_budget: None,
         })
     }
 

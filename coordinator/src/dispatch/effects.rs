@@ -42,8 +42,9 @@ fn start(state: &State, agent: &AgentName, id: JobId, attempt: Attempt) -> Optio
     Some(v1::Start {
         job: id.0,
         attempt: attempt.0,
-        spec: Some(job.spec.clone().into()),
+        spec: Some(job.ordered().into()),
         checkpoint: job.checkpoint.clone().map(Into::into),
         vram_bytes_limit: lease.vram_bytes.0,
+        vram_bytes_budget: Some(lease.vram_bytes_budget().0),
     })
 }

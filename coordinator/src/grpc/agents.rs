@@ -8,7 +8,7 @@ use fleetune_proto::v1::{
     report::What,
 };
 use fleetune_scheduler::state::{Command, Held, Refusal, Report};
-use fleetune_shared::{AgentName, Artifact, Attempt, FailureKind, JobId, Offer};
+use fleetune_shared::{AgentName, Artifact, Attempt, ByteSize, FailureKind, JobId, Offer};
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -279,12 +279,20 @@ fn read_report(what: Option<What>) -> Result<Report, Error> {
             artifact: artifact(finished.artifact.ok_or_else(|| missing("artifact"))?)?,
             summary: Box::new(finished.summary.ok_or_else(|| missing("summary"))?.try_into()?),
         },
-        What::Failed(failed) => Report::Failed {
-            kind: v1::FailureKind::try_from(failed.kind)
+        What::Failed(failed) => {
+            let kind = v1::FailureKind::try_from(failed.kind)
                 .map_err(|_| Error::Invalid(format!("failure kind {} is unknown", failed.kind)))
-                .and_then(|kind| Ok(FailureKind::try_from(kind)?))?,
-            message: short(failed.message),
+                .and_then(|kind| Ok(FailureKind::try_from(kind)?))?;
+            let message = short(failed.message);
+            let vram_bytes_peak = failed.memory_bytes_peak.map(ByteSize);
+            match kind {
+                FailureKind::OutOfMemory => Report::OutOfMemory { message, vram_bytes_peak },
+                kind => Report::Failed { kind, message, vram_bytes_peak },
+            }
+        }
+        What::Released(released) => Report::Released {
+            message: short(released.message),
+            vram_bytes_peak: released.memory_bytes_peak.map(ByteSize),
         },
-        What::Released(released) => Report::Released { message: short(released.message) },
     })
 }

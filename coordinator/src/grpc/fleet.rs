@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use fleetune_proto::v1::{self, fleet_server, submit_outcome::Outcome};
-use fleetune_scheduler::explain;
 use fleetune_scheduler::state::{Command, Refusal, Reply, Submitted};
+use fleetune_scheduler::{explain, view};
 use fleetune_shared::{AgentName, JobId, JobSpec, RequestId, Work};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
@@ -262,6 +262,16 @@ impl fleet_server::Fleet for Fleet {
 
     async fn cancel(&self, request: Request<v1::JobRequest>) -> Result<Response<v1::Job>, Status> {
         Ok(Response::new(self.end(id(request)).await?))
+    }
+
+    async fn history(
+        &self,
+        _: Request<v1::HistoryRequest>,
+    ) -> Result<Response<v1::HistoryReply>, Status> {
+        self.coordinator.node.catch_up().await.map_err(Error::from)?;
+        let coordinator = Arc::clone(&self.coordinator);
+        let history = spawn_blocking(move || coordinator.state(view::history));
+        Ok(Response::new(history.await.map_err(Error::from)?.into()))
     }
 
     async fn drain(

@@ -123,6 +123,7 @@ mod tests {
             resume_from: None,
             device: Device::Cpu,
             memory_bytes_limit: None,
+            memory_bytes_budget: None,
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use fleetune_shared::BlobHash;
 use fleetune_shared::recipe::RecipeFile;
+use fleetune_shared::{BlobHash, Recipe};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -18,7 +18,7 @@ const FORMAT: u32 = 1;
 
 /// Recipe keys that name things or say how to compute, not what: they may differ between two halves of a run.
 /// What model and data are is told by their hashes.
-const FREE_KEYS: [&str; 14] = [
+const FREE_KEYS: [&str; 15] = [
     "name",
     "priority",
     "card",
@@ -30,10 +30,14 @@ const FREE_KEYS: [&str; 14] = [
     "dataset_name",
     "chat_template_path",
     "gradient_checkpointing",
+    "per_device_eval_batch_size",
     "save_steps",
     "save_total_limit",
     "sweep",
 ];
+
+/// How a step's rows are portioned: free as long as a step has the same rows.
+const PORTION_KEYS: [&str; 2] = ["per_device_train_batch_size", "gradient_accumulation_steps"];
 
 /// `state.json`. Randomness needs no state of its own: every draw is a function of seed and cursor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,8 +133,12 @@ impl State {
             )))
         };
         let (then, now) = (keys(&earlier.recipe), keys(&self.recipe));
+        let portioned =
+            step_rows(&earlier.recipe).is_some_and(|rows| Some(rows) == step_rows(&self.recipe));
+        let free =
+            |key: &str| FREE_KEYS.contains(&key) || (portioned && PORTION_KEYS.contains(&key));
         let all = then.keys().chain(now.keys().filter(|key| !then.contains_key(*key)));
-        for key in all.filter(|key| !FREE_KEYS.contains(&key.as_str())) {
+        for key in all.filter(|key| !free(key)) {
             if then.get(key) != now.get(key) {
                 let show = |value: Option<&Value>| value.map_or("absent".into(), Value::to_string);
                 return differs(&format!("`{key}`"), &show(then.get(key)), &show(now.get(key)));
@@ -146,6 +154,12 @@ impl State {
     }
 }
 
+/// Rows of an optimizer step.
+fn step_rows(recipe: &RecipeFile) -> Option<usize> {
+    let batching = Recipe::try_from(recipe.clone()).ok()?.batching;
+    Some(batching.micro_batch * batching.accumulation)
+}
+
 fn keys(recipe: &RecipeFile) -> Map<String, Value> {
     match serde_json::to_value(recipe) {
         Ok(Value::Object(map)) => map,
@@ -156,7 +170,13 @@ fn keys(recipe: &RecipeFile) -> Map<String, Value> {
 /// A state at `step`, for tests of this room.
 #[cfg(test)]
 pub(super) fn test_state(step: u64) -> State {
-    let recipe = RecipeFile { learning_rate: Some(1e-3), ..RecipeFile::default() };
+    let recipe = RecipeFile {
+        model_name_or_path: Some("base".into()),
+        dataset_name: Some(fleetune_shared::recipe::OneOrMany::One("rows".into())),
+        per_device_train_batch_size: Some(8),
+        learning_rate: Some(1e-3),
+        ..RecipeFile::default()
+    };
     State { step, ..State::new(&recipe, 100, BlobHash([1; 32]), BlobHash([2; 32])) }
 }
 
@@ -192,6 +212,16 @@ mod tests {
         assert!(
             refused(|now| now.recipe.seed = Some(1)).contains("`seed` was absent, now it is 1")
         );
+        assert!(
+            refused(|now| now.recipe.per_device_train_batch_size = Some(4))
+                .contains("`per_device_train_batch_size` was 8, now it is 4")
+        );
+        // The same rows make up a step.
+        let halved = refused(|now| {
+            now.recipe.per_device_train_batch_size = Some(4);
+            now.recipe.gradient_accumulation_steps = Some(2);
+        });
+        assert_eq!(halved, "");
         assert!(refused(|now| now.model = BlobHash([9; 32])).contains("the base model was"));
         assert!(refused(|now| now.data = BlobHash([9; 32])).contains("the data was"));
     }

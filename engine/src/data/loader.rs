@@ -288,6 +288,22 @@ mod tests {
         }
 
         #[test]
+        fn smaller_portions_of_a_step_hold_the_same_rows(rows in 1usize..40, micro_batch in 1usize..4, parts in 1usize..5, accumulation in 1usize..4, steps in 0usize..30, seed: u64) {
+            let data = dataset(rows);
+            let mut large = loader(&data, micro_batch * parts, accumulation, seed);
+            for _ in 0..steps {
+                large.next_step().unwrap();
+            }
+            let mut small = loader(&data, micro_batch, parts * accumulation, seed);
+            small.seek(large.cursor()).unwrap();
+            prop_assert_eq!(small.steps_per_epoch(), large.steps_per_epoch());
+            for _ in 0..20 {
+                prop_assert_eq!(row_numbers(&small.next_step().unwrap()), row_numbers(&large.next_step().unwrap()));
+                prop_assert_eq!(small.cursor(), large.cursor());
+            }
+        }
+
+        #[test]
         fn a_resumed_loader_goes_on_as_if_never_stopped(rows in 1usize..40, micro_batch in 1usize..5, accumulation in 1usize..4, steps in 0usize..30, seed: u64) {
             let data = dataset(rows);
             let mut whole = loader(&data, micro_batch, accumulation, seed);

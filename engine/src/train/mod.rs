@@ -9,6 +9,7 @@
 
 mod best;
 mod evaluate;
+mod largest;
 mod learner;
 mod metrics;
 mod not_yet;

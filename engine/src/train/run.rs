@@ -10,6 +10,7 @@ use fleetune_shared::{
 
 use super::Observer;
 use super::evaluate::{EVAL_LOSS, Evaluator, name_of};
+use super::largest::Largest;
 use super::learner::{Learned, Learner};
 use super::metrics::MetricsLog;
 use super::resume::{checkpoint_of, restore_weights};
@@ -88,6 +89,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         optimizer,
         state,
         log,
+        largest: Largest::default(),
     };
     if run.state.step == 0 {
         run.dry(trial, observer)?;
@@ -134,7 +136,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     }
     run.end(steps_total, observer)?;
 
-    let Run { model, adapter, state, feed, .. } = run;
+    let Run { model, adapter, state, feed, largest, .. } = run;
     let totals = state.totals;
     let summary = TrainSummary {
         steps: state.step,
@@ -152,6 +154,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         seconds_waited_for_data: feed.waited().as_secs_f64(),
         estimate: Some(estimate),
         memory_bytes_peak: memory::peak(),
+        as_run: largest.as_run(model.spec(), &recipe, order.device, &model.memory_plan),
         eval_loss_last: state.standing.eval_loss_last,
         best: state.standing.best.map(|mark| BestEvaluation {
             step: mark.step,
@@ -182,6 +185,8 @@ struct Run<'a> {
     optimizer: Optimizer,
     state: State,
     log: MetricsLog,
+    /// Of the micro-batches learned from in this process.
+    largest: Largest,
 }
 
 impl Run<'_> {
@@ -197,6 +202,7 @@ impl Run<'_> {
             }
             Ok(())
         };
+        self.largest.hear(&longest);
         self.learner.learn(&mut self.model, &longest, 1.0, &mut forget)?;
         memory::check()?;
         self.model.clear_gradients();
@@ -282,6 +288,7 @@ impl Run<'_> {
                 return Ok(None);
             }
             let (seed, micro_batch) = (self.recipe.seed, index as u64);
+            self.largest.hear(batch);
             self.model.noise = Some(Noise { seed, step, micro_batch });
             let (model, optimizer) = (&mut self.model, &mut self.optimizer);
             let mut step_now = |trainable: &mut Trainable| {

@@ -147,7 +147,7 @@ fn plan_memory(
     order: &TrainOrder,
     observer: &mut dyn Observer,
 ) -> MemoryPlan {
-    let limit = order.memory_bytes_limit;
+    let limit = order.memory_bytes_budget.or(order.memory_bytes_limit);
     let plan = MemoryPlan::within(spec, recipe, order.device, limit);
     if recipe.gradient_checkpointing == CheckpointingLevel::Auto {
         let words = plan.words(spec.num_hidden_layers);

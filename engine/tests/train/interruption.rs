@@ -219,3 +219,23 @@ fn copy(from: &Path, to: &Path) {
         fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
+
+#[test]
+fn a_run_goes_on_in_smaller_portions_of_the_same_steps() {
+    let large = json!({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1});
+    let small = json!({
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "gradient_checkpointing": "block",
+    });
+    let straight = Story::tiny(recipe(large.clone()));
+    straight.steps();
+    let mut story = Story::tiny(recipe(large));
+    let (result, _) = story.run_until(Some(4));
+    assert!(matches!(result, Err(EngineError::Stopped { step: 4 })));
+    story.order.recipe = Story::tiny(recipe(small)).order.recipe;
+    story.order.resume_from = Some(story.order.out.clone());
+    story.run().0.unwrap();
+    for (a, b) in metrics(&straight).iter().zip(&metrics(&story)) {
+        assert_eq!((a.step, a.supervised_tokens, a.epoch), (b.step, b.supervised_tokens, b.epoch));
+        assert!((a.loss - b.loss).abs() < 1e-5 * a.loss, "step {}: {} {}", a.step, a.loss, b.loss);
+    }
+}

@@ -83,6 +83,7 @@ impl Story {
             resume_from: None,
             device: Device::Cpu,
             memory_bytes_limit: None,
+            memory_bytes_budget: None,
         };
         Self { out, order }
     }

@@ -1,6 +1,6 @@
 //! Jobs and agents.
 
-use fleetune_shared::view::{AgentView, Explanation, FleetView, JobView};
+use fleetune_shared::view::{AgentView, Explanation, FleetView, HistoryView, JobView};
 use fleetune_shared::{AgentName, JobId, JobSpec, RequestId, StepMetrics};
 use tonic::Status;
 
@@ -127,6 +127,16 @@ impl Client {
     /// [`ErrorCode::NotFound`] and any other [`ClientError`].
     pub async fn cancel(&self, id: JobId) -> Result<JobView, ClientError> {
         let reply = self.ask(|| async { self.fleet().cancel(request(id)).await }).await?;
+        Ok(reply.try_into()?)
+    }
+
+    /// What was learned of estimates from attempts that ended.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn history(&self) -> Result<HistoryView, ClientError> {
+        let reply =
+            self.ask(|| async { self.fleet().history(v1::HistoryRequest {}).await }).await?;
         Ok(reply.try_into()?)
     }
 

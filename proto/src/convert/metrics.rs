@@ -1,8 +1,8 @@
 //! What a trainer measured, and how it failed.
 
-use fleetune_shared::{BestEvaluation, ByteSize, FailureKind, StepMetrics, TrainSummary};
+use fleetune_shared::{AsRun, BestEvaluation, ByteSize, FailureKind, StepMetrics, TrainSummary};
 
-use super::{ConvertError, optional};
+use super::{ConvertError, optional, required};
 use crate::v1;
 
 super::convert_enum!(FailureKind, FailureKind, Input, OutOfMemory, Diverged, Machine, Hung);
@@ -52,6 +52,20 @@ impl From<v1::BestEvaluation> for BestEvaluation {
     }
 }
 
+impl From<AsRun> for v1::AsRun {
+    fn from(ran: AsRun) -> Self {
+        Self { rows: ran.rows, tokens: ran.tokens, estimate: Some(ran.estimate.into()) }
+    }
+}
+
+impl TryFrom<v1::AsRun> for AsRun {
+    type Error = ConvertError;
+    fn try_from(ran: v1::AsRun) -> Result<Self, ConvertError> {
+        let v1::AsRun { rows, tokens, estimate } = ran;
+        Ok(Self { rows, tokens, estimate: required("estimate", estimate)? })
+    }
+}
+
 impl From<TrainSummary> for v1::TrainSummary {
     fn from(s: TrainSummary) -> Self {
         Self {
@@ -73,6 +87,7 @@ impl From<TrainSummary> for v1::TrainSummary {
             merge_logit_difference: s.merge_logit_difference,
             eval_loss_last: s.eval_loss_last,
             best: s.best.map(Into::into),
+            as_run: s.as_run.map(Into::into),
         }
     }
 }
@@ -99,6 +114,7 @@ impl TryFrom<v1::TrainSummary> for TrainSummary {
             merge_logit_difference: s.merge_logit_difference,
             eval_loss_last: s.eval_loss_last,
             best: s.best.map(Into::into),
+            as_run: optional("as_run", s.as_run)?,
         })
     }
 }

@@ -8,9 +8,11 @@ mod availability;
 mod card;
 mod error;
 mod estimate;
+mod history;
 mod job;
 mod metrics;
 mod overview;
+mod rung;
 
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ super::convert_enum!(
     Closed
 );
 
-fn agent_name(field: &str, name: String) -> Result<AgentName, ConvertError> {
+pub(super) fn agent_name(field: &str, name: String) -> Result<AgentName, ConvertError> {
     AgentName::try_from(name)
         .map_err(|error| ConvertError::new(format!("is refused: {error}")))
         .field(field)
@@ -78,6 +78,8 @@ impl From<JobView> for v1::Job {
             recipe_json: job.recipe_json,
             inputs: job.inputs.into_iter().map(Into::into).collect(),
             model_json: model_to_json(&job.model),
+            attempts: job.attempts.into_iter().map(Into::into).collect(),
+            rung: job.rung.map(Into::into),
         }
     }
 }
@@ -110,6 +112,8 @@ impl TryFrom<v1::Job> for JobView {
             recipe_json: job.recipe_json,
             inputs: list("inputs", job.inputs)?,
             model: model_from_json(&job.model_json).field("model_json")?,
+            attempts: list("attempts", job.attempts)?,
+            rung: optional("rung", job.rung)?,
         })
     }
 }
@@ -125,6 +129,7 @@ impl From<AgentView> for v1::Agent {
             vram_bytes_reserved: agent.vram_bytes_reserved.0,
             vram_bytes_open: agent.vram_bytes_open.0,
             jobs: agent.jobs.iter().map(|job| job.0).collect(),
+            accuracy: Some(agent.accuracy.into()),
         }
     }
 }
@@ -141,6 +146,7 @@ impl TryFrom<v1::Agent> for AgentView {
             vram_bytes_reserved: ByteSize(agent.vram_bytes_reserved),
             vram_bytes_open: ByteSize(agent.vram_bytes_open),
             jobs: agent.jobs.into_iter().map(JobId).collect(),
+            accuracy: agent.accuracy.map(Into::into).unwrap_or_default(),
         })
     }
 }
@@ -207,6 +213,7 @@ impl From<Explanation> for v1::Explanation {
             cards: explanation.cards.into_iter().map(Into::into).collect(),
             hint: explanation.hint,
             expected_start_ms: explanation.expected_start_ms,
+            rung: explanation.rung.map(Into::into),
         }
     }
 }
@@ -221,6 +228,7 @@ impl TryFrom<v1::Explanation> for Explanation {
             cards: list("cards", explanation.cards)?,
             hint: explanation.hint,
             expected_start_ms: explanation.expected_start_ms,
+            rung: optional("rung", explanation.rung)?,
         })
     }
 }

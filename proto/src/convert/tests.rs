@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use fleetune_shared::recipe::CheckpointingLevel;
 use fleetune_shared::view::{
-    AgentView, CardVerdict, Explanation, FailureView, FleetView, JobPhase, JobView, Verdict,
+    AgentHistory, AgentView, CardVerdict, CorrectionView, Explanation, FailureView, FleetView,
+    HistoryView, JobPhase, JobView, RungKind, RungView, Verdict,
 };
 use fleetune_shared::{
-    Artifact, ArtifactFile, ArtifactKind, Attempt, Availability, BestEvaluation, BlobHash,
-    ByteSize, Card, Device, Estimate, FailureKind, FileName, Input, InputRole, JobId, JobSpec,
-    Lineage, MergeSpec, ModelSpec, Offer, OwnerSign, Recipe, StepMetrics, Telemetry, Throttle,
-    TrainSummary, Work,
+    Accuracy, Artifact, ArtifactFile, ArtifactKind, AsRun, Attempt, AttemptEnd, AttemptRecord,
+    Availability, BatchChange, BestEvaluation, BlobHash, ByteSize, Card, CardFamily, Device,
+    Estimate, FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec,
+    ModelSpec, Offer, OwnerSign, Ratio, Recipe, StepMetrics, Telemetry, Throttle, TrainSummary,
+    Work,
 };
 use prost::Message;
 
@@ -110,6 +113,7 @@ fn job() -> JobView {
             eval_loss_last: Some(1.5),
             best: Some(BestEvaluation { step: 9, metric: "eval_loss".into(), value: 1.25 }),
             merge_logit_difference: Some(1e-6),
+            as_run: Some(AsRun { rows: 4, tokens: 400, estimate: estimate() }),
             ..TrainSummary::default()
         }),
         artifact: Some(Artifact {
@@ -129,6 +133,20 @@ fn job() -> JobView {
             message: "loss is NaN".into(),
             attempt: Attempt(1),
         }),
+        attempts: vec![AttemptRecord {
+            attempt: Attempt(1),
+            agent: "bench-3".parse().unwrap(),
+            family: CardFamily::of(&card()),
+            began_ms: 4,
+            ended_ms: 5,
+            end: AttemptEnd::OutOfMemory,
+            vram_bytes_estimated: ByteSize(6),
+            correction: Ratio(10_100),
+            vram_bytes_promised: ByteSize(7),
+            vram_bytes_as_run: Some(ByteSize(8)),
+            vram_bytes_peak: None,
+        }],
+        rung: Some(rung()),
         waiting: Some("behind job 3".into()),
         recipe_json: "{}".into(),
         inputs: spec().inputs,
@@ -158,6 +176,27 @@ fn agent() -> AgentView {
         vram_bytes_reserved: ByteSize(6),
         vram_bytes_open: ByteSize(7),
         jobs: vec![JobId(7)],
+        accuracy: accuracy(),
+    }
+}
+
+fn rung() -> RungView {
+    let checkpointing = CheckpointingLevel::Block;
+    RungView {
+        kind: RungKind::MoreCheckpointing,
+        change: Some(BatchChange { micro_batch: 2, accumulation: 8, checkpointing }),
+        vram_bytes_least: ByteSize(9),
+    }
+}
+
+fn accuracy() -> Accuracy {
+    Accuracy {
+        attempts: 1,
+        out_of_memory: 2,
+        compared: 3,
+        error_median: Some(Ratio(4)),
+        error_p90: Some(Ratio(5)),
+        wasted_mib_s: 6,
     }
 }
 
@@ -172,6 +211,22 @@ fn a_spec_survives_the_wire() {
 fn views_survive_the_wire() {
     let fleet = FleetView { agents: vec![agent()], jobs: vec![job()] };
     assert_eq!(travelled::<v1::Overview, _>(fleet.clone()), fleet);
+    let history = HistoryView {
+        fleet: accuracy(),
+        agents: vec![AgentHistory { agent: "bench-3".parse().unwrap(), accuracy: accuracy() }],
+        corrections: vec![CorrectionView {
+            family: CardFamily::of(&card()),
+            method: "lora".into(),
+            dtype: "bfloat16".into(),
+            attention: "full".into(),
+            tokens_max: 512,
+            samples: 9,
+            ratio_median: Ratio(1),
+            ratio_most: Ratio(2),
+            correction: Ratio(3),
+        }],
+    };
+    assert_eq!(travelled::<v1::HistoryReply, _>(history.clone()), history);
     let lost = FailureView { kind: None, message: "lost".into(), attempt: Attempt(1) };
     assert_eq!(travelled::<v1::Failure, _>(lost.clone()), lost);
     let explanation = Explanation {
@@ -193,6 +248,7 @@ fn views_survive_the_wire() {
         }],
         hint: Some("lower max_length".into()),
         expected_start_ms: Some(8),
+        rung: Some(rung()),
     };
     assert_eq!(travelled::<v1::Explanation, _>(explanation.clone()), explanation);
 }

@@ -139,7 +139,11 @@ impl<'a> Real<'a> {
                         started.push((self.numbers[&job], self.cards[&agent]));
                     }
                     Effect::Stop { job, reason: StopReason::Yield, .. } => {
-                        self.report(job, Report::Released { message: String::new() }, now_ms);
+                        self.report(
+                            job,
+                            Report::Released { message: String::new(), vram_bytes_peak: None },
+                            now_ms,
+                        );
                         self.evicted.push(self.numbers[&job]);
                     }
                     _ => {}

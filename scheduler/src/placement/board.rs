@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use fleetune_shared::{AgentName, BlobHash, Device, JobId};
+use fleetune_shared::{AgentName, BlobHash, ByteSize, CardFamily, Device, JobId};
 
+use crate::learning::Traits;
 use crate::state::{Agent, Job, Promise, Shape, State};
 
 pub(super) struct Board<'a> {
@@ -12,10 +13,12 @@ pub(super) struct Board<'a> {
     now_ms: u64,
     /// By name.
     rooms: Vec<Room<'a>>,
+    /// Kinds of cards among them.
+    families: Vec<CardFamily>,
     /// Rooms where some waiting job might go.
     open: BTreeSet<Open>,
-    /// The least any waiting job needs.
-    least: BTreeMap<Device, u64>,
+    /// The least any waiting job needs, family by family.
+    least: Vec<u64>,
     /// Words against company that this plan adds, by room.
     words: BTreeMap<usize, Vec<&'a str>>,
     /// Shapes that were turned away: rooms only shrink.
@@ -27,7 +30,8 @@ pub(super) struct Board<'a> {
 /// A card's memory and slots. Holding goes through all of them: what it asks first is here, not behind a pointer.
 pub(super) struct Room<'a> {
     pub(super) agent: &'a Agent,
-    pub(super) device: Device,
+    /// Its family, by its place among the board's.
+    pub(super) family: usize,
     /// Open right now.
     pub(super) now: u64,
     pub(super) slots_now: u32,
@@ -50,7 +54,7 @@ enum Held {
 /// A room as the search for the best fit goes through them: the least open first, then the fastest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Open {
-    device: Device,
+    family: usize,
     now: u64,
     speed: Reverse<u64>,
     room: usize,
@@ -81,21 +85,39 @@ pub(super) struct Hold {
 impl<'a> Board<'a> {
     /// Of `agents` those that can be given jobs.
     pub(super) fn new(state: &'a State, agents: &[(&'a Agent, bool)], now_ms: u64) -> Self {
-        let mut least = BTreeMap::new();
-        for (device, need) in state.shapes().flat_map(|shape| &shape.needs) {
-            let least = least.entry(*device).or_insert(u64::MAX);
-            *least = (*need).min(*least);
-        }
         let usable = agents.iter().filter(|(agent, connected)| *connected && agent.takes_jobs());
-        let rooms: Vec<_> = if least.is_empty() {
-            Vec::new()
-        } else {
-            usable.map(|(agent, _)| Room::new(agent)).collect()
+        // What is corrected alike is least where its estimate is least.
+        let mut leasts = BTreeMap::new();
+        for shape in state.shapes() {
+            for (device, need) in &shape.needs {
+                let least = leasts.entry((*device, shape.traits)).or_insert(u64::MAX);
+                *least = (*need).min(*least);
+            }
+        }
+        let (mut places, mut families) = (BTreeMap::new(), Vec::new());
+        let mut rooms = Vec::new();
+        if !leasts.is_empty() {
+            rooms.extend(usable.map(|(agent, _)| {
+                let place = *places.entry(agent.family).or_insert_with(|| {
+                    families.push(agent.family);
+                    families.len() - 1
+                });
+                Room::new(agent, place)
+            }));
+        }
+        let least = |family: &CardFamily| {
+            let of = |((device, traits), bytes): (&(Device, Option<Traits>), &u64)| {
+                let correction = || state.correction(*traits, *family).times(ByteSize(*bytes)).0;
+                (*device == family.device).then(correction)
+            };
+            leasts.iter().filter_map(of).min().unwrap_or(u64::MAX)
         };
+        let least = families.iter().map(least).collect();
         let mut board = Self {
             state,
             now_ms,
             rooms,
+            families,
             open: BTreeSet::new(),
             least,
             words: BTreeMap::new(),
@@ -116,10 +138,15 @@ impl<'a> Board<'a> {
     }
 
     fn open(&self, room: usize) -> Option<Open> {
-        let Room { agent, device, now, slots_now, .. } = self.rooms[room];
-        let least = *self.least.get(&device)?;
-        let open = slots_now > 0 && now >= least;
-        open.then_some(Open { device, now, speed: Reverse(agent.speed), room })
+        let Room { agent, family, now, slots_now, .. } = self.rooms[room];
+        let open = slots_now > 0 && now >= self.least[family];
+        open.then_some(Open { family, now, speed: Reverse(agent.speed), room })
+    }
+
+    /// What a job of this shape needs on a card of each family.
+    fn needs(&self, shape: &Shape) -> Vec<Option<u64>> {
+        let need = |family: &CardFamily| self.state.need(shape, *family).map(|bytes| bytes.0);
+        self.families.iter().map(need).collect()
     }
 
     /// The tightest card where the job can start now; among equals one that keeps its base model, then the fastest. A
@@ -129,27 +156,32 @@ impl<'a> Board<'a> {
             return None;
         }
         let base = job.spec.base().and_then(|base| self.state.keepers(base));
-        let spots = shape
-            .needs
-            .iter()
-            .filter_map(|(device, need)| self.tightest(shape, *device, *need, base));
+        let needs = self.needs(shape);
+        let needs =
+            || needs.iter().enumerate().filter_map(|(family, need)| Some((family, (*need)?)));
+        let spots = needs().filter_map(|(family, need)| self.tightest(shape, family, need, base));
         let Some((_, spot)) = spots.min_by_key(|(order, _)| *order) else {
             self.nowhere.insert(shape);
             return None;
         };
         // Sizing takes a moment, so only a job that has a place is asked.
-        let useful = |device| job.spec.vram_bytes_useful(device).map_or(0, |bytes| bytes.0);
-        let roomy = shape.needs.iter().filter_map(|(device, need)| {
-            let useful = useful(*device);
-            let adapts = useful > *need;
-            let (order, spot) = adapts.then(|| self.tightest(shape, *device, useful, base))??;
-            Some((order, Spot { vram_bytes: *need, useful, ..spot }))
+        let mut sized = BTreeMap::new();
+        let mut useful = |family: usize| {
+            let family = self.families[family];
+            let bytes = *sized
+                .entry(family.device)
+                .or_insert_with(|| job.vram_bytes_useful(family.device).unwrap_or(ByteSize(0)));
+            self.state.correction(shape.traits, family).times(bytes).0
+        };
+        let roomy = needs().filter_map(|(family, need)| {
+            let useful = useful(family);
+            let adapts = useful > need;
+            let (order, spot) = adapts.then(|| self.tightest(shape, family, useful, base))??;
+            Some((order, Spot { vram_bytes: need, useful, ..spot }))
         });
-        Some(roomy.min_by_key(|(order, _)| *order).map_or_else(
-            || Spot {
-                useful: useful(self.rooms[spot.room].agent.offer.card.device).max(spot.vram_bytes),
-                ..spot
-            },
+        let roomy = roomy.min_by_key(|(order, _)| *order);
+        Some(roomy.map_or_else(
+            || Spot { useful: useful(self.rooms[spot.room].family).max(spot.vram_bytes), ..spot },
             |(_, roomy)| roomy,
         ))
     }
@@ -157,12 +189,12 @@ impl<'a> Board<'a> {
     fn tightest(
         &self,
         shape: &Shape,
-        device: Device,
+        family: usize,
         need: u64,
         keepers: Option<&BTreeSet<AgentName>>,
     ) -> Option<(Fit, Spot)> {
-        let first = Open { device, now: need, speed: Reverse(u64::MAX), room: 0 };
-        let enough = self.open.range(first..).take_while(|open| open.device == device);
+        let first = Open { family, now: need, speed: Reverse(u64::MAX), room: 0 };
+        let enough = self.open.range(first..).take_while(|open| open.family == family);
         let mut found: Option<(Fit, Spot)> = None;
         for open in enough {
             if found.as_ref().is_some_and(|(order, _)| order.0 < open.now) {
@@ -224,9 +256,10 @@ impl<'a> Board<'a> {
             return None;
         }
         let awaited = self.state.is_awaited(job.id).then_some(job.id);
+        let needs = self.needs(shape);
         let mut best: Option<(Start, usize)> = None;
         for (number, room) in self.rooms.iter().enumerate() {
-            let Some(need) = shape.need(room.device) else { continue };
+            let Some(need) = needs[room.family] else { continue };
             if need > room.later || room.slots_later == 0 || !shape.suits(&room.agent.offer) {
                 continue;
             }
@@ -242,7 +275,7 @@ impl<'a> Board<'a> {
             return None;
         };
         let room = &mut self.rooms[number];
-        room.later -= shape.need(room.device).unwrap_or(0);
+        room.later -= needs[room.family].unwrap_or(0);
         room.slots_later -= 1;
         let start_ms = (start_ms < u64::MAX).then_some(start_ms);
         if room.held == Held::No {
@@ -253,11 +286,11 @@ impl<'a> Board<'a> {
 }
 
 impl<'a> Room<'a> {
-    fn new(agent: &'a Agent) -> Self {
+    fn new(agent: &'a Agent, family: usize) -> Self {
         let slots = agent.offer.jobs_max();
         Self {
             agent,
-            device: agent.offer.card.device,
+            family,
             now: agent.vram_bytes_open().0,
             slots_now: slots.saturating_sub(agent.load.jobs()),
             later: agent.offer.usable().0,

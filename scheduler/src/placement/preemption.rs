@@ -65,7 +65,10 @@ impl<'a> Preemptions<'a> {
     /// The jobs of a card that would have to go; none if that would not be enough.
     fn victims<'r>(&self, room: &Room<'r>, shape: &Shape, job: &Job) -> Option<Vec<&'r Promise>> {
         let offer = &room.agent.offer;
-        let need = shape.need(room.device).filter(|need| *need <= offer.usable().0)?;
+        let need = self.state.need(shape, room.agent.family)?.0;
+        if need > offer.usable().0 {
+            return None;
+        }
         let load = &room.agent.load;
         let urgency = level(job.spec.priority, job.submitted_ms, self.now_ms);
         let may_ask = |p: &&Promise| {

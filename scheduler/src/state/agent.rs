@@ -1,6 +1,8 @@
 //! An agent as the fleet remembers it.
 
-use fleetune_shared::{AgentName, Availability, ByteSize, JobSpec, Offer, TrainSummary};
+use fleetune_shared::{
+    AgentName, Availability, ByteSize, CardFamily, JobSpec, Offer, TrainSummary,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Load;
@@ -27,6 +29,9 @@ pub struct Agent {
     /// What is promised on its card.
     #[serde(skip)]
     pub load: Load,
+    /// What kind of card it is: derived from the offer, because plans ask often.
+    #[serde(skip)]
+    pub family: CardFamily,
 }
 
 impl Agent {
@@ -54,19 +59,17 @@ impl Agent {
         self.load.jobs() < self.offer.jobs_max()
     }
 
-    /// Whether a job would ever run here, on an otherwise empty card.
-    #[must_use]
-    pub fn could_hold(&self, spec: &JobSpec) -> bool {
-        let card = &self.offer.card;
-        spec.vram_bytes_needed(card.device).is_some_and(|needed| needed <= card.usable())
-            && spec.requirements().is_none_or(|ask| ask.unmet(&self.offer).is_none())
-    }
-
     /// How long a job would take here at the most, where both its length and the agent's speed are known.
     #[must_use]
     pub fn ms_at_most(&self, work: Option<u64>) -> Option<u64> {
         let work = work.filter(|_| self.speed > 0)?;
         Some(u64::try_from(u128::from(work) * 1000 / u128::from(self.speed)).unwrap_or(u64::MAX))
+    }
+
+    /// It lends something else from here on.
+    pub(super) fn lend(&mut self, offer: Offer) {
+        self.family = CardFamily::of(&offer.card);
+        self.offer = offer;
     }
 
     /// A job has ended well: the agent's speed follows, a quarter of the way.

@@ -1,16 +1,18 @@
 //! One command at a time: the state machine's transitions.
 
 use fleetune_shared::{
-    AgentName, Attempt, BlobHash, ByteSize, FailureKind, InputRole, JobId, JobSpec, Lineage, Offer,
-    RequestId, Work,
+    AgentName, Attempt, AttemptEnd, BlobHash, ByteSize, CardFamily, Estimate, FailureKind,
+    InputRole, JobId, JobSpec, Lineage, Offer, RequestId, Work,
 };
 
+use super::record::{Measured, end_of};
 use super::usage::mib;
 use super::{
-    Agent, Answered, Applied, Command, Effect, Failure, Held, Job, Lease, Load, Pace, Phase,
-    Refusal, Reply, Report, State, StopReason, Submitted, anti_affinity,
+    Agent, Answered, Applied, Basis, Command, Effect, Failure, Held, Job, Lease, Load, Pace, Phase,
+    Refusal, Reply, Report, Shape, State, StopReason, Submitted, anti_affinity,
 };
 use crate::explain;
+use crate::ladder::{self, Next, Rung, Tried};
 
 /// Answers to submissions that are remembered.
 const REQUESTS_MAX: usize = 1_000;
@@ -66,8 +68,7 @@ impl State {
         let outcomes: Vec<_> = specs
             .into_iter()
             .map(|spec| {
-                let fits = self.agents.values().any(|agent| agent.could_hold(&spec));
-                if !fits && !self.agents.is_empty() {
+                if !self.could_hold(&spec) && !self.agents.is_empty() {
                     return Submitted::Refused(Box::new(explain::submission(self, &spec)));
                 }
                 self.next_job += 1;
@@ -100,7 +101,10 @@ impl State {
             return Err(Refusal::Ended { job: id, phase: job.phase.word() });
         }
         let mut effects = job.stop(StopReason::Cancelled);
-        self.change(id, |job| job.end(Phase::Cancelled, now_ms));
+        self.change(id, |job| {
+            job.record(AttemptEnd::Released, Measured::default(), now_ms);
+            job.end(Phase::Cancelled, now_ms);
+        });
         effects.extend([Effect::JobChanged(id), Effect::BlobsReleased(id), Effect::Replan]);
         done(effects)
     }
@@ -120,11 +124,12 @@ impl State {
         self.index.recache(&name, before.map(|agent| &agent.offer), &offer);
         match self.agents.get_mut(&name) {
             Some(agent) => {
-                agent.offer = offer;
+                agent.lend(offer);
                 agent.present = true;
             }
             None => {
                 let agent = Agent {
+                    family: CardFamily::of(&offer.card),
                     name: name.clone(),
                     key_hash,
                     offer,
@@ -166,7 +171,7 @@ impl State {
             } else {
                 let how = if told { "closed" } else { "restarted" };
                 let why = format!("agent `{name}` was {how}");
-                self.change(id, |job| job.requeue(None, why, now_ms));
+                self.change(id, |job| job.lose(why, now_ms));
                 effects.push(Effect::JobChanged(id));
             }
         }
@@ -176,7 +181,7 @@ impl State {
     fn offer(&mut self, name: &AgentName, offer: Offer) -> Outcome {
         let agent = self.agents.get_mut(name).ok_or_else(|| Refusal::UnknownAgent(name.clone()))?;
         self.index.recache(name, Some(&agent.offer), &offer);
-        agent.offer = offer;
+        agent.lend(offer);
         done(vec![Effect::Replan])
     }
 
@@ -186,7 +191,7 @@ impl State {
         let lost: Vec<_> = self.held_by(name).map(|job| job.id).collect();
         let mut effects = vec![Effect::Replan];
         for id in lost {
-            self.change(id, |job| job.requeue(None, format!("agent `{name}` fell silent"), now_ms));
+            self.change(id, |job| job.lose(format!("agent `{name}` fell silent"), now_ms));
             effects.push(Effect::JobChanged(id));
         }
         done(effects)
@@ -234,6 +239,16 @@ impl State {
         if let Some(word) = anti_affinity(&job.spec).filter(|word| agent.load.has_word(word)) {
             return Err(refuse(format!("it holds another job of `{word}`")));
         }
+        let shape = Shape::of_job(job);
+        let family = agent.family;
+        let basis = Basis {
+            family,
+            vram_bytes_estimated: job
+                .estimate(family.device)
+                .map(Estimate::total)
+                .unwrap_or_default(),
+            correction: self.correction(shape.traits, family),
+        };
         let attempt = job.attempt.next();
         let since_ms = self.clock_ms;
         let lease = Lease {
@@ -242,6 +257,7 @@ impl State {
             since_ms,
             ends_ms: agent.ms_at_most(job.spec.work_max()).map(|ms| since_ms.saturating_add(ms)),
             yielding_to: None,
+            basis,
         };
         self.change(id, |job| {
             job.attempt = attempt;
@@ -329,6 +345,11 @@ impl State {
                 live: job.attempt,
             });
         }
+        if let Some((key, sample)) =
+            end_of(&report).and_then(|end| job.sample(end, Measured::of(&report)))
+        {
+            self.corrections.learn(key, sample);
+        }
         let mut effects = vec![Effect::JobChanged(id)];
         match &report {
             Report::Started { .. } => {}
@@ -340,13 +361,31 @@ impl State {
                 effects.extend([Effect::BlobsReleased(id), Effect::Replan]);
             }
             Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, .. }
+            | Report::OutOfMemory { .. }
             | Report::Released { .. } => effects.push(Effect::Replan),
             Report::Failed { .. } => {
                 effects.extend([Effect::BlobsReleased(id), Effect::Replan]);
             }
         }
-        self.change(id, |job| job.hear(agent, report, now_ms));
+        let next = self.after_out_of_memory(job, &report);
+        if matches!(next, Some(Next::Refuse(_))) {
+            effects.push(Effect::BlobsReleased(id));
+        }
+        self.change(id, |job| job.hear(agent, report, next, now_ms));
         done(effects)
+    }
+
+    /// What comes next for a job, if the report says that it ran out of memory.
+    fn after_out_of_memory(&self, job: &Job, report: &Report) -> Option<Next> {
+        let Report::OutOfMemory { vram_bytes_peak: peak, .. } = report else { return None };
+        let lease = job.lease()?;
+        let tried = Tried {
+            device: lease.basis.family.device,
+            promised: lease.vram_bytes,
+            estimated: job.sized_at(lease),
+            peak: *peak,
+        };
+        Some(ladder::next(&job.spec, &job.rung, tried, self.largest_card(&job.spec)))
     }
 
     fn is_live(&self, agent: &AgentName, id: JobId, attempt: Attempt) -> bool {
@@ -371,11 +410,16 @@ impl Job {
             machine_failures: 0,
             failure: None,
             pace: None,
+            attempts: Vec::new(),
+            rung: Rung::AsAsked,
         }
     }
 
-    /// Takes in what the live attempt says.
-    fn hear(&mut self, agent: &AgentName, report: Report, now_ms: u64) {
+    /// Takes in what the live attempt says. `next` is what comes after it, where it ran out of memory.
+    fn hear(&mut self, agent: &AgentName, report: Report, next: Option<Next>, now_ms: u64) {
+        if let Some(end) = end_of(&report) {
+            self.record(end, Measured::of(&report), now_ms);
+        }
         match report {
             Report::Started { steps_total } => {
                 self.steps_total = Some(steps_total);
@@ -402,15 +446,32 @@ impl Job {
                 self.checkpoint = None;
                 self.end(Phase::Succeeded { agent, artifact, summary, lineage }, now_ms);
             }
-            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, message } => {
+            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, message, .. } => {
                 self.requeue(Some(FailureKind::Machine), message, now_ms);
             }
-            Report::Failed { kind, message } => {
+            Report::Failed { kind, message, .. } => {
                 let (attempt, agent) = (self.attempt, agent.clone());
                 self.failure = Some(Failure { kind: Some(kind), message, attempt, agent });
                 self.end(Phase::Failed, now_ms);
             }
-            Report::Released { message } => self.requeue(None, message, now_ms),
+            Report::OutOfMemory { message, .. } => {
+                let message = match next {
+                    Some(Next::Try(rung)) => {
+                        self.rung = rung;
+                        self.phase = Phase::Queued;
+                        message
+                    }
+                    Some(Next::Refuse(why)) => {
+                        self.end(Phase::Failed, now_ms);
+                        why
+                    }
+                    None => return,
+                };
+                let (attempt, agent) = (self.attempt, agent.clone());
+                let kind = Some(FailureKind::OutOfMemory);
+                self.failure = Some(Failure { kind, message, attempt, agent });
+            }
+            Report::Released { message, .. } => self.requeue(None, message, now_ms),
         }
     }
 
@@ -427,6 +488,12 @@ impl Job {
             reason,
         };
         self.lease().map(stop).into_iter().collect()
+    }
+
+    /// The live attempt was lost with its agent.
+    fn lose(&mut self, why: String, now_ms: u64) {
+        self.record(AttemptEnd::Released, Measured::default(), now_ms);
+        self.requeue(None, why, now_ms);
     }
 
     /// Back to the queue, or given up after too many failures of machines in a row.

@@ -157,10 +157,24 @@ pub enum Report {
         kind: FailureKind,
         /// In words.
         message: String,
+        /// The most memory it held, where that is known.
+        #[serde(default)]
+        vram_bytes_peak: Option<ByteSize>,
+    },
+    /// Ended for want of memory: what comes next is decided by `crate::ladder`. Logs from before there was a ladder say
+    /// [`Self::Failed`], and there the job ends.
+    OutOfMemory {
+        /// In words.
+        message: String,
+        /// The most memory it held, where that is known.
+        vram_bytes_peak: Option<ByteSize>,
     },
     /// Given back on request, or lost with its process.
     Released {
         /// In words.
         message: String,
+        /// The most memory it held, where that is known.
+        #[serde(default)]
+        vram_bytes_peak: Option<ByteSize>,
     },
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleetune_shared::{AgentName, BlobHash, Device, JobId, JobSpec, Offer, Requirements};
+use fleetune_shared::{AgentName, BlobHash, ByteSize, Device, JobId, JobSpec, Offer, Requirements};
 
 use super::usage::Holding;
 use super::{Job, Phase};
+use crate::learning::Traits;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Index {
@@ -32,8 +33,10 @@ pub(crate) struct Lane {
 /// What decides where a job can go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Shape {
-    /// Memory needed, by what computes.
+    /// Memory needed by its estimates, by what computes.
     pub(crate) needs: Vec<(Device, u64)>,
+    /// What says how far those are off; nothing where they rest on what was tried.
+    pub(crate) traits: Option<Traits>,
     /// The most it has to compute, rounded up so that shapes stay few.
     pub(crate) work: Option<u64>,
     pub(crate) requirements: Option<Requirements>,
@@ -43,13 +46,24 @@ impl Shape {
     pub(crate) fn of(spec: &JobSpec) -> Self {
         Self {
             needs: spec.estimates.iter().map(|(device, e)| (*device, e.total().0)).collect(),
+            traits: Some(Traits::of(spec)),
             work: spec.work_max().and_then(u64::checked_next_power_of_two),
             requirements: spec.requirements().filter(|r| **r != Requirements::default()).cloned(),
         }
     }
 
-    pub(crate) fn need(&self, device: Device) -> Option<u64> {
-        self.needs.iter().find(|(d, _)| *d == device).map(|(_, bytes)| *bytes)
+    /// Of a job, as its rung has it.
+    pub(crate) fn of_job(job: &Job) -> Self {
+        let shape = Self::of(&job.spec);
+        let Some(adapted) = job.rung.adapted() else { return shape };
+        let need = |device: &Device| Some((*device, adapted.vram_bytes_needed(*device)?.0));
+        let needs = adapted.estimates.keys().filter_map(need).collect();
+        Self { needs, traits: None, ..shape }
+    }
+
+    /// Memory needed by its estimate, not corrected.
+    pub(crate) fn estimated(&self, device: Device) -> Option<ByteSize> {
+        self.needs.iter().find(|(d, _)| *d == device).map(|(_, bytes)| ByteSize(*bytes))
     }
 
     /// Whether a card is what is asked for, apart from memory.
@@ -65,7 +79,7 @@ impl Shape {
 impl Lane {
     fn of(job: &Job) -> Self {
         let JobSpec { priority, user, .. } = &job.spec;
-        Self { priority: *priority, user: user.clone(), shape: Shape::of(&job.spec) }
+        Self { priority: *priority, user: user.clone(), shape: Shape::of_job(job) }
     }
 }
 

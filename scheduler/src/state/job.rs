@@ -1,18 +1,22 @@
 //! A job as the fleet remembers it, and its lifecycle.
 //!
 //! ```text
-//!            ┌── lost, released, made room, machine failure ───────┐
+//!            ┌── lost, released, made room, machine failure, ──────┐
+//!            │   out of memory with a rung left (`crate::ladder`)  │
 //!            ▼                                                     │
 //!   Queued ──▶ Assigned ──▶ Running ──▶ Succeeded                  │
 //!      │          │  └─────────┴────────────────────────────────────
-//!      │          └──▶ Failed (input, out of memory, diverged, too many tries)
+//!      │          └──▶ Failed (input, nothing left on the ladder, diverged, too many tries)
 //!      └──▶ Cancelled (from any phase that is not final)
 //! ```
 
 use fleetune_shared::{
-    AgentName, Artifact, Attempt, ByteSize, FailureKind, JobId, JobSpec, Lineage, TrainSummary,
+    AgentName, Artifact, Attempt, AttemptRecord, ByteSize, CardFamily, Device, Estimate,
+    FailureKind, JobId, JobSpec, Lineage, Ratio, TrainSummary, Work,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::ladder::Rung;
 
 /// A job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +46,12 @@ pub struct Job {
     /// How fast the live attempt goes, once its trainer has started.
     #[serde(default)]
     pub pace: Option<Pace>,
+    /// How it is tried since it ran out of memory.
+    #[serde(default)]
+    pub rung: Rung,
+    /// The last attempts that have ended.
+    #[serde(default)]
+    pub attempts: Vec<AttemptRecord>,
 }
 
 /// Two moments of an attempt: what lies between them was measured.
@@ -96,6 +106,28 @@ pub struct Lease {
     /// The more urgent job that its holder was asked to make room for.
     #[serde(default)]
     pub yielding_to: Option<JobId>,
+    /// What its size rests on.
+    #[serde(default)]
+    pub basis: Basis,
+}
+
+/// What a promise rests on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Basis {
+    /// What kind of card.
+    pub family: CardFamily,
+    /// What the job was estimated at there.
+    pub vram_bytes_estimated: ByteSize,
+    /// What that was multiplied by.
+    pub correction: Ratio,
+}
+
+impl Lease {
+    /// What the run's own estimate may come to, so that what it takes stays within the promise.
+    #[must_use]
+    pub fn vram_bytes_budget(&self) -> ByteSize {
+        self.basis.correction.undone(self.vram_bytes)
+    }
 }
 
 /// How an attempt ended without a result.
@@ -118,6 +150,37 @@ impl Job {
         match &self.phase {
             Phase::Assigned(lease) | Phase::Running(lease) => Some(lease),
             _ => None,
+        }
+    }
+
+    /// What its attempts are ordered to do: what was asked for, with what its rung changes.
+    #[must_use]
+    pub fn ordered(&self) -> JobSpec {
+        let mut spec = self.spec.clone();
+        let Some(adapted) = self.rung.adapted() else { return spec };
+        spec.estimates.clone_from(&adapted.estimates);
+        if let (Work::Train { recipe }, Some(change)) = (&self.spec.work, adapted.change)
+            // A change that its recipe does not allow is on no rung.
+            && let Ok(changed) = change.of(recipe)
+        {
+            spec.work = Work::Train { recipe: Box::new(changed) };
+        }
+        spec
+    }
+
+    /// What it needs by the estimate for the rung it stands on.
+    #[must_use]
+    pub fn estimate(&self, device: Device) -> Option<&Estimate> {
+        let estimates = self.rung.adapted().map_or(&self.spec.estimates, |a| &a.estimates);
+        estimates.get(&device)
+    }
+
+    /// What it can make use of, not corrected: what it needs, or more where it keeps as much as there is room for.
+    #[must_use]
+    pub fn vram_bytes_useful(&self, device: Device) -> Option<ByteSize> {
+        match self.rung.adapted() {
+            None => self.spec.vram_bytes_useful(device),
+            Some(adapted) => adapted.vram_bytes_needed(device),
         }
     }
 

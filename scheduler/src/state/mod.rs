@@ -10,19 +10,21 @@ mod effect;
 mod index;
 mod job;
 mod load;
+mod record;
+mod sizing;
 mod turns;
 mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleetune_shared::{AgentName, BlobHash, JobId, RequestId};
+use fleetune_shared::{AgentName, BlobHash, CardFamily, JobId, RequestId};
 use serde::{Deserialize, Serialize};
 
 pub use agent::Agent;
 pub use command::{Command, Held, Report};
 pub use effect::{Applied, Effect, Refusal, Reply, StopReason, Submitted};
 pub(crate) use index::Shape;
-pub use job::{Failure, Job, Lease, Pace, Phase};
+pub use job::{Basis, Failure, Job, Lease, Pace, Phase};
 pub(crate) use load::anti_affinity;
 pub use load::{Load, Promise};
 pub(crate) use turns::Turns;
@@ -30,6 +32,8 @@ pub use turns::level;
 pub use usage::Usage;
 
 use index::{Index, Lane};
+
+use crate::learning::Corrections;
 
 /// Everything the fleet must not forget.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +53,8 @@ pub struct State {
     clock_ms: u64,
     /// What users have had; what they hold comes on top.
     usages: BTreeMap<String, Usage>,
+    /// By how much estimates are off.
+    corrections: Corrections,
     /// Found again from the rest when a snapshot is read.
     #[serde(skip)]
     index: Index,
@@ -66,11 +72,22 @@ struct Stored {
     clock_ms: u64,
     #[serde(default)]
     usages: BTreeMap<String, Usage>,
+    #[serde(default)]
+    corrections: Corrections,
 }
 
 impl From<Stored> for State {
     fn from(stored: Stored) -> Self {
-        let Stored { jobs, mut agents, requests, next_job, next_answer, clock_ms, usages } = stored;
+        let Stored {
+            jobs,
+            mut agents,
+            requests,
+            next_job,
+            next_answer,
+            clock_ms,
+            usages,
+            corrections,
+        } = stored;
         let mut index = Index::default();
         for job in jobs.values() {
             index.add(job);
@@ -80,10 +97,11 @@ impl From<Stored> for State {
                 agent.load.add(job, lease);
             }
         }
-        for agent in agents.values() {
+        for agent in agents.values_mut() {
+            agent.family = CardFamily::of(&agent.offer.card);
             index.recache(&agent.name, None, &agent.offer);
         }
-        Self { jobs, agents, requests, next_job, next_answer, clock_ms, usages, index }
+        Self { jobs, agents, requests, next_job, next_answer, clock_ms, usages, corrections, index }
     }
 }
 
@@ -127,6 +145,12 @@ impl State {
     #[must_use]
     pub fn vram_bytes_reserved(&self, agent: &AgentName) -> u64 {
         self.agents.get(agent).map_or(0, |agent| agent.load.vram_bytes)
+    }
+
+    /// By how much estimates are off.
+    #[must_use]
+    pub fn corrections(&self) -> &Corrections {
+        &self.corrections
     }
 
     /// The latest time any command carried.

@@ -222,7 +222,8 @@ impl Fleet {
     pub(crate) fn release(&mut self, id: JobId) {
         let (agent, attempt) = (self.place(id).expect("placed").to_owned(), self.job(id).attempt.0);
         let message = "wanted elsewhere".into();
-        let applied = self.report(id, attempt, &agent, Report::Released { message });
+        let applied =
+            self.report(id, attempt, &agent, Report::Released { message, vram_bytes_peak: None });
         assert!(applied.reply.is_ok());
     }
 

@@ -28,7 +28,7 @@ pub use advice::{Change, changes_to_fit, longest_length, most_rows};
 pub use bounded::Bounded;
 pub use fit::Fit;
 pub use sizer::Sizer;
-pub use torch::{Attention, CardFamily, Meter, Precision, Runtime, TorchSetting};
+pub use torch::{Attention, CardClass, Meter, Precision, Runtime, TorchSetting};
 pub use verdict::Verdict;
 
 /// One piece of an estimate: its name and its bytes.

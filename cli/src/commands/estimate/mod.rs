@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, ValueEnum};
 use fleetune_shared::recipe::{Dtype, OneOrMany, RecipeFile};
 use fleetune_shared::{
-    Attention, ByteSize, CardFamily, Device, Fit, MemoryPlan, Meter, Precision, Recipe, Sizer,
+    Attention, ByteSize, CardClass, Device, Fit, MemoryPlan, Meter, Precision, Recipe, Sizer,
     TorchSetting,
 };
 
@@ -19,16 +19,16 @@ use self::cards::card;
 pub(super) use self::cards::{known_card, known_cards};
 use self::keys::Keys;
 use self::model::{Model, RuntimeArg};
-use super::agent::DeviceArg;
+use super::{agent::DeviceArg, history};
 use crate::Failure;
-use crate::context::Context;
+use crate::context::{Context, block_on};
 use crate::output::Sizing;
 use crate::recipe::RecipeOnDisk;
 
 /// Says how much memory a recipe or a model needs, piece by piece, which cards would do, and what else they would hold.
-/// Asks no coordinator and reads no weights.
+/// Reads no weights, and asks no coordinator but for its history.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").required(true).args(["recipe", "model"]))]
+#[command(group = ArgGroup::new("what").required(true).args(["recipe", "model", "history"]))]
 pub(crate) struct Estimate {
     /// The recipe; its paths are relative to it
     recipe: Option<PathBuf>,
@@ -58,6 +58,9 @@ pub(crate) struct Estimate {
     /// What computes under fleetune
     #[arg(long, default_value = "cuda")]
     device: DeviceArg,
+    /// Ask the coordinator how good the fleet's estimates were, and what it learned from that
+    #[arg(long, conflicts_with_all = ["card", "vram", "device"])]
+    history: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -92,6 +95,9 @@ enum MeterArg {
 
 impl Estimate {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.history {
+            return block_on(history::show(context));
+        }
         let cards = match (self.card.as_slice(), self.vram) {
             ([], None) => known_cards(),
             ([], Some(vram)) => vec![card("a card", vram)],
@@ -104,7 +110,7 @@ impl Estimate {
             DeviceArg::Cuda | DeviceArg::Auto => Device::Cuda,
         };
         let family =
-            cards.first().map_or_else(CardFamily::default, |card| CardFamily::of(&card.name));
+            cards.first().map_or_else(CardClass::default, |card| CardClass::of(&card.name));
         let (disk, model) = self.source()?;
         let (sizer, note) = model.sizer(self.runtime, device, self.setting(family))?;
         if self.keys.is_gptq() && matches!(sizer, Sizer::Fleetune { .. }) {
@@ -154,7 +160,7 @@ impl Estimate {
         disk.recipe()
     }
 
-    fn setting(&self, family: CardFamily) -> TorchSetting {
+    fn setting(&self, family: CardClass) -> TorchSetting {
         TorchSetting {
             runtime: self.runtime.and_then(RuntimeArg::torch).unwrap_or_default(),
             precision: self.precision.map(|precision| match precision {

@@ -8,11 +8,11 @@ use insta::assert_snapshot;
 use serde_json::Value;
 
 use super::{
-    AdapterCard, AdapterList, AgentList, Colour, Explained, JobCard, JobList, Refusals, Show,
-    Sizing, Style, SweepTable, text,
+    AdapterCard, AdapterList, AgentList, Colour, Explained, JobCard, JobList, Learned, Refusals,
+    Show, Sizing, Style, SweepTable, text,
 };
 use crate::failure::{Failure, Report};
-use views::{agents, card, closed_agents, estimate, explanation, jobs, lineage};
+use views::{agents, card, closed_agents, estimate, explanation, history, jobs, lineage};
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap()
@@ -115,6 +115,13 @@ fn what_a_recipe_needs() {
     let narrow = Style { colour: false, width: Some(60) };
     assert_snapshot!("estimate_narrow", sizing.table(narrow));
     assert_snapshot!("estimate_json", pretty(&sizing.json()));
+}
+
+#[test]
+fn what_the_fleet_learned() {
+    assert_snapshot!("history_table", Learned(&history()).table(Style::PLAIN));
+    assert_snapshot!("history_json", pretty(&Learned(&history()).json()));
+    assert_snapshot!("history_empty", Learned(&Default::default()).table(Style::PLAIN));
 }
 
 #[test]

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use fleetune_shared::recipe::CheckpointingLevel;
 use fleetune_shared::view::{
-    AgentView, CardVerdict, Explanation, FailureView, JobPhase, JobView, Verdict,
+    AgentHistory, AgentView, CardVerdict, CorrectionView, Explanation, FailureView, HistoryView,
+    JobPhase, JobView, RungKind, RungView, Verdict,
 };
 use fleetune_shared::{
-    Artifact, ArtifactFile, ArtifactKind, Attempt, Availability, BlobHash, ByteSize, Card, Device,
-    Estimate, FailureKind, FileName, JobId, Lineage, ModelSpec, Offer, OwnerSign, StepMetrics,
-    Telemetry, Throttle, TrainSummary,
+    Accuracy, Artifact, ArtifactFile, ArtifactKind, Attempt, AttemptEnd, AttemptRecord,
+    Availability, BatchChange, BlobHash, ByteSize, Card, CardFamily, Device, Estimate, FailureKind,
+    FileName, JobId, Lineage, ModelSpec, Offer, OwnerSign, Ratio, StepMetrics, Telemetry, Throttle,
+    TrainSummary,
 };
 
 /// The moment the snapshots show, 2026-03-01T10:30:00Z.
@@ -84,10 +87,71 @@ fn job(id: u64, phase: JobPhase) -> JobView {
         artifact: None,
         lineage: None,
         failure: None,
+        attempts: Vec::new(),
+        rung: None,
         waiting: None,
         recipe_json: r#"{"name":"tone","r":8}"#.into(),
         inputs: Vec::new(),
         model: ModelSpec::from_hf_config(config).unwrap(),
+    }
+}
+
+fn record(attempt: u32, end: AttemptEnd, peak_gib: u64) -> AttemptRecord {
+    AttemptRecord {
+        attempt: Attempt(attempt),
+        agent: "bench-3".parse().unwrap(),
+        family: CardFamily::of(&card(10)),
+        began_ms: NOW - 500_000,
+        ended_ms: NOW - 100_000,
+        end,
+        vram_bytes_estimated: estimate().total(),
+        correction: Ratio(10_200),
+        vram_bytes_promised: Ratio(10_200).times(estimate().total()),
+        vram_bytes_as_run: Some(estimate().total()),
+        vram_bytes_peak: Some(ByteSize(peak_gib << 30)),
+    }
+}
+
+fn rung() -> RungView {
+    let checkpointing = CheckpointingLevel::Block;
+    RungView {
+        kind: RungKind::SmallerMicroBatch,
+        change: Some(BatchChange { micro_batch: 4, accumulation: 2, checkpointing }),
+        vram_bytes_least: estimate().total(),
+    }
+}
+
+fn accuracy(out_of_memory: u64) -> Accuracy {
+    Accuracy {
+        attempts: 40,
+        out_of_memory,
+        compared: 38,
+        error_median: Some(Ratio(180)),
+        error_p90: Some(Ratio(620)),
+        wasted_mib_s: 5 * 1024 * 3600,
+    }
+}
+
+/// Two kinds of jobs, one of which takes more than it was estimated at.
+pub(crate) fn history() -> HistoryView {
+    let correction = |method: &str, ratio_median, ratio_most, correction| CorrectionView {
+        family: CardFamily::of(&card(10)),
+        method: method.into(),
+        dtype: "bfloat16".into(),
+        attention: "full".into(),
+        tokens_max: 1024,
+        samples: 24,
+        ratio_median: Ratio(ratio_median),
+        ratio_most: Ratio(ratio_most),
+        correction: Ratio(correction),
+    };
+    HistoryView {
+        fleet: accuracy(1),
+        agents: vec![AgentHistory { agent: "bench-3".parse().unwrap(), accuracy: accuracy(1) }],
+        corrections: vec![
+            correction("full", 10_400, 10_900, 11_100),
+            correction("lora", 9_400, 9_600, 9_800),
+        ],
     }
 }
 
@@ -130,6 +194,7 @@ pub(crate) fn jobs() -> Vec<JobView> {
             seconds_waited_for_data: 0.0,
             estimate: Some(estimate()),
             memory_bytes_peak: ByteSize(8 << 30),
+            as_run: None,
             eval_loss_last: None,
             best: None,
             merge_logit_difference: None,
@@ -143,6 +208,9 @@ pub(crate) fn jobs() -> Vec<JobView> {
             ],
         }),
         lineage: Some(lineage()),
+        attempt: Attempt(2),
+        rung: Some(rung()),
+        attempts: vec![record(1, AttemptEnd::OutOfMemory, 10), record(2, AttemptEnd::Finished, 8)],
         ..job(3, JobPhase::Succeeded)
     };
     let failed = JobView {
@@ -167,6 +235,7 @@ pub(crate) fn agents() -> Vec<AgentView> {
         vram_bytes_reserved: ByteSize(reserved << 30),
         vram_bytes_open: ByteSize((gib - reserved - 1) << 30),
         jobs,
+        accuracy: if reserved > 0 { accuracy(0) } else { Accuracy::default() },
     };
     let away = AgentView { connected: false, ..agent("attic", 12, 0, Vec::new()) };
     vec![agent("bench-3", 10, 8, vec![JobId(2)]), agent("bench-4", 24, 0, Vec::new()), away]
@@ -231,5 +300,6 @@ pub(crate) fn explanation() -> Explanation {
         ],
         hint: Some("set per_device_train_batch_size: 2 to fit bench-3".into()),
         expected_start_ms: Some(NOW + 3_600_000),
+        rung: Some(rung()),
     }
 }

@@ -7,7 +7,7 @@ use super::{Meter, TorchRun};
 /// Cards whose contexts are alike: a context holds local memory and kernels' code for every multiprocessor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CardFamily {
+pub enum CardClass {
     /// GeForce and workstation cards.
     #[default]
     Desktop,
@@ -15,7 +15,7 @@ pub enum CardFamily {
     Datacentre,
 }
 
-impl CardFamily {
+impl CardClass {
     /// By the name that the driver prints.
     #[must_use]
     pub fn of(name: &str) -> Self {

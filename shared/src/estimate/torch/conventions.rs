@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::CardFamily;
+use super::CardClass;
 use crate::Recipe;
 use crate::recipe::Quantization;
 
@@ -108,7 +108,7 @@ pub struct TorchSetting {
     /// The base is a GPTQ model of four bits.
     pub gptq: bool,
     /// Whose context is counted.
-    pub family: CardFamily,
+    pub family: CardClass,
 }
 
 impl TorchSetting {

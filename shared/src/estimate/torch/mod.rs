@@ -23,7 +23,7 @@ use crate::model_shape::ModelShape;
 use crate::recipe::{CheckpointingLevel, Objective, Quantization};
 use crate::{ByteSize, Recipe};
 
-pub use context::CardFamily;
+pub use context::CardClass;
 pub use conventions::{Attention, Meter, Precision, Runtime, TorchSetting};
 
 /// Bytes of f32.

@@ -1,0 +1,13 @@
+//! What the fleet learns from attempts: by how much estimates are off.
+//!
+//! ```text
+//!   attempt ends ─▶ peak / estimate of what it ran ─▶ its key's last ratios ─▶ correction
+//!                                                       (cards, method, …)        │
+//!   placement asks for  estimate × correction  ◀──────────────────────────────────┘
+//! ```
+
+mod corrections;
+mod traits;
+
+pub use corrections::{Corrections, Key, Kind, Sample};
+pub use traits::{AttentionKind, DtypeKind, MethodKind, Traits, UpTo};
