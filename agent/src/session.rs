@@ -70,6 +70,7 @@ pub async fn run(
         key,
         folder,
         shop,
+        stop_grace: settings.stop_grace,
         yield_within,
         card,
         availability,

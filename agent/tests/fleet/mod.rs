@@ -156,6 +156,7 @@ impl Fleet {
             spec: Some(spec.into()),
             checkpoint,
             vram_bytes_limit,
+            vram_bytes_budget: None,
         }));
     }
 
