@@ -64,13 +64,12 @@ impl Mapped {
     /// The first number that is NaN or infinite, and where.
     pub(super) fn strange(&self) -> Option<(usize, bf16)> {
         let pieces = self.numbers().par_chunks(PIECE).enumerate();
-        let found = pieces.find_map_first(|(index, numbers)| {
+        pieces.find_map_first(|(index, numbers)| {
             // Most pieces have none, which a loop without an exit finds faster.
             let sound = numbers.iter().fold(true, |sound, number| sound & number.is_finite());
             let at = if sound { None } else { numbers.iter().position(|n| !n.is_finite()) };
             at.map(|at| (index * PIECE + at, numbers[at]))
-        });
-        found
+        })
     }
 }
 
