@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use fleetune_engine::bench::{bench, write_rows};
 use fleetune_engine::train::Observer;
 use fleetune_engine::{model, threads};
@@ -10,6 +10,7 @@ use fleetune_shared::recipe::RecipeFile;
 use fleetune_shared::{Device, TrainerEvent};
 use serde_json::{Map, Value, json};
 
+use super::method::Method;
 use crate::Failure;
 use crate::context::Context;
 use crate::output::{Benched, Progress, plain};
@@ -50,43 +51,6 @@ pub(crate) struct Bench {
     /// Another key of the recipe, such as packing=true; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-}
-
-/// What a recipe says of its method and task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Method {
-    Lora,
-    Dora,
-    Ia3,
-    Qlora,
-    Full,
-    Dpo,
-    Kto,
-    Orpo,
-    Simpo,
-    Reward,
-}
-
-impl Method {
-    fn keys(self) -> Value {
-        match self {
-            Self::Lora => json!({}),
-            Self::Dora => json!({"use_dora": true}),
-            Self::Ia3 => json!({"peft_type": "IA3"}),
-            Self::Qlora => json!({"load_in_4bit": true, "bnb_4bit_use_double_quant": true}),
-            Self::Full => json!({"use_peft": false}),
-            Self::Dpo => json!({"task": "dpo"}),
-            Self::Kto => json!({"task": "kto"}),
-            Self::Orpo => json!({"task": "orpo"}),
-            Self::Simpo => json!({"task": "simpo"}),
-            Self::Reward => json!({"task": "reward"}),
-        }
-    }
-
-    /// Whether it has a rank.
-    fn is_low_rank(self) -> bool {
-        !matches!(self, Self::Full | Self::Ia3)
-    }
 }
 
 impl Bench {
@@ -176,7 +140,7 @@ impl Observer for Watcher {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{Parser, ValueEnum};
     use fleetune_shared::Recipe;
     use fleetune_shared::recipe::{Quantization, RecipeError};
 

@@ -16,6 +16,7 @@ mod job;
 mod jobs;
 mod merge;
 mod merge_models;
+mod method;
 mod owner;
 mod preview;
 mod schema;

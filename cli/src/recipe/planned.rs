@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use fleetune_engine::model;
 use fleetune_shared::recipe::RecipeFile;
 use fleetune_shared::{
-    ByteSize, DataFiles, Device, Estimate, InputRole, JobSpec, MemoryPlan, ModelSpec, Recipe,
-    Sizer, TrainOrder, Work,
+    ByteSize, DataFiles, Device, Estimate, InputRole, JobSpec, ModelSpec, Recipe, Sizer,
+    TrainOrder, Work,
 };
 
 use super::{InputFile, RecipeOnDisk, data};
@@ -51,8 +51,7 @@ impl Planned {
 
     /// What it can make use of there: more than it needs under `gradient_checkpointing: auto`.
     pub(crate) fn useful(&self, device: Device) -> ByteSize {
-        let plan = MemoryPlan::within(&self.spec, &self.recipe, device, None);
-        Estimate::of_plan(&self.spec, &self.recipe, device, &plan).total()
+        self.sizer(device).useful(&self.recipe)
     }
 
     /// The run as the engine takes it, on this machine.

@@ -32,10 +32,8 @@ impl State {
 
     /// The card that could give a job most, of those that are what it asks for.
     pub(super) fn largest_card(&self, spec: &JobSpec) -> Option<Largest<'_>> {
-        let suits = |agent: &&Agent| {
-            spec.requirements().is_none_or(|ask| ask.unmet(&agent.offer).is_none())
-        };
-        let agents = self.agents.values().filter(suits);
+        let shape = Shape::of(spec);
+        let agents = self.agents.values().filter(|agent| shape.suits(&agent.offer));
         let largest = agents.max_by_key(|agent| agent.offer.card.usable())?;
         Some(Largest { agent: &largest.name, card: &largest.offer.card })
     }

@@ -4,7 +4,7 @@ use super::torch::TorchRun;
 use super::{Bounded, Estimate, TorchSetting};
 use crate::model_shape::{ModelShape, slots_of};
 use crate::recipe::{Method, RecipeError, Targets};
-use crate::{Device, ModelSpec, Recipe};
+use crate::{ByteSize, Device, MemoryPlan, ModelSpec, Recipe};
 
 /// A model and what would train it.
 #[derive(Clone, Debug)]
@@ -45,6 +45,19 @@ impl Sizer {
                 Bounded::of_ours(Estimate::of_training(model, recipe, *device), *device)
             }
             Self::Torch { shape, setting } => TorchRun::new(shape, recipe, setting).bounded(),
+        }
+    }
+
+    /// What a prepared recipe can make use of: more than it needs where the engine keeps as much as there is room for
+    /// (`gradient_checkpointing: auto`).
+    #[must_use]
+    pub fn useful(&self, recipe: &Recipe) -> ByteSize {
+        match self {
+            Self::Fleetune { model, device } => {
+                let plan = MemoryPlan::within(model, recipe, *device, None);
+                Estimate::of_plan(model, recipe, *device, &plan).total()
+            }
+            Self::Torch { .. } => self.size(recipe).total(),
         }
     }
 

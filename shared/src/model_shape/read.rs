@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::ModelShape;
 use super::family::{LLAMA, family_of};
 use crate::ModelSpecError;
-use crate::model_spec::CONFIG;
+use crate::model_spec::{CONFIG, object};
 
 /// The keys that a size goes by, the usual one first.
 const HIDDEN: &[&str] = &["hidden_size", "n_embd", "d_model"];
@@ -33,13 +33,9 @@ impl ModelShape {
     /// [`ModelSpecError`]: a size that is missing, by the names it goes by; one that is no positive whole number; sizes
     /// that contradict one another or are beyond any known model.
     pub fn from_hf_config(text: &str) -> Result<Self, ModelSpecError> {
-        let value: Value =
-            serde_json::from_str(text).map_err(|e| ModelSpecError::Json(e.to_string()))?;
-        let object = value
-            .as_object()
-            .ok_or_else(|| ModelSpecError::Json("it is another JSON value".into()))?;
+        let object = object(text)?;
         let inner = object.get("text_config").and_then(Value::as_object);
-        let sizes = Sizes { outer: object, object: inner.unwrap_or(object) };
+        let sizes = Sizes { outer: &object, object: inner.unwrap_or(&object) };
         let model_type = sizes.text("model_type").unwrap_or_default();
         let (family, assumed) = match family_of(&model_type) {
             Some(family) => (family, false),

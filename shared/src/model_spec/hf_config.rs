@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::family::{Biases, Family, Windows};
 use super::hf_rope::rope_of;
-use super::keys::{CONFIG, COUNT, Keys, NUMBER, positive, positive_number, token, tokens};
+use super::keys::{CONFIG, COUNT, Keys, NUMBER, object, positive, positive_number, token, tokens};
 use super::{
     Activation, LayerType, ModelSpec, ModelSpecError, NormPlacement, RopeScaling, StoredWeights,
 };
@@ -17,12 +17,8 @@ impl ModelSpec {
     /// # Errors
     /// A missing or mistyped key, an unsupported architecture or a contradiction, each by name.
     pub fn from_hf_config(text: &str) -> Result<Self, ModelSpecError> {
-        let value: Value =
-            serde_json::from_str(text).map_err(|e| ModelSpecError::Json(e.to_string()))?;
-        let object = value
-            .as_object()
-            .ok_or_else(|| ModelSpecError::Json("it is another JSON value".into()))?;
-        let keys = Keys { object, path: "" };
+        let object = object(text)?;
+        let keys = Keys { object: &object, path: "" };
 
         let model_type =
             keys.required("model_type", "a string", |v| v.as_str().map(str::to_owned))?;

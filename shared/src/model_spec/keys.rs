@@ -6,6 +6,15 @@ use super::ModelSpecError;
 
 pub(crate) const CONFIG: &str = "config.json";
 
+/// The object that a `config.json` is.
+pub(crate) fn object(text: &str) -> Result<Map<String, Value>, ModelSpecError> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(ModelSpecError::Json("it is another JSON value".into())),
+        Err(error) => Err(ModelSpecError::Json(error.to_string())),
+    }
+}
+
 /// One object of `config.json` with typed access.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {

@@ -22,7 +22,7 @@ mod stored;
 mod tests;
 
 pub use error::ModelSpecError;
-pub(crate) use keys::CONFIG;
+pub(crate) use keys::{CONFIG, object};
 pub use rope::RopeScaling;
 pub use spec::{Activation, LayerType, ModelSpec, NormPlacement};
 pub use stored::StoredWeights;

@@ -5,13 +5,14 @@ use fleetune_shared::recipe::{RecipeError, RecipeFile, nearest_key};
 use serde_json::{Map, Value, json};
 
 use crate::Failure;
+use crate::commands::method::Method;
 
 /// What is trained, and how. Each flag is a key of the recipe.
 #[derive(Debug, Default, Args)]
 pub(super) struct Keys {
     /// What learns, and from what [default: the recipe's, or lora]
     #[arg(long, value_enum, value_name = "METHOD")]
-    method: Option<MethodArg>,
+    method: Option<Method>,
     /// Rank of an adapter
     #[arg(long, value_name = "R")]
     rank: Option<u64>,
@@ -39,22 +40,6 @@ pub(super) struct Keys {
     /// Another key of the recipe, such as optimizer_in_backward=true; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-}
-
-/// What a recipe says of its method and task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum MethodArg {
-    Lora,
-    Qlora,
-    Dora,
-    Ia3,
-    Full,
-    Dpo,
-    Kto,
-    Orpo,
-    Cpo,
-    Simpo,
-    Reward,
 }
 
 /// How the base is held.
@@ -93,21 +78,11 @@ impl Keys {
             }
         };
         if let Some(method) = self.method {
-            put(match method {
-                MethodArg::Lora => json!({"use_peft": true}),
-                MethodArg::Qlora => {
-                    json!({"use_peft": true, "load_in_4bit": true, "bnb_4bit_use_double_quant": true})
-                }
-                MethodArg::Dora => json!({"use_peft": true, "use_dora": true}),
-                MethodArg::Ia3 => json!({"peft_type": "IA3"}),
-                MethodArg::Full => json!({"use_peft": false}),
-                MethodArg::Dpo => json!({"task": "dpo"}),
-                MethodArg::Kto => json!({"task": "kto"}),
-                MethodArg::Orpo => json!({"task": "orpo"}),
-                MethodArg::Cpo => json!({"task": "cpo"}),
-                MethodArg::Simpo => json!({"task": "simpo"}),
-                MethodArg::Reward => json!({"task": "reward"}),
-            });
+            // The recipe may have said that the whole model learns.
+            if matches!(method, Method::Lora | Method::Qlora | Method::Dora) {
+                put(json!({"use_peft": true}));
+            }
+            put(method.keys());
         }
         match self.quantization {
             None => {}

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, ValueEnum};
 use fleetune_shared::recipe::{Dtype, OneOrMany, RecipeFile};
 use fleetune_shared::{
-    Attention, ByteSize, CardClass, Device, Fit, MemoryPlan, Meter, Precision, Recipe, Sizer,
-    TorchSetting,
+    Attention, ByteSize, CardClass, Device, Fit, Meter, Precision, Recipe, Sizer, TorchSetting,
 };
 
 use self::cards::card;
@@ -125,7 +124,7 @@ impl Estimate {
             name: recipe.name.clone(),
             about: about(&sizer, &recipe),
             need,
-            useful: useful(&sizer, &recipe).unwrap_or(need.total()),
+            useful: sizer.useful(&recipe),
             fits: cards.into_iter().map(|card| Fit::of(&sizer, &recipe, &need, card)).collect(),
         })
     }
@@ -182,13 +181,6 @@ impl Estimate {
             family,
         }
     }
-}
-
-/// What the engine can make use of: more than it needs under `gradient_checkpointing: auto`.
-fn useful(sizer: &Sizer, recipe: &Recipe) -> Option<ByteSize> {
-    let Sizer::Fleetune { model, device } = sizer else { return None };
-    let plan = MemoryPlan::within(model, recipe, *device, None);
-    Some(fleetune_shared::Estimate::of_plan(model, recipe, *device, &plan).total())
 }
 
 /// The model's size, the runtime, and the micro-batch, on one line.
