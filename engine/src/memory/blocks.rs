@@ -3,7 +3,9 @@
 //! A training step asks for the same blocks every time. Giving them back in between would have the system clear every
 //! page again, which costs as much as a pass over the numbers; kept, a steady step asks the system for nothing. What is
 //! kept is never more than what was held at the highest moment and is not held now, so the process stays as small as
-//! its peak. Blocks begin with a page, so that rows of matrices begin with a cache line.
+//! its peak. What is given back joins what is kept beside it, and what is asked for is cut from the smallest that has
+//! room: activations of the forward pass lie where gradients lay in the step before. Blocks begin with a page, so that
+//! rows of matrices begin with a cache line.
 
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +22,13 @@ struct Block {
     bytes: usize,
 }
 
-/// What is kept, oldest first.
+impl Block {
+    fn end(self) -> usize {
+        self.address + self.bytes
+    }
+}
+
+/// What is kept, by address; no two lie beside each other.
 struct Kept {
     blocks: [Block; SLOTS],
     count: usize,
@@ -76,7 +84,7 @@ pub(super) fn take(bytes: usize, zeroed: bool, spare: usize) -> Option<NonNull<u
     let found = kept.take(bytes);
     kept.shrink(spare);
     drop(kept);
-    let Some(Block { address, .. }) = found else { return map(bytes) };
+    let Some(address) = found else { return map(bytes) };
     let block = NonNull::new(ptr::with_exposed_provenance_mut::<u8>(address))?;
     if zeroed {
         #[expect(unsafe_code, reason = "memory without a type yet")]
@@ -96,13 +104,7 @@ pub(super) fn give(block: NonNull<u8>, bytes: usize) {
         drop(kept);
         return unmap(block.as_ptr().expose_provenance(), bytes);
     }
-    if kept.count == SLOTS {
-        kept.drop_oldest();
-    }
-    let at = kept.count;
-    kept.blocks[at] = Block { address: block.as_ptr().expose_provenance(), bytes };
-    kept.count += 1;
-    kept.bytes += bytes;
+    kept.give(Block { address: block.as_ptr().expose_provenance(), bytes });
 }
 
 /// Makes a block that [`take`] gave larger or smaller, and moves it where it has to.
@@ -112,53 +114,86 @@ pub(super) fn resize(block: NonNull<u8>, bytes: usize, wanted: usize) -> Option<
         return Some(block);
     }
     #[cfg(target_os = "linux")]
-    #[expect(unsafe_code, reason = "a system call without a safe form")]
-    // SAFETY: the caller holds the whole block, and nobody else does.
-    unsafe {
-        let moved = libc::mremap(block.as_ptr().cast(), bytes, wanted, libc::MREMAP_MAYMOVE);
-        if moved == libc::MAP_FAILED { None } else { NonNull::new(moved.cast()) }
+    {
+        #[expect(unsafe_code, reason = "a system call without a safe form")]
+        // SAFETY: the caller holds the whole block, and nobody else does.
+        let moved =
+            unsafe { libc::mremap(block.as_ptr().cast(), bytes, wanted, libc::MREMAP_MAYMOVE) };
+        // The system moves only what it mapped as one, which blocks that lay beside each other need not be.
+        if moved != libc::MAP_FAILED {
+            return NonNull::new(moved.cast());
+        }
     }
-    #[cfg(not(target_os = "linux"))]
+    let moved = map(wanted)?;
     #[expect(unsafe_code, reason = "memory without a type yet")]
     // SAFETY: two blocks, both ours and as large as what is copied.
     unsafe {
-        let moved = map(wanted)?;
         moved.copy_from_nonoverlapping(block, bytes.min(wanted));
-        unmap(block.as_ptr().expose_provenance(), bytes);
-        Some(moved)
     }
+    unmap(block.as_ptr().expose_provenance(), bytes);
+    Some(moved)
 }
 
 impl Kept {
-    /// The smallest block that has room and is not much larger; what is too much goes back to the system.
-    fn take(&mut self, bytes: usize) -> Option<Block> {
-        let most = bytes + bytes / 8;
-        let fitting = self.blocks[..self.count].iter().enumerate().rev();
-        let fitting = fitting.filter(|(_, block)| (bytes..=most).contains(&block.bytes));
+    /// Cuts `bytes` from the smallest block that has room.
+    fn take(&mut self, bytes: usize) -> Option<usize> {
+        let fitting = self.blocks[..self.count].iter_mut().enumerate();
+        let fitting = fitting.filter(|(_, block)| block.bytes >= bytes);
         let (at, block) = fitting.min_by_key(|(_, block)| block.bytes)?;
-        let block = *block;
-        self.remove(at);
-        if block.bytes > bytes {
-            unmap(block.address + bytes, block.bytes - bytes);
+        let address = block.address;
+        block.address += bytes;
+        block.bytes -= bytes;
+        self.bytes -= bytes;
+        if block.bytes == 0 {
+            self.remove(at);
         }
-        Some(block)
+        Some(address)
+    }
+
+    /// Joins a block to those it lies beside.
+    fn give(&mut self, block: Block) {
+        let at = self.blocks[..self.count].partition_point(|other| other.address < block.address);
+        let joins_before = at > 0 && self.blocks[at - 1].end() == block.address;
+        let joins_after = at < self.count && block.end() == self.blocks[at].address;
+        match (joins_before, joins_after) {
+            (true, true) => {
+                self.blocks[at - 1].bytes += block.bytes + self.blocks[at].bytes;
+                self.remove(at);
+            }
+            (true, false) => self.blocks[at - 1].bytes += block.bytes,
+            (false, true) => {
+                self.blocks[at].address = block.address;
+                self.blocks[at].bytes += block.bytes;
+            }
+            (false, false) if self.count == SLOTS => {
+                return unmap(block.address, block.bytes);
+            }
+            (false, false) => {
+                self.blocks.copy_within(at..self.count, at + 1);
+                self.blocks[at] = block;
+                self.count += 1;
+            }
+        }
+        self.bytes += block.bytes;
     }
 
     fn remove(&mut self, at: usize) {
-        self.bytes -= self.blocks[at].bytes;
         self.blocks.copy_within(at + 1..self.count, at);
         self.count -= 1;
     }
 
-    fn drop_oldest(&mut self) {
-        let Block { address, bytes } = self.blocks[0];
-        self.remove(0);
-        unmap(address, bytes);
-    }
-
+    /// Gives back what is kept above `spare`, the smallest blocks first: the larger ones have room for more.
     fn shrink(&mut self, spare: usize) {
-        while self.bytes > spare && self.count > 0 {
-            self.drop_oldest();
+        while self.bytes > spare {
+            let smallest = self.blocks[..self.count].iter().enumerate();
+            let Some((at, block)) = smallest.min_by_key(|(_, block)| block.bytes) else { return };
+            let bytes = (self.bytes - spare).next_multiple_of(PAGE).min(block.bytes);
+            unmap(block.end() - bytes, bytes);
+            self.blocks[at].bytes -= bytes;
+            self.bytes -= bytes;
+            if self.blocks[at].bytes == 0 {
+                self.remove(at);
+            }
         }
     }
 }
@@ -211,13 +246,35 @@ mod tests {
         assert_eq!((again, read(again, BLOCK - 1)), (first, 7));
         give(again, BLOCK);
         let zeros = take(BLOCK - PAGE, true, usize::MAX).unwrap();
-        assert_eq!((zeros, read(zeros, 0)), (first, 0), "the nearest larger one");
+        assert_eq!((zeros, read(zeros, 0)), (first, 0), "cut from what is larger");
+        assert_eq!(kept().bytes, PAGE);
+        // What is left of the first lies behind it.
+        let last = take(PAGE, false, usize::MAX).unwrap();
+        assert_eq!(last.as_ptr().addr(), first.as_ptr().addr() + BLOCK - PAGE);
+        give(last, PAGE);
         let larger = resize(zeros, BLOCK - PAGE, 10 * BLOCK).unwrap();
         assert_eq!(read(larger, 9 * BLOCK), 0);
         give(larger, 10 * BLOCK);
-        assert_eq!(kept().bytes, 10 * BLOCK);
-        let other = take(BLOCK, true, 9 * BLOCK).unwrap();
-        assert_eq!(kept().bytes, 0, "more than there was to spare");
+        assert_eq!(kept().bytes, 10 * BLOCK + PAGE);
+        // Three beside each other, given back in any order, are one.
+        let three = [0, 1, 2].map(|_| take(BLOCK, true, usize::MAX).unwrap());
+        for i in [0, 2, 1] {
+            give(three[i], BLOCK);
+        }
+        let largest = |kept: &Kept| kept.blocks[..kept.count].iter().map(|b| b.bytes).max();
+        assert_eq!(largest(&kept()), Some(10 * BLOCK));
+        // Of what the system maps as several, here because one part may not be forked, a block is moved by hand.
+        let seam = take(4 * BLOCK, true, usize::MAX).unwrap();
+        write(seam, 9);
+        #[expect(unsafe_code, reason = "a system call without a safe form")]
+        // SAFETY: pages of a block that is ours.
+        let advised = unsafe { libc::madvise(seam.as_ptr().cast(), BLOCK, libc::MADV_DONTFORK) };
+        assert_eq!(advised, 0);
+        let moved = resize(seam, 4 * BLOCK, 6 * BLOCK).unwrap();
+        assert_eq!(read(moved, BLOCK - 1), 9);
+        give(moved, 6 * BLOCK);
+        let other = take(BLOCK, true, 4 * BLOCK).unwrap();
+        assert_eq!(kept().bytes, 4 * BLOCK, "no more than there is to spare");
         give(other, BLOCK);
         keep(false);
         assert_eq!(kept().bytes, 0);

@@ -84,7 +84,7 @@ impl Trainable {
         Ok(())
     }
 
-    /// Adds `dyᵀ · x`, the gradient of a projection's weight, slab by slab.
+    /// Adds `dyᵀ · x`, the gradient of a projection's weight.
     pub(crate) fn accumulate_product(
         &mut self,
         ops: &dyn Backend,
@@ -95,13 +95,7 @@ impl Trainable {
         if self.grad.is_none() && rows <= SLAB_ROWS {
             return self.accumulate(ops, ops.project_dw(dy, x)?);
         }
-        let sum = self.gradient()?;
-        for from in (0..rows).step_by(SLAB_ROWS) {
-            let slab = SLAB_ROWS.min(rows - from);
-            let part = ops.project_dw(&dy.narrow(1, from, slab)?, x)?;
-            ops.add(&sum.narrow(0, from, slab)?, &part)?;
-        }
-        Ok(())
+        ops.add_project_dw(&self.gradient()?, dy, x)
     }
 
     /// The gradient buffer, zeros if there was none.
@@ -116,7 +110,7 @@ impl Trainable {
     }
 }
 
-/// A bf16 tensor that learns, read tile by tile.
+/// A bf16 tensor that learns.
 #[derive(Debug)]
 struct Masters(Tensor);
 
@@ -133,6 +127,10 @@ impl Packed for Masters {
         let all = slices::view_as::<bf16>(&self.0)?;
         slices::widen(out, &all[from..from + out.len()]);
         Ok(())
+    }
+
+    fn as_tensor(&self) -> Option<&Tensor> {
+        Some(&self.0)
     }
 }
 

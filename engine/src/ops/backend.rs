@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
-use fleetune_shared::Activation;
+use fleetune_shared::{Activation, SLAB_ROWS};
 
 use super::{DropoutMask, Rotary, Turn};
 use crate::Result;
@@ -155,6 +155,17 @@ pub trait Backend: Debug + Send + Sync {
     /// `dy` may be a column slice of a wider tensor.
     fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         Ok(dy.t()?.matmul(x)?)
+    }
+
+    /// `sum += dyᵀ · x` in place, as [`Self::project_dw`]; what is held beside the sum is at most [`SLAB_ROWS`] rows.
+    fn add_project_dw(&self, sum: &Tensor, dy: &Tensor, x: &Tensor) -> Result<()> {
+        let rows = sum.dim(0)?;
+        for from in (0..rows).step_by(SLAB_ROWS) {
+            let slab = SLAB_ROWS.min(rows - from);
+            let part = self.project_dw(&dy.narrow(1, from, slab)?, x)?;
+            self.add(&sum.narrow(0, from, slab)?, &part)?;
+        }
+        Ok(())
     }
 
     /// [`Self::project`] of one input by several small weights, all of the input's width.

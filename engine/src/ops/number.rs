@@ -10,6 +10,9 @@ pub(crate) trait Number: WithDType + Default {
     /// The nearest, ties to even.
     fn narrow(x: f32) -> Self;
 
+    /// The nearest bf16, itself where it is one.
+    fn rounded(self) -> bf16;
+
     /// A storage of such numbers, to write into; `None` if it holds others.
     fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
@@ -23,6 +26,11 @@ impl Number for f32 {
     #[inline(always)]
     fn narrow(x: f32) -> Self {
         x
+    }
+
+    #[inline(always)]
+    fn rounded(self) -> bf16 {
+        bf16::narrow(self)
     }
 
     fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
@@ -47,6 +55,11 @@ impl Number for bf16 {
         // Rounding must not turn a NaN into something else.
         let nan = (bits >> 16) | 0x40;
         Self::from_bits(if x.is_nan() { nan } else { rounded } as u16)
+    }
+
+    #[inline(always)]
+    fn rounded(self) -> bf16 {
+        self
     }
 
     fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {

@@ -142,6 +142,7 @@ mod tests {
 
     use super::super::elementwise::update;
     use super::super::moment::{Form, Moment};
+    use super::super::values::Values;
     use super::*;
     use crate::ops::cuda::tests::host;
 
@@ -175,7 +176,7 @@ mod tests {
                 .map(|g| if *g > 0.9 { 0.0 } else { g * g * g })
                 .collect();
             let step = Step { number, learning_rate: 1e-2, weight_decay: 0.01, grad_factor: 0.7 };
-            update(AdamW::new(settings(), &step), &mut values, &grads, &mut moments);
+            update(AdamW::new(settings(), &step), Values::F32(&mut values), &grads, &mut moments);
             on_card(&step, &theirs, &tensor(grads));
         }
         (moments, values, theirs)

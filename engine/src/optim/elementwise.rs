@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::moment::{BLOCK, Moment, Run};
+use super::values::Values;
 use crate::ops::wide::wide;
 
 /// Numbers updated in one go by one thread: whole blocks.
@@ -36,7 +37,7 @@ wide! {
 /// among threads.
 pub(super) fn update<const N: usize>(
     rule: impl Rule<N>,
-    values: &mut [f32],
+    values: Values<'_>,
     grads: &[f32],
     moments: &mut [Moment],
 ) {
@@ -46,17 +47,16 @@ pub(super) fn update<const N: usize>(
     let runs: Vec<[Run<'_>; N]> = (0..values.len().div_ceil(RUN))
         .map(|_| runs.each_mut().map(|run| run.next().expect("moments as long as the values")))
         .collect();
-    let parts = values.par_chunks_mut(RUN).zip(grads.par_chunks(RUN)).zip(runs);
-    parts.for_each(|((values, grads), mut runs)| {
-        let blocks = values.chunks_mut(BLOCK).zip(grads.chunks(BLOCK));
-        for (block, (values, grads)) in blocks.enumerate() {
+    let parts = values.runs(RUN).into_par_iter().zip(grads.par_chunks(RUN)).zip(runs);
+    parts.for_each(|((mut values, grads), mut runs)| {
+        for (block, grads) in grads.chunks(BLOCK).enumerate() {
             let mut numbers = [[0.0; BLOCK]; N];
             for (numbers, run) in numbers.iter_mut().zip(&runs) {
-                run.load(block, &mut numbers[..values.len()]);
+                run.load(block, &mut numbers[..grads.len()]);
             }
-            step(rule, values, grads, &mut numbers);
+            values.change(block, grads.len(), |values| step(rule, values, grads, &mut numbers));
             for (numbers, run) in numbers.iter().zip(&mut runs) {
-                run.store(block, &numbers[..values.len()]);
+                run.store(block, &numbers[..grads.len()]);
             }
         }
     });

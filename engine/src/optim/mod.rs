@@ -5,7 +5,7 @@
 //!       │                          moments ─ piece by piece ─▶ elementwise ─ block by block ─▶ moment ─▶ codes
 //!       │                            in memory or in a file      adamw, lion, sgd                32 or 8 bits
 //!       └───────────────────────▶ adafactor   whole matrices
-//!   A tensor held in bf16 is widened for its step and rounded by chance after it (rounding).
+//!   A tensor held in bf16 is widened block by block and rounded by chance (values, rounding).
 //! ```
 
 mod adafactor;
@@ -27,6 +27,7 @@ mod schedule;
 mod sgd;
 mod state_file;
 mod step;
+mod values;
 
 #[cfg(any(test, feature = "cuda"))]
 pub use cuda::{Adam, Adam8};

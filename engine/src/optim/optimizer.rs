@@ -16,10 +16,11 @@ use super::group::rate_factor;
 use super::lion::Lion;
 use super::moment::Form;
 use super::moments::{Moments, Pages};
-use super::rounding;
+use super::rounding::Rounding;
 use super::sgd::Sgd;
 use super::state_file::StateFile;
 use super::step::Step;
+use super::values::Values;
 use crate::Result;
 use crate::model::Trainable;
 use crate::ops::slices;
@@ -135,19 +136,18 @@ impl Optimizer {
             grad_factor: self.grad_factor,
         };
         let grads = slices::view(&grad)?;
-        if trainable.value.dtype() == DType::BF16 {
-            let mut values = vec![0.0; trainable.value.elem_count()];
-            slices::widen(&mut values, &slices::view_as::<bf16>(&trainable.value)?);
-            apply(&self.settings, &step, memory, &mut values, &grads)?;
-            let (seed, number) = (self.seed, step.number);
-            return slices::edit_as(&trainable.value, |to: &mut [bf16]| {
-                rounding::round(seed, number, &trainable.name, &values, to);
-            });
-        }
         let mut result = Ok(());
-        slices::edit(&trainable.value, |values| {
-            result = apply(&self.settings, &step, memory, values, &grads);
-        })?;
+        if trainable.value.dtype() == DType::BF16 {
+            let rounding = Rounding::new(self.seed, step.number, &trainable.name);
+            slices::edit_as(&trainable.value, |values: &mut [bf16]| {
+                let values = Values::Bf16(values, rounding, 0);
+                result = apply(&self.settings, &step, memory, values, &grads);
+            })?;
+        } else {
+            slices::edit(&trainable.value, |values| {
+                result = apply(&self.settings, &step, memory, Values::F32(values), &grads);
+            })?;
+        }
         result
     }
 
@@ -255,19 +255,19 @@ fn apply(
     settings: &Optim,
     step: &Step,
     memory: &mut Memory,
-    values: &mut [f32],
+    mut values: Values<'_>,
     grads: &[f32],
 ) -> Result<()> {
     let Optim { name, adam, sgd_momentum, .. } = *settings;
     let moments = match memory {
         Memory::Adafactor(adafactor) => {
-            adafactor.update(step, values, grads);
+            values.change_all(|values| adafactor.update(step, values, grads));
             return Ok(());
         }
         Memory::Moments(moments) => moments,
     };
     moments.visit(|range, moments| {
-        let (values, grads) = (&mut values[range.clone()], &grads[range]);
+        let (values, grads) = (values.part(range.clone()), &grads[range]);
         match name {
             OptimName::Lion32bit | OptimName::Lion8bit => {
                 update(Lion::new(adam, step), values, grads, moments);

@@ -33,6 +33,7 @@ pub use gguf::GgufBlocks;
 pub use int8::Int8;
 pub use weight::{PackedMatrix, Weight};
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::ops::slices::narrow;
@@ -65,6 +66,11 @@ pub trait Packed: Debug + Send + Sync {
 
     /// All numbers, where they are kept as bf16.
     fn as_bf16(&self) -> Option<&[half::bf16]> {
+        None
+    }
+
+    /// The bf16 tensor that holds all numbers, where one does.
+    fn as_tensor(&self) -> Option<&Tensor> {
         None
     }
 }

@@ -108,8 +108,8 @@ impl<'a> Training<'a> {
         let learning = if self.head_parameters() == 0 || rows == 0 {
             0
         } else if self.number == BF16 {
-            // Made transposed, and turned.
-            SLAB_ROWS as u64 * (2 * F32 * h + BF16 * rows)
+            // One half of the product turned.
+            SLAB_ROWS as u64 * BF16 * rows
         } else {
             SLAB_ROWS as u64 * F32 * h
         };
@@ -163,11 +163,11 @@ impl<'a> Training<'a> {
         let gradients =
             if self.recipe.optim.in_backward { F32 * largest } else { self.gradients() };
         let bf16 = self.recipe.quantization == Quantization::Bfloat16;
-        let widened = if full && bf16 { F32 * largest } else { 0 };
-        // Sums of columns in f64, for every 64 rows.
-        let sums = match self.recipe.optim.name {
-            OptimName::Adafactor => largest / 64 * 8,
-            _ => 0,
+        // Whole tensors are widened where their rows and columns are looked at; sums of columns in f64, for every 64
+        // rows.
+        let (widened, sums) = match self.recipe.optim.name {
+            OptimName::Adafactor => (if bf16 { F32 * largest } else { 0 }, largest / 64 * 8),
+            _ => (0, 0),
         };
         Estimate {
             gradients: ByteSize(gradients),
@@ -273,7 +273,6 @@ impl<'a> Training<'a> {
         let largest = self.largest();
         let panels = BF16 * largest.max(CHUNK_NUMBERS as u64);
         let room = match how {
-            Quantization::Bfloat16 if self.recipe.method == Method::Full => 2 * panels,
             Quantization::Bfloat16 => panels,
             _ if how.computes_in_bf16() => panels + BF16 * largest,
             _ if held::unpacks(self.model, how) => TILE_NUMBERS as u64 * F32,

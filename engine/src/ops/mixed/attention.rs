@@ -19,7 +19,7 @@ use crate::ops::portable::attention::{Task, gradients, outputs};
 use crate::ops::portable::exp::exp;
 use crate::ops::portable::reduce::max;
 use crate::ops::portable::tanh::{capped, slope};
-use crate::ops::slices::{narrow, view, view_as};
+use crate::ops::slices::{narrow, view, view_as, written};
 use crate::ops::wide::wide;
 
 /// Scores of a tile: as many as stay in the second cache with their gradients.
@@ -93,20 +93,21 @@ wide! {
     fn exponentials(p: &mut [bf16], scores: &[f32], scale: f32) -> (f32, f32) {
         let most = max(scores) * scale;
         let mut sums = [0.0f32; 16];
-        let (whole, rest) = scores.as_chunks::<16>();
-        let (to, to_rest) = p.as_chunks_mut::<16>();
-        for (to, x) in to.iter_mut().zip(whole) {
+        let mut sixteen = |to: &mut [bf16; 16], x: &[f32; 16]| {
             for i in 0..16 {
                 let e = exp(x[i] * scale - most);
                 sums[i] += e;
                 to[i] = bf16::narrow(e);
             }
-        }
-        for (to, x) in to_rest.iter_mut().zip(rest) {
-            let e = exp(x * scale - most);
-            sums[0] += e;
-            *to = bf16::narrow(e);
-        }
+        };
+        let (whole, rest) = scores.as_chunks::<16>();
+        let (to, to_rest) = p.as_chunks_mut::<16>();
+        to.iter_mut().zip(whole).for_each(|(to, x)| sixteen(to, x));
+        // The rest is filled up with what becomes nothing.
+        let (mut last, mut to_last) = ([f32::NEG_INFINITY; 16], [bf16::ZERO; 16]);
+        last[..rest.len()].copy_from_slice(rest);
+        sixteen(&mut to_last, &last);
+        to_rest.copy_from_slice(&to_last[..rest.len()]);
         let sum: f32 = sums.iter().sum();
         (sum, most + sum.ln())
     }
@@ -277,23 +278,22 @@ fn backward_one(task: &Task<'_>, given: &Given<'_>, shape: &AttentionShape<'_>) 
         let depth = rows.next_multiple_of(2);
         for (square_of, left, sum) in [(&scores, dout, &mut dv), (&dp, q, &mut dk)] {
             square.take_rows(square_of, width, tile.keys.len());
-            let left = turned(left, dim, depth);
+            let left = turned(&left, dim, depth);
             let left = Rows { numbers: &left, stride: depth, count: dim };
             let to = (&mut sum[tile.keys.start..], all);
             square.times(left, (0..tile.keys.len(), 0..rows), to, true);
         }
     }
-    let back = |sum: Vec<f32>| -> Vec<bf16> {
-        let turned = pack::transposed(&sum, all);
-        turned.into_iter().map(bf16::narrow).collect()
+    let back = |sum: &[f32]| {
+        let (rounded, ()) = written(sum.len(), |to| narrow(to, sum));
+        turned(&rounded, all, dim)
     };
-    [dq, back(dk), back(dv)]
+    [dq, back(&dk), back(&dv)]
 }
 
-/// `xᵀ` of `[rows, dim]`, each row filled up to `depth` with zeros.
-fn turned(mut x: Vec<bf16>, dim: usize, depth: usize) -> Vec<bf16> {
-    x.resize(depth * dim, bf16::ZERO);
-    pack::transposed(&x, dim)
+/// `xᵀ` of rows of `width`, each row filled up to `depth` with zeros.
+fn turned(x: &[bf16], width: usize, depth: usize) -> Vec<bf16> {
+    written(width * depth, |out| pack::transposed(out, x, (width, 0..width), depth)).0
 }
 
 #[cfg(test)]

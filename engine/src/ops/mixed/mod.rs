@@ -10,11 +10,12 @@ mod outer;
 mod pack;
 mod panels;
 mod product;
+mod turn;
 
 use std::sync::Mutex;
 
 use candle_core::{DType, Tensor};
-use fleetune_shared::Activation;
+use fleetune_shared::{Activation, SLAB_ROWS};
 use half::bf16;
 
 use self::product::{Left, Matrix, Right, Scratch, multiply};
@@ -125,13 +126,19 @@ impl Mixed {
         let m = low.map(|low| view(low.m)).transpose()?;
         let low = c.as_deref().zip(m.as_deref());
         let low = low.map(|(c, m)| (Left { numbers: c, depth: m.len() / columns }, m));
-        let value = match w {
-            Weight::F32(value) => Some(view(value)?),
-            Weight::Packed(_) => None,
-        };
-        let matrix = match (w, &value) {
-            (Weight::Packed(matrix), _) => Matrix::Packed(matrix.numbers()),
-            (Weight::F32(_), value) => Matrix::F32(value.as_deref().unwrap_or_default()),
+        let (exact, rounded);
+        let matrix = match w {
+            Weight::F32(value) => {
+                exact = view(value)?;
+                Matrix::F32(&exact)
+            }
+            Weight::Packed(matrix) => match matrix.numbers().as_tensor() {
+                Some(value) => {
+                    rounded = view_as::<bf16>(value)?;
+                    Matrix::Bf16(&rounded)
+                }
+                None => Matrix::Packed(matrix.numbers()),
+            },
         };
         let right = match way {
             Way::Forward => Right::Columns(matrix),
@@ -158,27 +165,37 @@ impl Mixed {
         let (tokens, columns) = x.dims2()?;
         // An odd token more is one of zeros; the packed factor is filled up alike.
         let depth = tokens.next_multiple_of(2);
-        let mut transposed = Vec::new();
+        let rows = few.iter().map(|few| few.dim(1)).sum::<candle_core::Result<usize>>()?;
+        let mut transposed = Vec::with_capacity(rows * depth);
         for few in few {
             let width = few.dim(1)?;
             let few = narrowed(few)?;
-            let mut even = view_as::<bf16>(&few)?.to_vec();
-            even.resize(depth * width, bf16::ZERO);
-            transposed.append(&mut pack::transposed(&even, width));
+            let few = view_as::<bf16>(&few)?;
+            let turn = |out: &mut [bf16]| pack::transposed(out, &few, (width, 0..width), depth);
+            transposed.append(&mut written(width * depth, turn).0);
         }
         let x = narrowed(x)?;
         let x = view_as::<bf16>(&x)?;
         let left = Left { numbers: &transposed, depth };
-        let rows = transposed.len() / depth.max(1);
         if rows <= outer::MOST_ROWS {
             return Ok(outer::outer(left, &x, columns));
         }
-        let right = Right::Rows(Matrix::Bf16(&x));
-        let mut scratch = self.scratch.lock().expect("no product panics");
-        let multiply =
-            |out: &mut [f32]| multiply(&mut scratch, out, columns, (left, right), None, false);
-        let (out, done) = written(rows * columns, multiply);
+        let (out, done) = written(rows * columns, |out| self.times(out, left, &x, columns, false));
         done.map(|()| out)
+    }
+
+    /// `left · right`, of which rows of `columns` numbers are given.
+    fn times(
+        &self,
+        out: &mut [f32],
+        left: Left<'_>,
+        right: &[bf16],
+        columns: usize,
+        add: bool,
+    ) -> Result<()> {
+        let right = Right::Rows(Matrix::Bf16(right));
+        let mut scratch = self.scratch.lock().expect("no product panics");
+        multiply(&mut scratch, out, columns, (left, right), None, add)
     }
 }
 
@@ -215,14 +232,29 @@ impl Backend for Mixed {
         self.product(Way::Back, dy, w, low, onto)
     }
 
-    /// The narrower of the two is transposed, and with it the result where it has to be.
     fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         let ((_, outs), (_, ins)) = (dy.dims2()?, x.dims2()?);
-        if outs <= ins {
-            return tensor(self.transposed_times(&[dy], x)?, &[outs, ins]);
-        }
-        let turned = self.transposed_times(&[x], dy)?;
-        tensor(pack::transposed(&turned, outs), &[outs, ins])
+        tensor(self.transposed_times(&[dy], x)?, &[outs, ins])
+    }
+
+    /// So many rows of the sum at a time that their half of `dyᵀ` is small.
+    fn add_project_dw(&self, sum: &Tensor, dy: &Tensor, x: &Tensor) -> Result<()> {
+        let ((tokens, outs), (_, ins)) = (dy.dims2()?, x.dims2()?);
+        let depth = tokens.next_multiple_of(2);
+        let (dy, x) = (narrowed(dy)?, narrowed(x)?);
+        let (dy, x) = (view_as::<bf16>(&dy)?, view_as::<bf16>(&x)?);
+        let mut done = Ok(());
+        edit_as(sum, |sum: &mut [f32]| {
+            let slabs = sum.chunks_mut(SLAB_ROWS * ins.max(1)).enumerate();
+            done = slabs.map(|(slab, sum)| (slab * SLAB_ROWS, sum)).try_for_each(|(from, sum)| {
+                let rows = from..(from + SLAB_ROWS).min(outs);
+                let count = rows.len() * depth;
+                let turn = |out: &mut [bf16]| pack::transposed(out, &dy, (outs, rows), depth);
+                let (turned, ()) = written(count, turn);
+                self.times(sum, Left { numbers: &turned, depth }, &x, ins, true)
+            });
+        })?;
+        done
     }
 
     fn project_each(&self, x: &Tensor, ws: &[&Tensor]) -> Result<Vec<Tensor>> {
@@ -454,6 +486,10 @@ mod tests {
             }
             let found = ops.project_dw(&dy, &x).unwrap();
             assert!(apart(&found, &Portable.project_dw(&dy, &x).unwrap()) < 2e-6);
+            let sum = waves(outs, ins, 2.0);
+            let expected = (&sum + Portable.project_dw(&dy, &x).unwrap()).unwrap();
+            ops.add_project_dw(&sum, &dy, &x).unwrap();
+            assert!(apart(&sum, &expected) < 2e-6);
             // Some columns of what the head gives.
             let part = narrowed(&dy).unwrap().narrow(1, 1, outs - 3).unwrap();
             let found = ops.project_dw(&part, &x).unwrap();

@@ -1,12 +1,14 @@
 //! The right factor of a product laid out as the kernel reads it: panels of [`COLUMNS`] columns, in each one after the
 //! other the pairs of all columns, the last panel cut to whole registers.
 
+use std::ops::Range;
+
 use half::bf16;
 use rayon::prelude::*;
 
 use super::kernel::{COLUMNS, LANES};
+use super::turn::{SIDE, turn, unweave, weave};
 use crate::ops::number::Number;
-use crate::ops::slices::written;
 use crate::ops::wide::wide;
 
 /// Columns of `columns` when filled up to whole registers.
@@ -32,29 +34,34 @@ pub(super) fn columns<N: Number>(panels: &mut [bf16], w: &[N], depth: usize) {
     panels.for_each(|(panel, w)| columns_of_panel(panel, w, depth));
 }
 
-wide! {
-    fn columns_of_panel[N: Number](panel: &mut [bf16], w: &[N], depth: usize) {
-        let width = filled(w.len() / depth);
-        let mut rows = [[bf16::ZERO; 32]; LANES];
-        // Sixteen rows at a time, sixteen pairs of each at a time.
-        for (register, w) in w.chunks(LANES * depth).enumerate() {
-            for from in (0..depth).step_by(32) {
-                let here = 32.min(depth - from);
-                for (row, w) in rows.iter_mut().zip(w.chunks_exact(depth)) {
-                    for (to, from) in row.iter_mut().zip(&w[from..from + here]) {
-                        *to = bf16::narrow(from.widen());
-                    }
-                    row[here..].fill(bf16::ZERO);
-                }
-                let given = w.len() / depth;
-                rows[given..].fill([bf16::ZERO; 32]);
-                let panel = &mut panel[2 * (from / 2 * width + register * LANES)..];
-                for (pair, to) in panel.chunks_mut(2 * width).take(here.div_ceil(2)).enumerate() {
-                    for (to, row) in to.chunks_exact_mut(2).zip(&rows) {
-                        to.copy_from_slice(&row[2 * pair..2 * pair + 2]);
-                    }
-                }
+/// Sixteen rows at a time, sixteen pairs of each at a time.
+fn columns_of_panel<N: Number>(panel: &mut [bf16], w: &[N], depth: usize) {
+    let width = filled(w.len() / depth);
+    for (register, w) in w.chunks(LANES * depth).enumerate() {
+        for from in (0..depth).step_by(2 * SIDE) {
+            let here = (2 * SIDE).min(depth - from);
+            let mut square = [[0; SIDE]; SIDE];
+            for (words, w) in square.iter_mut().zip(w.chunks_exact(depth)) {
+                words_of(words, &w[from..from + here]);
             }
+            turn(&mut square);
+            let panel = &mut panel[2 * (from / 2 * width + register * LANES)..];
+            let pairs = panel.chunks_mut(2 * width).take(here.div_ceil(2));
+            pairs.zip(&square).for_each(|(to, words)| unweave(&mut to[..2 * LANES], words));
+        }
+    }
+}
+
+wide! {
+    /// A row's numbers, rounded, as words; those that lack a number get a zero.
+    fn words_of[N: Number](words: &mut [u32; SIDE], row: &[N]) {
+        let (pairs, odd) = row.as_chunks::<2>();
+        let bits = |x: N| u32::from(x.rounded().to_bits());
+        for (word, [low, high]) in words.iter_mut().zip(pairs) {
+            *word = bits(*low) | bits(*high) << 16;
+        }
+        if let [last] = odd {
+            words[pairs.len()] = bits(*last);
         }
     }
 }
@@ -89,11 +96,11 @@ wide! {
             let (to, _) = to.as_chunks_mut();
             if other.is_empty() {
                 for (to, one) in to.iter_mut().zip(one) {
-                    *to = [bf16::narrow(one.widen()), bf16::ZERO];
+                    *to = [one.rounded(), bf16::ZERO];
                 }
             } else {
                 for ((to, one), other) in to.iter_mut().zip(one).zip(&other[from..from + width]) {
-                    *to = [bf16::narrow(one.widen()), bf16::narrow(other.widen())];
+                    *to = [one.rounded(), other.rounded()];
                 }
             }
             to[width..].fill([bf16::ZERO; 2]);
@@ -101,22 +108,87 @@ wide! {
     }
 }
 
-/// `xᵀ`: `[rows, columns]` becomes `[columns, rows]`, in tiles that fit the nearest cache.
-pub(super) fn transposed<N: Number>(x: &[N], columns: usize) -> Vec<N> {
-    const TILE: usize = 32;
-    let rows = x.len() / columns.max(1);
-    let write = |out: &mut [N]| {
-        out.par_chunks_mut(TILE * rows.max(1)).enumerate().for_each(|(band, out)| {
-            let first = band * TILE;
-            for from in (0..rows).step_by(TILE) {
-                let to = (from + TILE).min(rows);
-                for (i, out) in out.chunks_exact_mut(rows).enumerate() {
-                    for (row, out) in (from..to).zip(&mut out[from..to]) {
-                        *out = x[row * columns + first + i];
+/// Columns `columns` of `x`, rows of `stride` numbers, as rows of `depth` in `out`; where `x` has fewer rows, zeros
+/// follow. Squares that fit into registers go one after the other along the rows that are written.
+pub(super) fn transposed(
+    out: &mut [bf16],
+    x: &[bf16],
+    (stride, columns): (usize, Range<usize>),
+    depth: usize,
+) {
+    let rows = x.len() / stride.max(1);
+    out.par_chunks_mut(SIDE * depth.max(1)).enumerate().for_each(|(band, out)| {
+        let first = columns.start + band * SIDE;
+        let width = SIDE.min(columns.end - first);
+        for from in (0..depth).step_by(2 * SIDE) {
+            let here = (2 * SIDE).min(depth - from);
+            let mut square = [[0; SIDE]; SIDE];
+            let row = |t: usize| match t < rows {
+                true => &x[t * stride + first..][..width],
+                false => &ZEROS[..width],
+            };
+            for (pair, words) in square.iter_mut().take(here.div_ceil(2)).enumerate() {
+                weave(words, row(from + 2 * pair), row(from + 2 * pair + 1));
+            }
+            turn(&mut square);
+            for (out, words) in out.chunks_exact_mut(depth).zip(&square) {
+                match <&mut [bf16; 2 * SIDE]>::try_from(&mut out[from..from + here]) {
+                    Ok(out) => unweave(out, words),
+                    Err(_) => {
+                        let mut numbers = [bf16::ZERO; 2 * SIDE];
+                        unweave(&mut numbers, words);
+                        out[from..from + here].copy_from_slice(&numbers[..here]);
                     }
                 }
             }
-        });
-    };
-    written(x.len(), write).0
+        }
+    });
+}
+
+/// A row that is not there.
+const ZEROS: [bf16; SIDE] = [bf16::ZERO; SIDE];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize) -> Vec<bf16> {
+        (0..count).map(|i| bf16::narrow((i * i % 251) as f32)).collect()
+    }
+
+    #[test]
+    fn columns_become_rows() {
+        for (rows, depth, stride, columns) in
+            [(64, 64, 40, 0..32), (33, 34, 20, 3..20), (1, 2, 5, 0..5), (70, 70, 17, 0..17)]
+        {
+            let x = numbers(rows * stride);
+            let mut out = vec![bf16::ONE; columns.len() * depth];
+            transposed(&mut out, &x, (stride, columns.clone()), depth);
+            for (i, out) in out.chunks_exact(depth).enumerate() {
+                for (t, found) in out.iter().enumerate() {
+                    let column = columns.start + i;
+                    let expected = x.get(t * stride + column).copied().unwrap_or(bf16::ZERO);
+                    assert_eq!(*found, expected, "{rows} {depth}: {i} {t}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn panels_are_pairs_of_columns() {
+        for (outs, depth) in [(48, 64), (50, 33), (100, 7), (1, 1), (16, 96)] {
+            let w = numbers(outs * depth);
+            let mut panels = vec![bf16::ONE; room(outs, depth)];
+            columns(&mut panels, &w, depth);
+            for column in 0..filled(outs) {
+                let (begin, width) = panel(outs, depth, column / COLUMNS);
+                for t in 0..depth.next_multiple_of(2) {
+                    let at = begin + (t / 2 * width + column % COLUMNS) * 2 + t % 2;
+                    let there = column < outs && t < depth;
+                    let expected = if there { w[column * depth + t] } else { bf16::ZERO };
+                    assert_eq!(panels[at], expected, "{outs} {depth}: {column} {t}");
+                }
+            }
+        }
+    }
 }

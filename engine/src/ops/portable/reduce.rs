@@ -2,49 +2,76 @@
 
 use crate::ops::number::Number;
 
-/// `Σ a · b` in eight lanes, which a compiler may run at once and which lose less than one long sum.
+/// Lanes of a sum: two of the widest registers, so that one addition need not wait for the one before it. A lane's sum
+/// also loses less than one long sum.
+const LANES: usize = 32;
+
+/// `Σ a · b`, in lanes.
 #[inline(always)]
 pub(crate) fn dot<A: Number, B: Number>(a: &[A], b: &[B]) -> f32 {
-    let whole = a.chunks_exact(8).zip(b.chunks_exact(8));
-    lanes(whole.map(|(a, b)| std::array::from_fn(|i| a[i].widen() * b[i].widen())))
-        + a.iter().zip(b).skip(a.len() / 8 * 8).map(|(a, b)| a.widen() * b.widen()).sum::<f32>()
+    let mut sums = [0.0; LANES];
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            sums[i] += a[i].widen() * b[i].widen();
+        }
+    }
+    for (sum, (a, b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *sum += a.widen() * b.widen();
+    }
+    total(sums)
 }
 
 /// `Σ a · b · c`, as [`dot`].
 #[inline(always)]
 pub(crate) fn dot3<A: Number, B: Number, C: Number>(a: &[A], b: &[B], c: &[C]) -> f32 {
-    let whole = a.chunks_exact(8).zip(b.chunks_exact(8)).zip(c.chunks_exact(8));
-    lanes(
-        whole
-            .map(|((a, b), c)| std::array::from_fn(|i| a[i].widen() * b[i].widen() * c[i].widen())),
-    ) + a
-        .iter()
-        .zip(b)
-        .zip(c)
-        .skip(a.len() / 8 * 8)
-        .map(|((a, b), c)| a.widen() * b.widen() * c.widen())
-        .sum::<f32>()
-}
-
-#[inline(always)]
-fn lanes(terms: impl Iterator<Item = [f32; 8]>) -> f32 {
-    let mut sums = [0.0; 8];
-    for term in terms {
-        sums.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
-    }
-    sums.iter().sum()
-}
-
-/// The largest number, in eight lanes; −∞ for none.
-#[inline(always)]
-pub(crate) fn max(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 8];
-    let whole = row.chunks_exact(8);
-    let rest = whole.remainder();
-    for eight in whole {
-        for (lane, x) in lanes.iter_mut().zip(eight) {
-            *lane = if *x > *lane { *x } else { *lane };
+    let mut sums = [0.0; LANES];
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let (c, c_rest) = c.as_chunks::<LANES>();
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        for i in 0..LANES {
+            sums[i] += a[i].widen() * b[i].widen() * c[i].widen();
         }
     }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+    for (sum, ((a, b), c)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest).zip(c_rest)) {
+        *sum += a.widen() * b.widen() * c.widen();
+    }
+    total(sums)
+}
+
+#[inline(always)]
+fn total(sums: [f32; LANES]) -> f32 {
+    folded(sums, |a, b| a + b)
+}
+
+/// Halves laid on each other until one is left.
+#[inline(always)]
+fn folded(mut lanes: [f32; LANES], both: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = both(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest number, in lanes; −∞ for none.
+#[inline(always)]
+pub(crate) fn max(row: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = row.as_chunks::<LANES>();
+    for row in whole {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], row[i]);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, *x);
+    }
+    folded(lanes, larger)
 }

@@ -157,12 +157,17 @@ impl<'a> Work<'a> {
         let (rows, registers) = (self.rows, filled / LANES);
         assert!((1..=WIDE).contains(&registers) && target.columns <= filled);
         assert!(target.out.len() >= (rows - 1) * target.stride + target.columns);
-        let none = LeftRows { numbers: &[], stride: 0, pairs: 0 };
-        let strips =
-            [0, 1].map(|i| Strip { left: self.lefts[i].unwrap_or(none), panel: panels[i] });
-        let holds = |strip: &Strip<'_>| strip.panel.len() >= 2 * strip.left.pairs * filled;
-        assert!(strips.iter().all(holds));
-        let strips = &strips[..if self.lefts[1].is_some() { 2 } else { 1 }];
+        const NONE: LeftRows<'_> = LeftRows { numbers: &[], stride: 0, pairs: 0 };
+        let [first, second] = self.lefts;
+        // Written out: a closure would be a call, and this is where tiles begin.
+        let strips = [
+            Strip { left: first.unwrap_or(NONE), panel: panels[0] },
+            Strip { left: second.unwrap_or(NONE), panel: panels[1] },
+        ];
+        for strip in &strips {
+            assert!(strip.panel.len() >= 2 * strip.left.pairs * filled);
+        }
+        let strips = &strips[..if second.is_some() { 2 } else { 1 }];
         let sums = &mut self.sums;
         match self.unit {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

@@ -1,0 +1,76 @@
+//! The numbers that a step moves, in f32 or in bf16.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use super::moment::BLOCK;
+use super::rounding::Rounding;
+use crate::ops::slices::widen;
+
+/// Numbers of one tensor that lie beside each other.
+#[derive(Debug)]
+pub(super) enum Values<'a> {
+    F32(&'a mut [f32]),
+    /// Rounded by chance; the numbers' first place in the tensor says how.
+    Bf16(&'a mut [bf16], Rounding, usize),
+}
+
+impl<'a> Values<'a> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::F32(all) => all.len(),
+            Self::Bf16(all, ..) => all.len(),
+        }
+    }
+
+    /// Those in `range`.
+    pub(super) fn part(&mut self, range: Range<usize>) -> Values<'_> {
+        match self {
+            Self::F32(all) => Values::F32(&mut all[range]),
+            Self::Bf16(all, rounding, place) => {
+                let place = *place + range.start;
+                Values::Bf16(&mut all[range], *rounding, place)
+            }
+        }
+    }
+
+    /// Runs of `length`, the last as short as it must be.
+    pub(super) fn runs(self, length: usize) -> Vec<Values<'a>> {
+        match self {
+            Self::F32(all) => all.chunks_mut(length).map(Values::F32).collect(),
+            Self::Bf16(all, rounding, place) => {
+                let runs = all.chunks_mut(length).enumerate();
+                runs.map(|(run, part)| Values::Bf16(part, rounding, place + run * length)).collect()
+            }
+        }
+    }
+
+    /// Has `change` move block `block`, `count` numbers.
+    pub(super) fn change(&mut self, block: usize, count: usize, change: impl FnOnce(&mut [f32])) {
+        let range = block * BLOCK..block * BLOCK + count;
+        match self {
+            Self::F32(all) => change(&mut all[range]),
+            Self::Bf16(all, rounding, place) => {
+                let mut numbers = [0.0; BLOCK];
+                let numbers = &mut numbers[..count];
+                widen(numbers, &all[range.clone()]);
+                change(numbers);
+                rounding.round(*place + range.start, numbers, &mut all[range]);
+            }
+        }
+    }
+
+    /// Has `change` move all of them at once.
+    pub(super) fn change_all(self, change: impl FnOnce(&mut [f32])) {
+        match self {
+            Self::F32(all) => change(all),
+            Self::Bf16(all, rounding, place) => {
+                let mut numbers = vec![0.0; all.len()];
+                widen(&mut numbers, all);
+                change(&mut numbers);
+                rounding.round(place, &numbers, all);
+            }
+        }
+    }
+}
