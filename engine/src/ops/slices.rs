@@ -49,6 +49,23 @@ pub(crate) fn view_as<N: Number>(tensor: &Tensor) -> Result<View<'_, N>> {
     }
 }
 
+/// The numbers of a matrix, f32 on the CPU, that may be a part or the transpose of another: from its first to its last,
+/// and how far it is from one row to the next, and from one column to the next.
+pub(crate) fn view_matrix(tensor: &Tensor) -> Result<(View<'_>, [usize; 2])> {
+    let (guard, layout) = tensor.storage_and_layout();
+    let (rows, columns) = layout.shape().dims2()?;
+    let strides = [layout.stride()[0], layout.stride()[1]];
+    let last = rows.saturating_sub(1) * strides[0] + columns.saturating_sub(1) * strides[1];
+    let reach = if rows == 0 || columns == 0 { 0 } else { last + 1 };
+    let range = layout.start_offset()..layout.start_offset() + reach;
+    match &*guard {
+        Storage::Cpu(CpuStorage::F32(_)) => {
+            Ok((View { guard, range, numbers: PhantomData }, strides))
+        }
+        _ => Err(wrong("f32 on the cpu", layout).into()),
+    }
+}
+
 fn contiguous(layout: &Layout) -> candle_core::Result<Range<usize>> {
     let (from, to) = layout.contiguous_offsets().ok_or_else(|| wrong("contiguous", layout))?;
     Ok(from..to)

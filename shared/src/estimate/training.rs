@@ -105,13 +105,11 @@ impl<'a> Training<'a> {
         // Input, normed, gradients of both.
         let around = h * (3 * F32 + self.number);
         let logits = rows * (v * (F32 + capped + rounded) + around);
-        let learning = if self.head_parameters() == 0 || rows == 0 {
-            0
-        } else if self.number == BF16 {
-            // One half of the product turned.
-            SLAB_ROWS as u64 * BF16 * rows
-        } else {
-            SLAB_ROWS as u64 * F32 * h
+        // One half of the product turned, which f32 does as it multiplies.
+        let learning = match self.head_parameters() {
+            0 => 0,
+            _ if self.number == BF16 => SLAB_ROWS as u64 * BF16 * rows,
+            _ => 0,
         };
         // The end of the residual stream and its gradient.
         let stream = 2 * self.boundary();

@@ -47,7 +47,7 @@ fn columns_of_panel<N: Number>(panel: &mut [bf16], w: &[N], depth: usize) {
             turn(&mut square);
             let panel = &mut panel[2 * (from / 2 * width + register * LANES)..];
             let pairs = panel.chunks_mut(2 * width).take(here.div_ceil(2));
-            pairs.zip(&square).for_each(|(to, words)| unweave(&mut to[..2 * LANES], words));
+            pairs.zip(&square).for_each(|(to, words)| unweave(to, words));
         }
     }
 }
@@ -55,13 +55,16 @@ fn columns_of_panel<N: Number>(panel: &mut [bf16], w: &[N], depth: usize) {
 wide! {
     /// A row's numbers, rounded, as words; those that lack a number get a zero.
     fn words_of[N: Number](words: &mut [u32; SIDE], row: &[N]) {
-        let (pairs, odd) = row.as_chunks::<2>();
         let bits = |x: N| u32::from(x.rounded().to_bits());
-        for (word, [low, high]) in words.iter_mut().zip(pairs) {
-            *word = bits(*low) | bits(*high) << 16;
+        // Of a length that is known: two registers, no loop.
+        if let Ok(row) = <&[N; 2 * SIDE]>::try_from(row) {
+            for (word, [low, high]) in words.iter_mut().zip(row.as_chunks().0) {
+                *word = bits(*low) | bits(*high) << 16;
+            }
+            return;
         }
-        if let [last] = odd {
-            words[pairs.len()] = bits(*last);
+        for (word, two) in words.iter_mut().zip(row.chunks(2)) {
+            *word = bits(two[0]) | two.get(1).map_or(0, |high| bits(*high) << 16);
         }
     }
 }
@@ -123,30 +126,29 @@ pub(super) fn transposed(
         for from in (0..depth).step_by(2 * SIDE) {
             let here = (2 * SIDE).min(depth - from);
             let mut square = [[0; SIDE]; SIDE];
-            let row = |t: usize| match t < rows {
-                true => &x[t * stride + first..][..width],
-                false => &ZEROS[..width],
-            };
             for (pair, words) in square.iter_mut().take(here.div_ceil(2)).enumerate() {
-                weave(words, row(from + 2 * pair), row(from + 2 * pair + 1));
+                let row = |t: usize| (t < rows).then(|| &x[t * stride + first..][..width]);
+                let two = [from + 2 * pair, from + 2 * pair + 1].map(row);
+                match two.map(|row| row.and_then(|row| row.try_into().ok())) {
+                    [Some(upper), Some(lower)] => weave(words, upper, lower),
+                    _ => {
+                        let filled = two.map(|row| {
+                            let mut numbers = [bf16::ZERO; SIDE];
+                            let row = row.unwrap_or_default();
+                            numbers[..row.len()].copy_from_slice(row);
+                            numbers
+                        });
+                        weave(words, &filled[0], &filled[1]);
+                    }
+                }
             }
             turn(&mut square);
             for (out, words) in out.chunks_exact_mut(depth).zip(&square) {
-                match <&mut [bf16; 2 * SIDE]>::try_from(&mut out[from..from + here]) {
-                    Ok(out) => unweave(out, words),
-                    Err(_) => {
-                        let mut numbers = [bf16::ZERO; 2 * SIDE];
-                        unweave(&mut numbers, words);
-                        out[from..from + here].copy_from_slice(&numbers[..here]);
-                    }
-                }
+                unweave(&mut out[from..from + here], words);
             }
         }
     });
 }
-
-/// A row that is not there.
-const ZEROS: [bf16; SIDE] = [bf16::ZERO; SIDE];
 
 #[cfg(test)]
 mod tests {

@@ -81,18 +81,30 @@ fn in_registers(square: &mut Square) {
 
 wide! {
     /// Two rows woven into words: the numbers of each column beside each other.
-    pub(super) fn weave(words: &mut [u32; SIDE], upper: &[bf16], lower: &[bf16]) {
-        for ((word, upper), lower) in words.iter_mut().zip(upper).zip(lower) {
-            *word = u32::from(upper.to_bits()) | u32::from(lower.to_bits()) << 16;
+    pub(super) fn weave(
+        words: &mut [u32; SIDE],
+        upper: &[bf16; SIDE],
+        lower: &[bf16; SIDE],
+    ) {
+        for i in 0..SIDE {
+            words[i] = u32::from(upper[i].to_bits()) | u32::from(lower[i].to_bits()) << 16;
         }
     }
 }
 
 wide! {
-    /// Words as the numbers they are made of.
+    /// Words as the numbers they are made of, as many as there is room for.
     pub(super) fn unweave(numbers: &mut [bf16], words: &[u32; SIDE]) {
-        for (two, word) in numbers.as_chunks_mut::<2>().0.iter_mut().zip(words) {
-            *two = [bf16::from_bits(*word as u16), bf16::from_bits((word >> 16) as u16)];
+        let numbers_of = |word: &u32| [*word, word >> 16].map(|bits| bf16::from_bits(bits as u16));
+        // Of a length that is known: two registers, no loop.
+        if let Some(numbers) = numbers.first_chunk_mut::<{ 2 * SIDE }>() {
+            for (two, word) in numbers.as_chunks_mut().0.iter_mut().zip(words) {
+                *two = numbers_of(word);
+            }
+            return;
+        }
+        for (two, word) in numbers.chunks_mut(2).zip(words) {
+            two.copy_from_slice(&numbers_of(word)[..two.len()]);
         }
     }
 }
@@ -117,8 +129,8 @@ mod tests {
 
     #[test]
     fn what_is_woven_is_the_same_unwoven() {
-        let rows = [0.0, 50.0].map(|from| -> Vec<bf16> {
-            (0..SIDE).map(|i| bf16::from_f32(from + i as f32)).collect()
+        let rows = [0.0, 50.0].map(|from| -> [bf16; SIDE] {
+            std::array::from_fn(|i| bf16::from_f32(from + i as f32))
         });
         let mut words = [0; SIDE];
         weave(&mut words, &rows[0], &rows[1]);

@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::exp::exp;
+use super::product::{Cores, matmul};
 use super::reduce::max;
 use super::rows::plus;
 use super::tanh::{capped, slope};
@@ -156,7 +157,7 @@ fn forward_one(
     let (k, v) = (task.head(k)?, task.head(v)?);
     for (from, to, keys) in task.tiles() {
         let q = task.tile(q, shape.heads, from, to, shape.scale as f32)?;
-        let scores = q.matmul(&k.narrow(0, keys.start, keys.len())?.t()?)?;
+        let scores = matmul(&q, &k.narrow(0, keys.start, keys.len())?.t()?, Cores::One)?;
         edit(&scores, |scores| {
             for (r, row) in scores.chunks_exact_mut(keys.len()).enumerate() {
                 let (seen, _) = task.split(r, from, keys.start, row);
@@ -167,7 +168,7 @@ fn forward_one(
             }
         })?;
         let value = v.narrow(0, keys.start, keys.len())?;
-        out.extend_from_slice(&view(&scores.matmul(&value)?)?);
+        out.extend_from_slice(&view(&matmul(&scores, &value, Cores::One)?)?);
     }
     Ok((out, lse))
 }
@@ -289,7 +290,7 @@ fn backward_one(
         let (key, value) = (key?, value?);
         let width = keys.len();
 
-        let probabilities = q.matmul(&key.t()?)?;
+        let probabilities = matmul(&q, &key.t()?, Cores::One)?;
         let mut slopes = cap.map(|_| vec![0.0; (to - from) * task.group * width]);
         edit(&probabilities, |scores| {
             for (r, row) in scores.chunks_exact_mut(width).enumerate() {
@@ -307,9 +308,9 @@ fn backward_one(
             }
         })?;
         let reach = keys.start * task.head_dim..keys.end * task.head_dim;
-        add(&mut dv[reach.clone()], &probabilities.t()?.matmul(&dout)?)?;
+        add(&mut dv[reach.clone()], &matmul(&probabilities.t()?, &dout, Cores::One)?)?;
 
-        let dscores = dout.matmul(&value.t()?)?;
+        let dscores = matmul(&dout, &value.t()?, Cores::One)?;
         {
             let (dout, out, p) = (view(&dout)?, view(&out)?, view(&probabilities)?);
             edit(&dscores, |dscores| {
@@ -322,9 +323,9 @@ fn backward_one(
                 }
             })?;
         }
-        dq.extend(view(&dscores.matmul(&key)?)?.iter().map(|x| x * scale));
+        dq.extend(view(&matmul(&dscores, &key, Cores::One)?)?.iter().map(|x| x * scale));
         // q already carries the scale.
-        add(&mut dk[reach], &dscores.t()?.matmul(&q)?)?;
+        add(&mut dk[reach], &matmul(&dscores.t()?, &q, Cores::One)?)?;
     }
     Ok([dq, dk, dv])
 }

@@ -17,6 +17,7 @@ pub(super) mod tanh;
 use candle_core::{DType, Device, Tensor};
 use fleetune_shared::Activation;
 
+use self::product::Cores;
 use super::slices::copied;
 use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Rotary, Turn};
 use crate::Result;
@@ -48,7 +49,7 @@ impl Backend for Portable {
     ) -> Result<Tensor> {
         let y = match w {
             Weight::F32(w) if x.dim(0)? < FEW => rows::project_few(x, w)?,
-            Weight::F32(w) => x.matmul(&w.t()?)?,
+            Weight::F32(w) => product::matmul(x, &w.t()?, Cores::All)?,
             Weight::Packed(w) => {
                 let y = zeros(x, w.dims2().0)?;
                 w.tiles(|from, tile| product::project_into(&y, from, x, tile))?;
@@ -69,7 +70,7 @@ impl Backend for Portable {
         onto: Onto,
     ) -> Result<Tensor> {
         let dx = match w {
-            Weight::F32(w) => dy.matmul(w)?,
+            Weight::F32(w) => product::matmul(dy, w, Cores::All)?,
             Weight::Packed(w) => {
                 let dx = zeros(dy, w.dims2().1)?;
                 w.tiles(|from, tile| product::add_project_dx(&dx, dy, from, tile))?;
@@ -80,6 +81,14 @@ impl Backend for Portable {
             rows::add_low_rank::<f32>(&dx, c, m)?;
         }
         self.deliver(dx, onto)
+    }
+
+    fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+        product::matmul(&dy.t()?, x, Cores::All)
+    }
+
+    fn add_project_dw(&self, sum: &Tensor, dy: &Tensor, x: &Tensor) -> Result<()> {
+        product::add_matmul(sum, &dy.t()?, x)
     }
 
     fn add_low_rank(&self, y: &Tensor, c: &Tensor, m: &Tensor) -> Result<()> {

@@ -1,13 +1,16 @@
-//! Products that write into a part of their result, or add to it: what candle's `matmul` cannot do.
+//! Products by the crate that candle's `matmul` uses, which may also write into a part of their result or add to it.
 //!
-//! They let a weight be multiplied piece by piece, each piece made just before and forgotten after.
+//! So a weight is multiplied piece by piece, each piece made just before and forgotten after. And candle asks the system
+//! for the number of its cores at every product, which costs more than a small one.
+
+use std::sync::OnceLock;
 
 use candle_core::Tensor;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::{FEW, parallel, rows::dots};
-use crate::ops::slices::{edit, view};
+use crate::ops::slices::{edit, tensor, view, view_matrix, written};
 use crate::{EngineError, Result};
 
 /// Numbers of a matrix: from one row to the next, and from one column to the next.
@@ -29,6 +32,55 @@ impl Strides {
         }
         (rows - 1) * self.row + (columns - 1) * self.column + 1
     }
+}
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cores {
+    All,
+    /// Where others are busy with products beside it.
+    One,
+}
+
+/// `lhs · rhs`, matrices that may be parts or transposes of others.
+pub(super) fn matmul(lhs: &Tensor, rhs: &Tensor, cores: Cores) -> Result<Tensor> {
+    let ((m, k), (inner, n)) = (lhs.dims2()?, rhs.dims2()?);
+    if k != inner {
+        let shapes = (lhs.dims(), rhs.dims());
+        return Err(EngineError::input(format!("a product of {shapes:?}")));
+    }
+    let ((lhs, lhs_strides), (rhs, rhs_strides)) = (view_matrix(lhs)?, view_matrix(rhs)?);
+    let strides = |[row, column]: [usize; 2]| Strides { row, column };
+    let of = |out: &mut [f32]| {
+        product(
+            (m, n, k),
+            (out, Strides::rows_of(n)),
+            (&lhs, strides(lhs_strides)),
+            (&rhs, strides(rhs_strides)),
+            false,
+            cores,
+        );
+    };
+    let (out, ()) = written(m * n, of);
+    tensor(out, &[m, n])
+}
+
+/// `sum += lhs · rhs`, as [`matmul`]; `sum` is contiguous.
+pub(super) fn add_matmul(sum: &Tensor, lhs: &Tensor, rhs: &Tensor) -> Result<()> {
+    let ((m, k), (inner, n)) = (lhs.dims2()?, rhs.dims2()?);
+    fits(sum, &[m, n], k == inner)?;
+    let ((lhs, lhs_strides), (rhs, rhs_strides)) = (view_matrix(lhs)?, view_matrix(rhs)?);
+    let strides = |[row, column]: [usize; 2]| Strides { row, column };
+    edit(sum, |sum| {
+        product(
+            (m, n, k),
+            (sum, Strides::rows_of(n)),
+            (&lhs, strides(lhs_strides)),
+            (&rhs, strides(rhs_strides)),
+            true,
+            Cores::All,
+        );
+    })
 }
 
 /// `y[:, from..from + rows of w] = x · wᵀ`, as [`super::rows::project_few`] for a handful of tokens.
@@ -54,6 +106,7 @@ pub(super) fn project_into(y: &Tensor, from: usize, x: &Tensor, w: &Tensor) -> R
             (x, Strides::rows_of(inner)),
             (w, transposed),
             false,
+            Cores::All,
         );
     })
 }
@@ -72,6 +125,7 @@ pub(super) fn add_project_dx(dx: &Tensor, dy: &Tensor, from: usize, w: &Tensor) 
             (&dy[from..], Strides::rows_of(width)),
             (w, Strides::rows_of(inner)),
             true,
+            Cores::All,
         );
     })
 }
@@ -84,6 +138,12 @@ fn fits(tensor: &Tensor, shape: &[usize], columns: bool) -> Result<()> {
     Err(EngineError::input(format!("a tensor of {found:?} in a product that wants {shape:?}")))
 }
 
+/// How many threads candle would use.
+fn threads() -> usize {
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(candle_core::utils::get_num_threads)
+}
+
 /// `out = lhs · rhs`, or `out += lhs · rhs`; `[m, k]` and `[k, n]`. Threads and order of sums are candle's.
 fn product(
     (m, n, k): (usize, usize, usize),
@@ -91,12 +151,19 @@ fn product(
     (lhs, lhs_strides): (&[f32], Strides),
     (rhs, rhs_strides): (&[f32], Strides),
     add: bool,
+    cores: Cores,
 ) {
+    if k == 0 && !add {
+        // Nothing would be written.
+        out.fill(0.0);
+    }
     assert!(out.len() >= out_strides.reach(m, n));
     assert!(lhs.len() >= lhs_strides.reach(m, k));
     assert!(rhs.len() >= rhs_strides.reach(k, n));
-    let threads = candle_core::utils::get_num_threads();
-    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+    let parallelism = match threads() {
+        2.. if cores == Cores::All => Parallelism::Rayon(threads()),
+        _ => Parallelism::None,
+    };
     #[expect(unsafe_code, reason = "gemm takes raw pointers")]
     // SAFETY: just asserted to lie in their slices; `out` is borrowed alone, and rows of it do not overlap because
     // both callers' rows are as wide as their stride or narrower.

@@ -23,6 +23,8 @@ pub(super) fn sums(rows: usize, registers: usize, strips: &[Strip<'_>], sums: &m
         // SAFETY: the caller asked the machine and measured the slices.
         from += unsafe {
             match (rows - from, registers) {
+                // One register alone would wait for its own sums.
+                (16.., 1) => block::<16, 1>(from, strips, sums),
                 (8.., 3) => block::<8, 3>(from, strips, sums),
                 (8.., 2) => block::<8, 2>(from, strips, sums),
                 (8.., _) => block::<8, 1>(from, strips, sums),
