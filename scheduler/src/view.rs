@@ -35,7 +35,7 @@ pub fn fleet(state: &State, liveness: &Liveness) -> FleetView {
     };
     FleetView {
         agents: state.agents().map(|a| agent(state, liveness, a, accuracy(a))).collect(),
-        jobs: state.jobs().map(|j| job_in(&picture, j)).collect(),
+        jobs: state.jobs().map(|j| listed(&picture, j)).collect(),
     }
 }
 
@@ -97,6 +97,11 @@ pub fn job(state: &State, liveness: &Liveness, job: &Job) -> JobView {
     job_in(&Picture::of(state, liveness), job)
 }
 
+/// One of many, with when it is expected to start.
+fn listed(picture: &Picture<'_>, job: &Job) -> JobView {
+    JobView { expected_start_ms: picture.expected_start_ms(job), ..job_in(picture, job) }
+}
+
 fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
     let (artifact, summary, lineage) = match &job.phase {
         Phase::Succeeded { artifact, summary, lineage, .. } => {
@@ -144,6 +149,7 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
         }),
         attempts: job.attempts.clone(),
         rung: job.rung.view(),
+        expected_start_ms: None,
         waiting: (job.phase == Phase::Queued).then(|| picture.in_short(job)),
         recipe_json: match &job.spec.work {
             Work::Train { recipe } => recipe.canonical_json(),

@@ -148,6 +148,7 @@ fn job() -> JobView {
         }],
         rung: Some(rung()),
         waiting: Some("behind job 3".into()),
+        expected_start_ms: Some(9),
         recipe_json: "{}".into(),
         inputs: spec().inputs,
         model: spec().model,
@@ -248,6 +249,7 @@ fn views_survive_the_wire() {
         }],
         hint: Some("lower max_length".into()),
         expected_start_ms: Some(8),
+        start_note: Some("sooner if job 3 ends".into()),
         rung: Some(rung()),
     };
     assert_eq!(travelled::<v1::Explanation, _>(explanation.clone()), explanation);

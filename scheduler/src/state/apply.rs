@@ -6,7 +6,7 @@ use fleetune_shared::{
 };
 
 use super::record::{Measured, end_of};
-use super::usage::mib;
+use super::usage::had;
 use super::{
     Agent, Answered, Applied, Basis, Command, Effect, Failure, Held, Job, Lease, Load, Pace, Phase,
     Refusal, Reply, Report, Shape, State, StopReason, Submitted, anti_affinity,
@@ -255,7 +255,7 @@ impl State {
             agent: name.clone(),
             vram_bytes,
             since_ms,
-            ends_ms: agent.ms_at_most(job.spec.work_max()).map(|ms| since_ms.saturating_add(ms)),
+            ends_ms: self.ms_expected(job, agent).map(|ms| since_ms.saturating_add(ms)),
             yielding_to: None,
             basis,
         };
@@ -314,8 +314,7 @@ impl State {
                 }
             }
             (None, Some(lease)) => {
-                let seconds = self.clock_ms.saturating_sub(lease.since_ms) / 1000;
-                let had = mib(lease.vram_bytes.0).saturating_mul(seconds);
+                let had = had(lease.vram_bytes.0, lease.since_ms, self.clock_ms);
                 let usage = self.usages.entry(job.spec.user.clone()).or_default();
                 *usage = usage.plus(had, self.clock_ms);
             }
@@ -350,6 +349,11 @@ impl State {
         {
             self.corrections.learn(key, sample);
         }
+        if let Report::Finished { .. } = &report
+            && let Some((key, speed)) = job.speed(now_ms)
+        {
+            self.speeds.learn(key, speed);
+        }
         let mut effects = vec![Effect::JobChanged(id)];
         match &report {
             Report::Started { .. } => {}
@@ -372,7 +376,24 @@ impl State {
             effects.push(Effect::BlobsReleased(id));
         }
         self.change(id, |job| job.hear(agent, report, next, now_ms));
+        self.foresee_end(id, now_ms);
         done(effects)
+    }
+
+    /// A trainer that has started says how many steps there are: where nothing told before when its job ends, that may.
+    fn foresee_end(&mut self, id: JobId, now_ms: u64) {
+        let foreseen = self.jobs.get(&id).and_then(|job| {
+            let Phase::Running(Lease { agent, ends_ms: None, .. }) = &job.phase else {
+                return None;
+            };
+            self.ms_expected(job, self.agents.get(agent)?)
+        });
+        let Some(ms) = foreseen else { return };
+        self.change(id, |job| {
+            if let Phase::Running(lease) = &mut job.phase {
+                lease.ends_ms = Some(now_ms.saturating_add(ms));
+            }
+        });
     }
 
     /// What comes next for a job, if the report says that it ran out of memory.

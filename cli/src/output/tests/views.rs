@@ -90,6 +90,7 @@ fn job(id: u64, phase: JobPhase) -> JobView {
         attempts: Vec::new(),
         rung: None,
         waiting: None,
+        expected_start_ms: None,
         recipe_json: r#"{"name":"tone","r":8}"#.into(),
         inputs: Vec::new(),
         model: ModelSpec::from_hf_config(config).unwrap(),
@@ -163,6 +164,7 @@ pub(crate) fn jobs() -> Vec<JobView> {
         started_ms: None,
         steps_total: None,
         waiting: Some("needs 9.48 GiB; bench-3 has 1.10 GiB open".into()),
+        expected_start_ms: Some(NOW + 12_000_000),
         ..job(1, JobPhase::Queued)
     };
     let running = JobView {
@@ -300,6 +302,7 @@ pub(crate) fn explanation() -> Explanation {
         ],
         hint: Some("set per_device_train_batch_size: 2 to fit bench-3".into()),
         expected_start_ms: Some(NOW + 3_600_000),
+        start_note: Some("nobody can tell yet when 1 job will end: sooner if it ends first".into()),
         rung: Some(rung()),
     }
 }
