@@ -10,7 +10,7 @@ use fleetune_shared::{
 };
 
 use crate::Liveness;
-use crate::learning::{Key, Traits, UpTo};
+use crate::learning::{Traits, UpTo};
 use crate::placement::{Forecast, Start};
 use crate::state::{
     Agent, Command, Job, Lease, Phase, Reply, Shape, State, Submitted, anti_affinity, level,
@@ -328,9 +328,9 @@ impl<'a> Picture<'a> {
         let (family, traits) = (CardFamily::of(&roomiest.card), Traits::of(spec));
         let needed = |changed: &Recipe| {
             let length = UpTo::of(changed.data.max_length as u64);
-            let key = Key { family, traits: Traits { length, ..traits } };
+            let traits = Traits { length, ..traits };
             let estimate = Estimate::of_training(&spec.model, changed, family.device).total();
-            self.state.corrections().of(&key).times(estimate)
+            self.state.corrections().of(family, traits).times(estimate)
         };
         let changes = [(false, false), (true, false), (true, true)];
         let candidate = changes.into_iter().find_map(|(checkpointing, shorter)| {

@@ -54,13 +54,14 @@ pub fn history(state: &State) -> HistoryView {
 }
 
 fn correction(kind: Kind) -> CorrectionView {
-    let Kind { family, traits, samples, median, most, correction } = kind;
+    let Kind { family, traits, source, samples, median, most, correction } = kind;
     CorrectionView {
         family,
         method: traits.method.word().into(),
         dtype: traits.dtype.word().into(),
         attention: traits.attention.word().into(),
         tokens_max: traits.length.most(),
+        peak_source: source,
         samples: samples as u64,
         ratio_median: median,
         ratio_most: most,

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Accuracy, AgentName, Artifact, Attempt, AttemptRecord, BatchChange, ByteSize, Card, CardFamily,
-    Estimate, FailureKind, Input, JobId, Lineage, ModelSpec, Offer, Ratio, StepMetrics, Telemetry,
-    TrainSummary,
+    Estimate, FailureKind, Input, JobId, Lineage, ModelSpec, Offer, PeakSource, Ratio, StepMetrics,
+    Telemetry, TrainSummary,
 };
 
 /// Where a job stands, for people and scripts.
@@ -204,6 +204,9 @@ pub struct CorrectionView {
     pub attention: String,
     /// Longest row in tokens, a power of two.
     pub tokens_max: u64,
+    /// Who measured.
+    #[serde(default)]
+    pub peak_source: PeakSource,
     /// Attempts it was learned from.
     pub samples: u64,
     /// The median of measured over estimated.

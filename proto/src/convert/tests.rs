@@ -11,8 +11,8 @@ use fleetune_shared::{
     Accuracy, Artifact, ArtifactFile, ArtifactKind, AsRun, Attempt, AttemptEnd, AttemptRecord,
     Availability, BatchChange, BestEvaluation, BlobHash, ByteSize, Card, CardFamily, Device,
     Estimate, FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec,
-    ModelSpec, Offer, OwnerSign, Ratio, Recipe, StepMetrics, Telemetry, Throttle, TrainSummary,
-    Work,
+    ModelSpec, Offer, OwnerSign, PeakSource, Ratio, Recipe, StepMetrics, Telemetry, Throttle,
+    TrainSummary, Work,
 };
 use prost::Message;
 
@@ -145,6 +145,7 @@ fn job() -> JobView {
             vram_bytes_promised: ByteSize(7),
             vram_bytes_as_run: Some(ByteSize(8)),
             vram_bytes_peak: None,
+            peak_source: PeakSource::Driver,
         }],
         rung: Some(rung()),
         waiting: Some("behind job 3".into()),
@@ -221,6 +222,7 @@ fn views_survive_the_wire() {
             dtype: "bfloat16".into(),
             attention: "full".into(),
             tokens_max: 512,
+            peak_source: PeakSource::Driver,
             samples: 9,
             ratio_median: Ratio(1),
             ratio_most: Ratio(2),

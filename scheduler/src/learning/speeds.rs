@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use fleetune_shared::CardFamily;
 use serde::{Deserialize, Serialize};
 
-use super::Key;
+use super::Traits;
 
 /// Kinds that are remembered; the one that learned nothing for longest makes room.
-const KEYS_MAX: usize = 512;
+const KINDS_MAX: usize = 512;
 /// A new speed moves the one that is remembered by one part of so many.
 const INERTIA: u64 = 4;
 
@@ -41,10 +42,13 @@ impl Speed {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Vec<Entry>", into = "Vec<Entry>")]
 pub struct Speeds {
-    learned: BTreeMap<Key, Learned>,
+    learned: BTreeMap<Kind, Learned>,
     /// Counts what was learned, to tell which kind is oldest.
     clock: u64,
 }
+
+/// Jobs of these traits on cards of this family.
+type Kind = (CardFamily, Traits);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Learned {
@@ -56,8 +60,9 @@ struct Learned {
 /// As it is stored: JSON has no maps with such keys.
 #[derive(Serialize, Deserialize)]
 struct Entry {
+    family: CardFamily,
     #[serde(flatten)]
-    key: Key,
+    traits: Traits,
     speed: Speed,
     at: u64,
 }
@@ -65,15 +70,16 @@ struct Entry {
 impl From<Vec<Entry>> for Speeds {
     fn from(entries: Vec<Entry>) -> Self {
         let clock = entries.iter().map(|entry| entry.at).max().unwrap_or(0);
-        let learned =
-            entries.into_iter().map(|Entry { key, speed, at }| (key, Learned { speed, at }));
+        let learned = entries
+            .into_iter()
+            .map(|Entry { family, traits, speed, at }| ((family, traits), Learned { speed, at }));
         Self { learned: learned.collect(), clock }
     }
 }
 
 impl From<Speeds> for Vec<Entry> {
     fn from(speeds: Speeds) -> Self {
-        let entry = |(key, Learned { speed, at })| Entry { key, speed, at };
+        let entry = |((family, traits), Learned { speed, at })| Entry { family, traits, speed, at };
         speeds.learned.into_iter().map(entry).collect()
     }
 }
@@ -81,21 +87,22 @@ impl From<Speeds> for Vec<Entry> {
 impl Speeds {
     /// How fast jobs of a kind go; nothing before the first of them has ended.
     #[must_use]
-    pub fn of(&self, key: &Key) -> Option<Speed> {
-        self.learned.get(key).map(|learned| learned.speed)
+    pub fn of(&self, family: CardFamily, traits: Traits) -> Option<Speed> {
+        self.learned.get(&(family, traits)).map(|learned| learned.speed)
     }
 
     /// A job has ended well.
-    pub fn learn(&mut self, key: Key, speed: Speed) {
-        if !self.learned.contains_key(&key) && self.learned.len() == KEYS_MAX {
+    pub fn learn(&mut self, family: CardFamily, traits: Traits, speed: Speed) {
+        let kind = (family, traits);
+        if !self.learned.contains_key(&kind) && self.learned.len() == KINDS_MAX {
             let oldest = self.learned.iter().min_by_key(|(_, learned)| learned.at);
-            if let Some(oldest) = oldest.map(|(key, _)| *key) {
+            if let Some(oldest) = oldest.map(|(kind, _)| *kind) {
                 self.learned.remove(&oldest);
             }
         }
         self.clock += 1;
         let at = self.clock;
-        let learned = self.learned.entry(key).or_insert(Learned { speed, at });
+        let learned = self.learned.entry(kind).or_insert(Learned { speed, at });
         let kept = learned.speed.0 - learned.speed.0 / INERTIA;
         learned.speed = Speed(kept.saturating_add(speed.0 / INERTIA).max(1));
         learned.at = at;
@@ -105,18 +112,16 @@ impl Speeds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::learning::{AttentionKind, DtypeKind, MethodKind, Traits, UpTo};
-    use fleetune_shared::CardFamily;
+    use crate::learning::{AttentionKind, DtypeKind, MethodKind, UpTo};
 
-    fn key(tokens: u64) -> Key {
-        let traits = Traits {
+    fn traits(tokens: u64) -> Traits {
+        Traits {
             method: MethodKind::Lora,
             dtype: DtypeKind::Bfloat16,
             attention: AttentionKind::Full,
             length: UpTo::of(tokens),
             parameters: UpTo::of(1 << 27),
-        };
-        Key { family: CardFamily::default(), traits }
+        }
     }
 
     #[test]
@@ -131,31 +136,29 @@ mod tests {
 
     #[test]
     fn the_first_counts_whole_and_later_ones_a_quarter() {
-        let mut speeds = Speeds::default();
-        assert_eq!(speeds.of(&key(512)), None);
-        speeds.learn(key(512), Speed(800));
-        assert_eq!(speeds.of(&key(512)), Some(Speed(800)));
-        speeds.learn(key(512), Speed(1_600));
-        assert_eq!(speeds.of(&key(512)), Some(Speed(1_000)));
-        assert_eq!(speeds.of(&key(2_048)), None, "another kind");
+        let (mut speeds, family) = (Speeds::default(), CardFamily::default());
+        assert_eq!(speeds.of(family, traits(512)), None);
+        speeds.learn(family, traits(512), Speed(800));
+        assert_eq!(speeds.of(family, traits(512)), Some(Speed(800)));
+        speeds.learn(family, traits(512), Speed(1_600));
+        assert_eq!(speeds.of(family, traits(512)), Some(Speed(1_000)));
+        assert_eq!(speeds.of(family, traits(2_048)), None, "another kind");
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_reads_as_it_was_written() {
         let mut speeds = Speeds::default();
-        for number in 0..=KEYS_MAX as u64 {
-            let mut key = key(512);
-            key.traits.parameters = UpTo::of(1);
+        for number in 0..=KINDS_MAX as u64 {
             let name = format!("card {number}");
-            key.family = CardFamily::of(&fleetune_shared::Card {
+            let family = CardFamily::of(&fleetune_shared::Card {
                 name,
                 vram_bytes_total: fleetune_shared::ByteSize(1),
                 compute_capability: None,
                 device: fleetune_shared::Device::Cpu,
             });
-            speeds.learn(key, Speed(number + 1));
+            speeds.learn(family, traits(512), Speed(number + 1));
         }
-        assert_eq!(speeds.learned.len(), KEYS_MAX);
+        assert_eq!(speeds.learned.len(), KINDS_MAX);
         assert!(speeds.learned.values().all(|learned| learned.speed > Speed(1)), "the oldest went");
         let text = serde_json::to_string(&speeds).unwrap();
         assert_eq!(serde_json::from_str::<Speeds>(&text).unwrap(), speeds);

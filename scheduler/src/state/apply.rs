@@ -350,9 +350,9 @@ impl State {
             self.corrections.learn(key, sample);
         }
         if let Report::Finished { .. } = &report
-            && let Some((key, speed)) = job.speed(now_ms)
+            && let Some((family, traits, speed)) = job.speed(now_ms)
         {
-            self.speeds.learn(key, speed);
+            self.speeds.learn(family, traits, speed);
         }
         let mut effects = vec![Effect::JobChanged(id)];
         match &report {
@@ -404,7 +404,7 @@ impl State {
             device: lease.basis.family.device,
             promised: lease.vram_bytes,
             estimated: job.sized_at(lease),
-            peak: *peak,
+            peak: peak.map(|peak| peak.bytes),
         };
         Some(ladder::next(&job.spec, &job.rung, tried, self.largest_card(&job.spec)))
     }

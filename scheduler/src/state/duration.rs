@@ -1,7 +1,9 @@
 //! How long jobs take, by what was measured: their own pace, then that of their kind on such cards, then the card's.
 
+use fleetune_shared::CardFamily;
+
 use super::{Agent, Basis, Job, State};
-use crate::learning::{Key, Speed, Traits};
+use crate::learning::{Speed, Traits};
 
 impl State {
     /// How long a job would take on an agent's card, from its last checkpoint on. `None` where nothing tells its length
@@ -10,8 +12,7 @@ impl State {
     #[must_use]
     pub fn ms_expected(&self, job: &Job, agent: &Agent) -> Option<u64> {
         let work = job.work_left()?;
-        let key = Key { family: agent.family, traits: Traits::of(&job.spec) };
-        match self.speeds.of(&key) {
+        match self.speeds.of(agent.family, Traits::of(&job.spec)) {
             Some(speed) => Some(speed.ms(work)),
             None => agent.ms_at_most(Some(work)),
         }
@@ -27,12 +28,12 @@ impl Job {
     }
 
     /// How fast the live attempt went, if it ends now.
-    pub(super) fn speed(&self, now_ms: u64) -> Option<(Key, Speed)> {
+    pub(super) fn speed(&self, now_ms: u64) -> Option<(CardFamily, Traits, Speed)> {
         // A promise from before this was written down says nothing of its card.
         let lease = self.lease().filter(|lease| lease.basis != Basis::default())?;
         let steps = self.steps_total?.checked_sub(self.pace?.began.0)?;
         let work = self.spec.work_of(steps)?;
         let speed = Speed::of(work, now_ms.saturating_sub(lease.since_ms))?;
-        Some((Key { family: lease.basis.family, traits: Traits::of(&self.spec) }, speed))
+        Some((lease.basis.family, Traits::of(&self.spec), speed))
     }
 }

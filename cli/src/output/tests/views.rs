@@ -10,8 +10,8 @@ use fleetune_shared::view::{
 use fleetune_shared::{
     Accuracy, Artifact, ArtifactFile, ArtifactKind, Attempt, AttemptEnd, AttemptRecord,
     Availability, BatchChange, BlobHash, ByteSize, Card, CardFamily, Device, Estimate, FailureKind,
-    FileName, JobId, Lineage, ModelSpec, Offer, OwnerSign, Ratio, StepMetrics, Telemetry, Throttle,
-    TrainSummary,
+    FileName, JobId, Lineage, ModelSpec, Offer, OwnerSign, PeakSource, Ratio, StepMetrics,
+    Telemetry, Throttle, TrainSummary,
 };
 
 /// The moment the snapshots show, 2026-03-01T10:30:00Z.
@@ -110,6 +110,7 @@ fn record(attempt: u32, end: AttemptEnd, peak_gib: u64) -> AttemptRecord {
         vram_bytes_promised: Ratio(10_200).times(estimate().total()),
         vram_bytes_as_run: Some(estimate().total()),
         vram_bytes_peak: Some(ByteSize(peak_gib << 30)),
+        peak_source: PeakSource::Driver,
     }
 }
 
@@ -141,6 +142,7 @@ pub(crate) fn history() -> HistoryView {
         dtype: "bfloat16".into(),
         attention: "full".into(),
         tokens_max: 1024,
+        peak_source: PeakSource::Trainer,
         samples: 24,
         ratio_median: Ratio(ratio_median),
         ratio_most: Ratio(ratio_most),
@@ -196,6 +198,7 @@ pub(crate) fn jobs() -> Vec<JobView> {
             seconds_waited_for_data: 0.0,
             estimate: Some(estimate()),
             memory_bytes_peak: ByteSize(8 << 30),
+            peak_source: PeakSource::Driver,
             as_run: None,
             eval_loss_last: None,
             best: None,
