@@ -155,7 +155,8 @@ impl<'a> Picture<'a> {
             Phase::Cancelled => "cancelled by a user".into(),
         };
         let queued = job.phase == Phase::Queued;
-        let hint = if queued { self.hint(spec, &cards).or_else(|| sooner(&cards)) } else { None };
+        let hint =
+            if queued { self.hint(spec, &cards).or_else(|| self.sooner(&cards)) } else { None };
         let (expected_start_ms, start_note) = self.expected(job);
         Explanation {
             summary,
@@ -359,6 +360,52 @@ impl<'a> Picture<'a> {
         })
     }
 
+    /// What would let a job start sooner that fits a card of the fleet, if somebody did it.
+    fn sooner(&self, cards: &[CardVerdict]) -> Option<String> {
+        let enough = |c: &&CardVerdict| c.vram_bytes_needed <= c.vram_bytes_open;
+        let some = |verdict| cards.iter().filter(move |c| c.verdict == verdict).find(enough);
+        if some(Verdict::Fits).is_some() {
+            return None;
+        }
+        if let Some(card) = some(Verdict::Full).filter(|card| card.lacks.is_none()) {
+            return Some(format!(
+                "`{}` has {} open: with --max-jobs-per-card {} it would start there now",
+                card.agent,
+                card.vram_bytes_open,
+                card.jobs + 1
+            ));
+        }
+        let foreign = |c: &&CardVerdict| {
+            let without = ByteSize(c.vram_bytes_open.0 + c.vram_bytes_foreign.0);
+            c.verdict == Verdict::Busy && c.vram_bytes_needed <= without && c.jobs < c.jobs_max
+        };
+        if let Some(card) = cards.iter().find(foreign) {
+            return Some(format!(
+                "others use {} on `{}`: without them it would start there now",
+                card.vram_bytes_foreign, card.agent
+            ));
+        }
+        let is_paused = |card: &&CardVerdict| {
+            let agent = self.state.agent(&card.agent);
+            agent.is_some_and(|agent| *agent.availability() == Availability::Paused)
+        };
+        if let Some(card) = some(Verdict::Closed).filter(is_paused) {
+            return Some(format!("`fleetune agent resume {}` lets it start there", card.agent));
+        }
+        if let Some(card) = some(Verdict::Draining) {
+            return Some(format!(
+                "`fleetune agent drain {} --undo` lets it start there",
+                card.agent
+            ));
+        }
+        if let Some(card) = some(Verdict::Disconnected) {
+            return Some(format!("start the agent `{}` again: it has room for it", card.agent));
+        }
+        let card = some(Verdict::Unsuitable)?;
+        let lacks = card.lacks.as_deref()?;
+        Some(format!("`{}` has room for it but {lacks}", card.agent))
+    }
+
     /// Each card's answer to a job; what the job itself was promised stays open to it.
     fn verdicts(&self, spec: &JobSpec, shape: &Shape, own: Option<&Lease>) -> Vec<CardVerdict> {
         self.state.agents().map(|agent| self.verdict(agent, spec, shape, own)).collect()
@@ -451,46 +498,6 @@ fn refusal(spec: &JobSpec, cards: &[CardVerdict]) -> String {
         near.vram_bytes_margin,
         ByteSize(near.vram_bytes_needed.0.saturating_sub(usable.0)),
     )
-}
-
-/// What would let a job start sooner that fits a card of the fleet, if somebody did it.
-fn sooner(cards: &[CardVerdict]) -> Option<String> {
-    let enough = |c: &&CardVerdict| c.vram_bytes_needed <= c.vram_bytes_open;
-    let some = |verdict| cards.iter().filter(move |c| c.verdict == verdict).find(enough);
-    if some(Verdict::Fits).is_some() {
-        return None;
-    }
-    if let Some(card) = some(Verdict::Full).filter(|card| card.lacks.is_none()) {
-        return Some(format!(
-            "`{}` has {} open: with --max-jobs-per-card {} it would start there now",
-            card.agent,
-            card.vram_bytes_open,
-            card.jobs + 1
-        ));
-    }
-    let foreign = |c: &&CardVerdict| {
-        let without = ByteSize(c.vram_bytes_open.0 + c.vram_bytes_foreign.0);
-        c.verdict == Verdict::Busy && c.vram_bytes_needed <= without && c.jobs < c.jobs_max
-    };
-    if let Some(card) = cards.iter().find(foreign) {
-        return Some(format!(
-            "others use {} on `{}`: without them it would start there now",
-            card.vram_bytes_foreign, card.agent
-        ));
-    }
-    let paused = Availability::Paused.reason(0);
-    if let Some(card) = some(Verdict::Closed).filter(|card| card.lacks == paused) {
-        return Some(format!("`fleetune agent resume {}` lets it start there", card.agent));
-    }
-    if let Some(card) = some(Verdict::Draining) {
-        return Some(format!("`fleetune agent drain {} --undo` lets it start there", card.agent));
-    }
-    if let Some(card) = some(Verdict::Disconnected) {
-        return Some(format!("start the agent `{}` again: it has room for it", card.agent));
-    }
-    let card = some(Verdict::Unsuitable)?;
-    let lacks = card.lacks.as_deref()?;
-    Some(format!("`{}` has room for it but {lacks}", card.agent))
 }
 
 /// The recipe with smaller micro-batches at the same global batch, checkpointing, and half the length.

@@ -11,13 +11,13 @@ use crate::replay::{Scheduler, replay};
 use crate::workload::{self, Task};
 
 const CARDS: usize = 100;
-const JOBS: usize = 2_000;
+const JOBS: usize = 1_000;
 const SEED: u64 = 11;
 const MINUTE_MS: f64 = 60_000.0;
 
 pub(crate) fn run() {
-    errors();
     cost();
+    errors();
 }
 
 /// A real fleet whose every job's start is foreseen when it is submitted.
@@ -110,7 +110,7 @@ fn one(name: &str, tasks: &[Task], jobs_max: u32, on_a_card: &str) {
         wait += (was - task.arrives_ms) as f64 / MINUTE_MS;
     }
     let foreseen = later.len();
-    let mut at = |errors: &mut Vec<f64>| {
+    let at = |errors: &mut Vec<f64>| {
         errors.sort_by(f64::total_cmp);
         [50, 90, 99].map(|percent| errors[(errors.len() - 1) * percent / 100])
     };

@@ -10,6 +10,7 @@ mod duration;
 mod effect;
 mod index;
 mod job;
+mod life;
 mod load;
 mod record;
 mod sizing;
