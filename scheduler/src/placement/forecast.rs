@@ -20,9 +20,9 @@ use crate::Liveness;
 use crate::state::{Job, Promise, Shape, Share, State, Turns, anti_affinity};
 
 /// So many moments are looked at: each is an end or an opening, most have a job start.
-const MOMENTS_MAX: usize = 4_096;
+const MOMENTS_MAX: usize = 1_024;
 /// So many turns are taken over all moments: what bounds the work where many wait that fit nowhere.
-const TURNS_MAX: usize = 200_000;
+const TURNS_MAX: usize = 50_000;
 
 /// When a waiting job would start.
 #[derive(Clone, Debug, PartialEq, Eq)]
