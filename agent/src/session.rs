@@ -269,7 +269,12 @@ impl Session {
                 let message = format!("the job as it reached agent {}: {error}", self.name);
                 self.report(
                     id,
-                    What::Failed(v1::Failed { kind, message, memory_bytes_peak: None }),
+                    What::Failed(v1::Failed {
+                        kind,
+                        message,
+                        memory_bytes_peak: None,
+                        peak_source: 0,
+                    }),
                 );
             }
         }
@@ -326,7 +331,10 @@ impl Session {
         if alive {
             let kind = v1::FailureKind::from(FailureKind::Machine).into();
             let message = format!("a report of agent {} was refused: {why}", self.name);
-            self.report(id, What::Failed(v1::Failed { kind, message, memory_bytes_peak: None }));
+            self.report(
+                id,
+                What::Failed(v1::Failed { kind, message, memory_bytes_peak: None, peak_source: 0 }),
+            );
         }
     }
 
@@ -343,7 +351,10 @@ impl Session {
             error!("attempt {id}: {error}");
             let kind = v1::FailureKind::from(FailureKind::Machine).into();
             let message = format!("a defect in agent {}: {error}", self.name);
-            self.report(id, What::Failed(v1::Failed { kind, message, memory_bytes_peak: None }));
+            self.report(
+                id,
+                What::Failed(v1::Failed { kind, message, memory_bytes_peak: None, peak_source: 0 }),
+            );
         }
     }
 
@@ -420,7 +431,11 @@ async fn room(link: Option<&Link>) -> bool {
 }
 
 fn released(message: &str) -> What {
-    What::Released(v1::Released { message: message.into(), memory_bytes_peak: None })
+    What::Released(v1::Released {
+        message: message.into(),
+        memory_bytes_peak: None,
+        peak_source: 0,
+    })
 }
 
 fn read_start(start: v1::Start) -> Result<Start, ConvertError> {

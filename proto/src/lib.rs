@@ -9,7 +9,7 @@ pub mod client;
 mod convert;
 
 pub use client::{Client, ClientError, ErrorCode};
-pub use convert::ConvertError;
+pub use convert::{ConvertError, peak};
 
 /// Messages and services as generated; `shared` has the words to work with.
 #[allow(clippy::all, unreachable_pub, reason = "generated code")]

@@ -1,6 +1,6 @@
 //! Why a job waits, or why it was refused: every card with its numbers, and the nearest change that would help.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
 use fleetune_shared::recipe::{CheckpointingChoice, CheckpointingLevel};
@@ -10,8 +10,8 @@ use fleetune_shared::{
 };
 
 use crate::Liveness;
-use crate::learning::{Key, Traits, UpTo};
-use crate::placement::{self, Decision};
+use crate::learning::{Traits, UpTo};
+use crate::placement::{Forecast, Start};
 use crate::state::{
     Agent, Command, Job, Lease, Phase, Reply, Shape, State, Submitted, anti_affinity, level,
 };
@@ -25,8 +25,8 @@ pub struct Picture<'a> {
     queue: OnceCell<Vec<JobId>>,
     /// How many of them go before each.
     ranks: OnceCell<HashMap<JobId, usize>>,
-    /// What a plan would say now.
-    decisions: OnceCell<Vec<Decision>>,
+    /// How it is expected to go on; nothing where it does not matter who is connected.
+    forecast: OnceCell<Option<RefCell<Forecast<'a>>>>,
 }
 
 /// Waiting jobs whose reasons a view of the whole fleet tells.
@@ -49,6 +49,7 @@ pub fn submission(state: &State, spec: &JobSpec) -> Explanation {
         cards,
         hint,
         expected_start_ms: None,
+        start_note: None,
         rung: None,
     }
 }
@@ -90,7 +91,7 @@ impl<'a> Picture<'a> {
             liveness,
             queue: OnceCell::new(),
             ranks: OnceCell::new(),
-            decisions: OnceCell::new(),
+            forecast: OnceCell::new(),
         }
     }
 
@@ -106,11 +107,16 @@ impl<'a> Picture<'a> {
         ranks.get(&id).copied().unwrap_or_default()
     }
 
-    fn decisions(&self) -> &[Decision] {
-        self.decisions.get_or_init(|| match self.liveness {
-            Some(liveness) => placement::decisions(self.state, liveness, self.state.clock_ms()),
-            None => Vec::new(),
-        })
+    fn forecast(&self) -> Option<&RefCell<Forecast<'a>>> {
+        let (state, liveness) = (self.state, self.liveness);
+        let forecast = || Some(RefCell::new(Forecast::new(state, liveness?, state.clock_ms())));
+        self.forecast.get_or_init(forecast).as_ref()
+    }
+
+    /// When a waiting job is expected to start, where that can be told.
+    pub(crate) fn expected_start_ms(&self, job: &Job) -> Option<u64> {
+        let forecast = self.forecast().filter(|_| job.phase == Phase::Queued)?;
+        forecast.borrow_mut().expected_ms(job.id)
     }
 
     /// The state that was looked at.
@@ -149,8 +155,9 @@ impl<'a> Picture<'a> {
             Phase::Cancelled => "cancelled by a user".into(),
         };
         let queued = job.phase == Phase::Queued;
-        let hint = if queued { self.hint(spec, &cards).or_else(|| sooner(&cards)) } else { None };
-        let expected_start_ms = if queued { self.expected_start_ms(job.id) } else { None };
+        let hint =
+            if queued { self.hint(spec, &cards).or_else(|| self.sooner(&cards)) } else { None };
+        let (expected_start_ms, start_note) = self.expected(job);
         Explanation {
             summary,
             estimate: self.estimate_of(job),
@@ -158,17 +165,44 @@ impl<'a> Picture<'a> {
             cards,
             hint,
             expected_start_ms,
+            start_note,
             rung: job.rung.view(),
         }
     }
 
-    /// When a waiting job is expected to start: now, or when what runs on the card it holds has made room.
-    fn expected_start_ms(&self, id: JobId) -> Option<u64> {
-        self.decisions().iter().find_map(|decision| match decision {
-            Decision::Goes { job, .. } if *job == id => Some(Some(self.state.clock_ms())),
-            Decision::Waits { job, start_ms, .. } if *job == id => Some(*start_ms),
-            _ => None,
-        })?
+    /// When a job is expected to start, and what there is to say of that: why it cannot be told, or what it leaves out.
+    fn expected(&self, job: &Job) -> (Option<u64>, Option<String>) {
+        let Some(forecast) = self.forecast().filter(|_| job.phase == Phase::Queued) else {
+            return (None, None);
+        };
+        match forecast.borrow_mut().start_of(job) {
+            Start::Expected { ms, endless: 0 } => (Some(ms), None),
+            Start::Expected { ms, .. } if ms <= self.state.clock_ms() => (Some(ms), None),
+            Start::Expected { ms, endless } => {
+                let (jobs, end) =
+                    if endless == 1 { ("job", "it ends") } else { ("jobs", "they end") };
+                let note = format!(
+                    "nobody can tell yet when {endless} {jobs} will end: sooner if {end} first"
+                );
+                (Some(ms), Some(note))
+            }
+            Start::Behind { job, agent } => {
+                let placed = self.state.job(job).is_some_and(|job| job.lease().is_some());
+                let why = if placed { "runs" } else { "goes first" };
+                let note = format!(
+                    "job {job} {why} on `{agent}` and nobody can tell yet when it ends: its recipe has no max_steps, or \
+                     nothing was measured there"
+                );
+                (None, Some(note))
+            }
+            Start::TooFar { ms } => {
+                let hours = ms.saturating_sub(self.state.clock_ms()) / 3_600_000;
+                (None, Some(format!("not within the {hours} h that were looked at")))
+            }
+            Start::Nowhere => {
+                (None, Some("no card that would hold it is open, or says when it will be".into()))
+            }
+        }
     }
 
     /// Why a job waits: what is in its way where it would start first.
@@ -188,9 +222,12 @@ impl<'a> Picture<'a> {
             );
         }
         if some(Verdict::Fits).next().is_some() {
-            let goes = |d: &Decision| matches!(d, Decision::Goes { job: id, .. } if *id == job.id);
+            let goes = || {
+                let now_ms = self.state.clock_ms();
+                self.forecast().is_some_and(|f| f.borrow().goes_now(job.id, now_ms))
+            };
             return match ahead {
-                [first, ..] if !self.decisions().iter().any(goes) => self.held_back(job, *first),
+                [first, ..] if !goes() => self.held_back(job, *first),
                 _ => "about to be placed".into(),
             };
         }
@@ -292,9 +329,9 @@ impl<'a> Picture<'a> {
         let (family, traits) = (CardFamily::of(&roomiest.card), Traits::of(spec));
         let needed = |changed: &Recipe| {
             let length = UpTo::of(changed.data.max_length as u64);
-            let key = Key { family, traits: Traits { length, ..traits } };
+            let traits = Traits { length, ..traits };
             let estimate = Estimate::of_training(&spec.model, changed, family.device).total();
-            self.state.corrections().of(&key).times(estimate)
+            self.state.corrections().of(family, traits).times(estimate)
         };
         let changes = [(false, false), (true, false), (true, true)];
         let candidate = changes.into_iter().find_map(|(checkpointing, shorter)| {
@@ -321,6 +358,52 @@ impl<'a> Picture<'a> {
                 roomiest.card.name
             ),
         })
+    }
+
+    /// What would let a job start sooner that fits a card of the fleet, if somebody did it.
+    fn sooner(&self, cards: &[CardVerdict]) -> Option<String> {
+        let enough = |c: &&CardVerdict| c.vram_bytes_needed <= c.vram_bytes_open;
+        let some = |verdict| cards.iter().filter(move |c| c.verdict == verdict).find(enough);
+        if some(Verdict::Fits).is_some() {
+            return None;
+        }
+        if let Some(card) = some(Verdict::Full).filter(|card| card.lacks.is_none()) {
+            return Some(format!(
+                "`{}` has {} open: with --max-jobs-per-card {} it would start there now",
+                card.agent,
+                card.vram_bytes_open,
+                card.jobs + 1
+            ));
+        }
+        let foreign = |c: &&CardVerdict| {
+            let without = ByteSize(c.vram_bytes_open.0 + c.vram_bytes_foreign.0);
+            c.verdict == Verdict::Busy && c.vram_bytes_needed <= without && c.jobs < c.jobs_max
+        };
+        if let Some(card) = cards.iter().find(foreign) {
+            return Some(format!(
+                "others use {} on `{}`: without them it would start there now",
+                card.vram_bytes_foreign, card.agent
+            ));
+        }
+        let is_paused = |card: &&CardVerdict| {
+            let agent = self.state.agent(&card.agent);
+            agent.is_some_and(|agent| *agent.availability() == Availability::Paused)
+        };
+        if let Some(card) = some(Verdict::Closed).filter(is_paused) {
+            return Some(format!("`fleetune agent resume {}` lets it start there", card.agent));
+        }
+        if let Some(card) = some(Verdict::Draining) {
+            return Some(format!(
+                "`fleetune agent drain {} --undo` lets it start there",
+                card.agent
+            ));
+        }
+        if let Some(card) = some(Verdict::Disconnected) {
+            return Some(format!("start the agent `{}` again: it has room for it", card.agent));
+        }
+        let card = some(Verdict::Unsuitable)?;
+        let lacks = card.lacks.as_deref()?;
+        Some(format!("`{}` has room for it but {lacks}", card.agent))
     }
 
     /// Each card's answer to a job; what the job itself was promised stays open to it.
@@ -415,46 +498,6 @@ fn refusal(spec: &JobSpec, cards: &[CardVerdict]) -> String {
         near.vram_bytes_margin,
         ByteSize(near.vram_bytes_needed.0.saturating_sub(usable.0)),
     )
-}
-
-/// What would let a job start sooner that fits a card of the fleet, if somebody did it.
-fn sooner(cards: &[CardVerdict]) -> Option<String> {
-    let enough = |c: &&CardVerdict| c.vram_bytes_needed <= c.vram_bytes_open;
-    let some = |verdict| cards.iter().filter(move |c| c.verdict == verdict).find(enough);
-    if some(Verdict::Fits).is_some() {
-        return None;
-    }
-    if let Some(card) = some(Verdict::Full).filter(|card| card.lacks.is_none()) {
-        return Some(format!(
-            "`{}` has {} open: with --max-jobs-per-card {} it would start there now",
-            card.agent,
-            card.vram_bytes_open,
-            card.jobs + 1
-        ));
-    }
-    let foreign = |c: &&CardVerdict| {
-        let without = ByteSize(c.vram_bytes_open.0 + c.vram_bytes_foreign.0);
-        c.verdict == Verdict::Busy && c.vram_bytes_needed <= without && c.jobs < c.jobs_max
-    };
-    if let Some(card) = cards.iter().find(foreign) {
-        return Some(format!(
-            "others use {} on `{}`: without them it would start there now",
-            card.vram_bytes_foreign, card.agent
-        ));
-    }
-    let paused = Availability::Paused.reason(0);
-    if let Some(card) = some(Verdict::Closed).filter(|card| card.lacks == paused) {
-        return Some(format!("`fleetune agent resume {}` lets it start there", card.agent));
-    }
-    if let Some(card) = some(Verdict::Draining) {
-        return Some(format!("`fleetune agent drain {} --undo` lets it start there", card.agent));
-    }
-    if let Some(card) = some(Verdict::Disconnected) {
-        return Some(format!("start the agent `{}` again: it has room for it", card.agent));
-    }
-    let card = some(Verdict::Unsuitable)?;
-    let lacks = card.lacks.as_deref()?;
-    Some(format!("`{}` has room for it but {lacks}", card.agent))
 }
 
 /// The recipe with smaller micro-batches at the same global batch, checkpointing, and half the length.

@@ -35,7 +35,7 @@ pub fn fleet(state: &State, liveness: &Liveness) -> FleetView {
     };
     FleetView {
         agents: state.agents().map(|a| agent(state, liveness, a, accuracy(a))).collect(),
-        jobs: state.jobs().map(|j| job_in(&picture, j)).collect(),
+        jobs: state.jobs().map(|j| listed(&picture, j)).collect(),
     }
 }
 
@@ -54,13 +54,14 @@ pub fn history(state: &State) -> HistoryView {
 }
 
 fn correction(kind: Kind) -> CorrectionView {
-    let Kind { family, traits, samples, median, most, correction } = kind;
+    let Kind { family, traits, source, samples, median, most, correction } = kind;
     CorrectionView {
         family,
         method: traits.method.word().into(),
         dtype: traits.dtype.word().into(),
         attention: traits.attention.word().into(),
         tokens_max: traits.length.most(),
+        peak_source: source,
         samples: samples as u64,
         ratio_median: median,
         ratio_most: most,
@@ -95,6 +96,11 @@ fn agent(state: &State, liveness: &Liveness, agent: &Agent, accuracy: Accuracy) 
 #[must_use]
 pub fn job(state: &State, liveness: &Liveness, job: &Job) -> JobView {
     job_in(&Picture::of(state, liveness), job)
+}
+
+/// One of many, with when it is expected to start.
+fn listed(picture: &Picture<'_>, job: &Job) -> JobView {
+    JobView { expected_start_ms: picture.expected_start_ms(job), ..job_in(picture, job) }
 }
 
 fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
@@ -144,6 +150,7 @@ fn job_in(picture: &Picture<'_>, job: &Job) -> JobView {
         }),
         attempts: job.attempts.clone(),
         rung: job.rung.view(),
+        expected_start_ms: None,
         waiting: (job.phase == Phase::Queued).then(|| picture.in_short(job)),
         recipe_json: match &job.spec.work {
             Work::Train { recipe } => recipe.canonical_json(),

@@ -8,7 +8,8 @@ use fleetune_scheduler::view;
 use fleetune_shared::recipe::CheckpointingLevel;
 use fleetune_shared::view::RungKind;
 use fleetune_shared::{
-    AttemptEnd, ByteSize, Device, Estimate, FailureKind, JobId, JobSpec, MergeSpec, Work,
+    AttemptEnd, ByteSize, Device, Estimate, FailureKind, JobId, JobSpec, MergeSpec, Peak,
+    PeakSource, Work,
 };
 use proptest::prelude::*;
 use story::{Fleet, GIB, is_queued, model, needs, phase, recipe};
@@ -27,7 +28,8 @@ fn promised(fleet: &Fleet, job: JobId) -> ByteSize {
 /// The live attempt runs out of memory, so much above its promise.
 fn runs_out(fleet: &mut Fleet, job: JobId, above: u64) -> Vec<Effect> {
     let (agent, attempt) = (fleet.place(job).expect("placed").to_owned(), fleet.job(job).attempt.0);
-    let vram_bytes_peak = Some(ByteSize(promised(fleet, job).0 + above));
+    let bytes = ByteSize(promised(fleet, job).0 + above);
+    let vram_bytes_peak = Some(Peak { bytes, source: PeakSource::Trainer });
     let report = Report::OutOfMemory { message: "out of memory".into(), vram_bytes_peak };
     let applied = fleet.report(job, attempt, &agent, report);
     assert!(applied.reply.is_ok());

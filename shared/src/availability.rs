@@ -84,6 +84,15 @@ impl Availability {
         !matches!(self, Self::Open | Self::DriverError { .. })
     }
 
+    /// When it opens, if it is closed and that can be told.
+    #[must_use]
+    pub fn opens_ms(&self) -> Option<u64> {
+        match self {
+            Self::Owner { opens_ms, .. } | Self::OffHours { opens_ms, .. } => *opens_ms,
+            _ => None,
+        }
+    }
+
     /// The word for it in tables.
     #[must_use]
     pub fn word(&self) -> &'static str {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AsRun, ByteSize, Estimate};
+use crate::{AsRun, ByteSize, Estimate, PeakSource};
 
 /// One optimizer step, as written to `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,6 +93,8 @@ pub struct TrainSummary {
     pub estimate: Option<Estimate>,
     /// The most memory held at any moment.
     pub memory_bytes_peak: ByteSize,
+    /// Who measured that.
+    pub peak_source: PeakSource,
     /// What the run really had, and the estimate of that; absent where the peak cannot be held against an estimate.
     pub as_run: Option<AsRun>,
     /// The last loss on held-out rows, where there were any.

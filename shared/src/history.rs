@@ -24,6 +24,67 @@ impl AsRun {
     }
 }
 
+/// Who measured how much memory an attempt held. The two do not count alike: what a driver says of a process has its
+/// context and its caches in it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum PeakSource {
+    /// The trainer, of what it allocated itself.
+    #[default]
+    Trainer,
+    /// The card's driver, of the trainer's process.
+    Driver,
+}
+
+impl PeakSource {
+    /// In words.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Trainer => "trainer",
+            Self::Driver => "driver",
+        }
+    }
+}
+
+/// The most memory an attempt held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredPeak", into = "StoredPeak")]
+pub struct Peak {
+    /// How much.
+    pub bytes: ByteSize,
+    /// Who says so.
+    pub source: PeakSource,
+}
+
+/// As it is stored: a trainer's as the bare number it was before drivers were asked.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredPeak {
+    Bytes(ByteSize),
+    Told { bytes: ByteSize, source: PeakSource },
+}
+
+impl From<StoredPeak> for Peak {
+    fn from(stored: StoredPeak) -> Self {
+        match stored {
+            StoredPeak::Bytes(bytes) => Self { bytes, source: PeakSource::Trainer },
+            StoredPeak::Told { bytes, source } => Self { bytes, source },
+        }
+    }
+}
+
+impl From<Peak> for StoredPeak {
+    fn from(Peak { bytes, source }: Peak) -> Self {
+        match source {
+            PeakSource::Trainer => Self::Bytes(bytes),
+            PeakSource::Driver => Self::Told { bytes, source },
+        }
+    }
+}
+
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,6 +124,9 @@ pub struct AttemptRecord {
     pub vram_bytes_as_run: Option<ByteSize>,
     /// The most it held; absent where nobody measured.
     pub vram_bytes_peak: Option<ByteSize>,
+    /// Who measured that.
+    #[serde(default)]
+    pub peak_source: PeakSource,
 }
 
 impl AttemptRecord {
@@ -165,6 +229,7 @@ mod tests {
             vram_bytes_promised: ByteSize(8 * GIB),
             vram_bytes_as_run: as_run.map(ByteSize),
             vram_bytes_peak: peak.map(ByteSize),
+            peak_source: PeakSource::default(),
         }
     }
 
@@ -196,6 +261,17 @@ mod tests {
         assert_eq!(accuracy.out_of_memory_rate(), Some(0.25));
         assert!((accuracy.wasted_gib_h() - 4.0).abs() < 1e-9, "two of them, half an hour each");
         assert_eq!(Accuracy::of(&[]).out_of_memory_rate(), None);
+    }
+
+    #[test]
+    fn a_trainers_peak_reads_as_it_was_written_before_drivers_were_asked() {
+        let peak = |source| Peak { bytes: ByteSize(7), source };
+        let [own, told] = [PeakSource::Trainer, PeakSource::Driver].map(peak);
+        assert_eq!(serde_json::to_string(&own).unwrap(), "7");
+        for peak in [own, told] {
+            let text = serde_json::to_string(&peak).unwrap();
+            assert_eq!(serde_json::from_str::<Peak>(&text).unwrap(), peak);
+        }
     }
 
     #[test]

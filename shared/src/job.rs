@@ -117,8 +117,25 @@ impl JobSpec {
     /// The most the job can have to compute: 10⁶ parameters × tokens. Absent where only the data says how long it is.
     #[must_use]
     pub fn work_max(&self) -> Option<u64> {
+        self.work_of(self.steps()?)
+    }
+
+    /// Its optimizer steps, where the recipe says how many.
+    #[must_use]
+    pub fn steps(&self) -> Option<u64> {
+        match &self.work {
+            Work::Train { recipe } => match recipe.duration {
+                Duration::Steps(steps) => Some(steps),
+                Duration::Epochs(_) => None,
+            },
+            Work::Merge(_) => None,
+        }
+    }
+
+    /// The most that so many steps can have to compute: 10⁶ parameters × tokens.
+    #[must_use]
+    pub fn work_of(&self, steps: u64) -> Option<u64> {
         let Work::Train { recipe } = &self.work else { return None };
-        let Duration::Steps(steps) = recipe.duration else { return None };
         let rows = recipe.batching.micro_batch as u64 * recipe.batching.accumulation as u64;
         let tokens = steps.saturating_mul(rows).saturating_mul(recipe.data.max_length as u64);
         Some((u128::from(tokens) * u128::from(self.model.parameters()) / 1_000_000) as u64)

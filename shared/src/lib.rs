@@ -45,7 +45,7 @@ pub use estimate::{
 };
 pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerEvent};
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
-pub use history::{Accuracy, AsRun, AttemptEnd, AttemptRecord, quantile};
+pub use history::{Accuracy, AsRun, AttemptEnd, AttemptRecord, Peak, PeakSource, quantile};
 pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};
 pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
 pub use memory_plan::{Keeps, MemoryPlan, head_rows};

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Accuracy, AgentName, Artifact, Attempt, AttemptRecord, BatchChange, ByteSize, Card, CardFamily,
-    Estimate, FailureKind, Input, JobId, Lineage, ModelSpec, Offer, Ratio, StepMetrics, Telemetry,
-    TrainSummary,
+    Estimate, FailureKind, Input, JobId, Lineage, ModelSpec, Offer, PeakSource, Ratio, StepMetrics,
+    Telemetry, TrainSummary,
 };
 
 /// Where a job stands, for people and scripts.
@@ -102,6 +102,9 @@ pub struct JobView {
     pub rung: Option<RungView>,
     /// Why it waits, in one line, while it is queued.
     pub waiting: Option<String>,
+    /// When it is expected to start, where that can be told; in lists of jobs alone, for it changes with every event.
+    #[serde(default)]
+    pub expected_start_ms: Option<u64>,
     /// The recipe as JSON, empty for merges.
     pub recipe_json: String,
     /// What it reads: a merge of its adapter reads the same model.
@@ -201,6 +204,9 @@ pub struct CorrectionView {
     pub attention: String,
     /// Longest row in tokens, a power of two.
     pub tokens_max: u64,
+    /// Who measured.
+    #[serde(default)]
+    pub peak_source: PeakSource,
     /// Attempts it was learned from.
     pub samples: u64,
     /// The median of measured over estimated.
@@ -226,6 +232,9 @@ pub struct Explanation {
     pub hint: Option<String>,
     /// When it is expected to start, where that can be told from what was measured.
     pub expected_start_ms: Option<u64>,
+    /// Why that cannot be told, or what it leaves out.
+    #[serde(default)]
+    pub start_note: Option<String>,
     /// How it is tried since it ran out of memory, if it ever did.
     #[serde(default)]
     pub rung: Option<RungView>,

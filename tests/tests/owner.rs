@@ -223,3 +223,30 @@ fn an_agent_is_paused_and_resumed_by_hand() {
     agent("resume");
     story.goes_on("desk", 2);
 }
+
+#[test]
+fn an_attempts_peak_is_what_the_driver_said_its_trainer_held() {
+    let trainers = |gib: u64| CardAnswer::rtx_3080().with_trainers(gib * GIB);
+    let story = Story::begin(&[], STEPS);
+    let scene = |after_ms, card| Scene { after_ms, answers: machine(card) };
+    let scenes = vec![scene(0, trainers(2)), scene(700, trainers(3)), scene(2_200, trainers(1))];
+    story.desk.play(&Script::Scenes(scenes)).unwrap();
+    story.succeeds("desk", 1);
+    let job = story.wait("its record", |job| Some(job.clone()));
+    let record = &job["attempts"][0];
+    assert_eq!(record["vram_bytes_peak"], 3 * GIB, "{record:#}");
+    assert_eq!(record["peak_source"], "driver");
+    assert_eq!(job["summary"]["memory_bytes_peak"], 3 * GIB);
+    let history = story.sandbox.json(&["estimate", "--history"]).unwrap();
+    assert_eq!(history["corrections"][0]["peak_source"], "driver", "{history:#}");
+
+    // A driver that does not tell whose memory is whose: what the trainer counted itself, and learned apart.
+    story.see(CardAnswer { processes_error: 4, ..CardAnswer::rtx_3080() });
+    let next = Story { job: story.sandbox.submit(&recipe(&story.sandbox, STEPS)), ..story };
+    next.succeeds("desk", 1);
+    let job = next.wait("its record", |job| Some(job.clone()));
+    let record = &job["attempts"][0];
+    assert_eq!(record["peak_source"], "trainer", "{record:#}");
+    let peak = record["vram_bytes_peak"].as_u64().unwrap();
+    assert!(peak > 0 && peak < GIB, "{record:#}");
+}

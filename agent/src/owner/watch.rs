@@ -43,6 +43,7 @@ impl Lookout {
         let after = self.pids.now();
         if let Ok(sight) = &mut look.sight {
             leave_out(sight, &self.before, &trainers, &after);
+            sight.trainers.iter().for_each(|(pid, bytes)| self.pids.saw(*pid, *bytes));
         }
         self.before = after;
         let input_ms = self.presence.as_mut().and_then(|presence| presence.last_ms(now_ms()));

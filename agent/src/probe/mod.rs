@@ -196,10 +196,11 @@ impl Probe {
 
     fn sight(&mut self, trainers: &BTreeSet<u32>) -> Result<Sight, String> {
         let Some(gpu) = &mut self.gpu else { return Ok(Sight::default()) };
+        let all = trainers;
         // A trainer on the CPU holds nothing on the card.
         let none = BTreeSet::new();
         let trainers = if self.card.device == Device::Cuda { trainers } else { &none };
-        let usage = gpu.usage(trainers).map_err(|error| {
+        let usage = gpu.usage(trainers, all).map_err(|error| {
             plain(&error.to_string()).unwrap_or_else(|| "an error without words".into())
         })?;
         let foreign = usage.ours.map(|ours| ByteSize(usage.held.0.saturating_sub(ours.0)));

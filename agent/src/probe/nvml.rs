@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fleetune_shared::{ByteSize, Telemetry, Throttle};
+use nix::unistd::{Pid, getpgid};
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{TemperatureSensor, TemperatureThreshold};
 use nvml_wrapper::enums::device::UsedGpuMemory;
@@ -96,9 +97,13 @@ impl Gpu {
         })
     }
 
-    /// What is in use now, told apart by whether one of `trainers` holds it. An error is a card that does not answer;
-    /// what a driver merely cannot tell is left out.
-    pub(super) fn usage(&mut self, trainers: &BTreeSet<u32>) -> Result<Usage, NvmlError> {
+    /// What is in use now, told apart by whether one of `trainers` holds it, with what each of `all` trainers holds. An
+    /// error is a card that does not answer; what a driver merely cannot tell is left out.
+    pub(super) fn usage(
+        &mut self,
+        trainers: &BTreeSet<u32>,
+        all: &BTreeSet<u32>,
+    ) -> Result<Usage, NvmlError> {
         let nvml = Arc::clone(&self.nvml);
         let device = nvml.device_by_uuid(self.uuid.as_str())?;
         let memory = device.memory_info()?;
@@ -116,6 +121,7 @@ impl Gpu {
         let strangers: Vec<Stranger> = strangers.collect();
         let sight = Sight {
             vram_bytes_foreign: None,
+            trainers: held_by(all, processes.iter().flatten()),
             tells_strangers: processes.is_some()
                 && strangers.iter().all(|stranger| stranger.vram_bytes.is_some()),
             strangers,
@@ -213,6 +219,28 @@ fn processes(device: &Device<'_>) -> Result<BTreeMap<u32, Option<ByteSize>>, Nvm
         *known = (*known).max(bytes);
     }
     Ok(held)
+}
+
+/// What each trainer holds, with what it started itself: those are in its process group.
+fn held_by<'a>(
+    trainers: &BTreeSet<u32>,
+    processes: impl Iterator<Item = (&'a u32, &'a Option<ByteSize>)>,
+) -> BTreeMap<u32, ByteSize> {
+    let mut held = BTreeMap::new();
+    for (pid, bytes) in processes {
+        let leads = || trainers.contains(pid).then_some(*pid);
+        let led = || group_of(*pid).filter(|group| trainers.contains(group));
+        if let (Some(bytes), Some(trainer)) = (bytes, leads().or_else(led)) {
+            held.entry(trainer).or_insert(ByteSize(0)).0 += bytes.0;
+        }
+    }
+    held
+}
+
+/// The process group of a process, if it is there.
+fn group_of(pid: u32) -> Option<u32> {
+    let group = getpgid(Some(Pid::from_raw(i32::try_from(pid).ok()?))).ok()?;
+    u32::try_from(group.as_raw()).ok()
 }
 
 /// Whether a process is somebody else's. While trainers of ours are on the card, one whose number nobody has here may

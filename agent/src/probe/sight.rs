@@ -1,5 +1,7 @@
 //! What one look at a card showed.
 
+use std::collections::BTreeMap;
+
 use fleetune_shared::{ByteSize, Telemetry};
 
 /// What is measured on a card. A declared card shows nothing.
@@ -7,6 +9,8 @@ use fleetune_shared::{ByteSize, Telemetry};
 pub struct Sight {
     /// Memory that is not ours, where that can be told now.
     pub vram_bytes_foreign: Option<ByteSize>,
+    /// What our trainers and their children hold on the card, by trainer, where the driver tells.
+    pub trainers: BTreeMap<u32, ByteSize>,
     /// Programs on the card that are not ours.
     pub strangers: Vec<Stranger>,
     /// Whether the driver tells who is on the card and what each of them holds.

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use fleetune_proto::v1;
 use fleetune_proto::v1::report::What;
-use fleetune_shared::{Artifact, ByteSize, Device, FailureKind, TrainerEvent};
+use fleetune_shared::{Artifact, Device, FailureKind, Peak, PeakSource, TrainerEvent};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -103,7 +103,7 @@ pub(crate) struct Attempt {
     /// Outlives the future that watches it, so that a kill can wait until it is gone.
     process: Option<Process>,
     /// The most memory its trainer held, where that had no summary to say so.
-    memory_bytes_peak: Option<ByteSize>,
+    peak: Option<Peak>,
 }
 
 impl Attempt {
@@ -115,7 +115,7 @@ impl Attempt {
         wish: watch::Receiver<Wish>,
     ) -> Self {
         let desk = Desk::new(id, shop.client.clone(), upward);
-        Self { shop, desk, workspace, wish, process: None, memory_bytes_peak: None }
+        Self { shop, desk, workspace, wish, process: None, peak: None }
     }
 
     /// Lives until its end is acknowledged, or it is told to die. `predecessors` are attempts at the same job that
@@ -161,22 +161,28 @@ impl Attempt {
                 Stage::Delivering(result) => self.deliver(*result).await,
                 Stage::Releasing(message) => {
                     info!("attempt {}: released: {message}", self.desk.id);
-                    let memory_bytes_peak = self.memory_bytes_peak.map(|bytes| bytes.0);
-                    let released = v1::Released { message, memory_bytes_peak };
+                    let (memory_bytes_peak, peak_source) = self.peak();
+                    let released = v1::Released { message, memory_bytes_peak, peak_source };
                     self.desk.report(What::Released(released)).await;
                     Stage::Ended
                 }
                 Stage::Failing(kind, message) => {
                     warn!("attempt {}: {message}", self.desk.id);
                     let kind = v1::FailureKind::from(kind).into();
-                    let memory_bytes_peak = self.memory_bytes_peak.map(|bytes| bytes.0);
-                    let failed = v1::Failed { kind, message, memory_bytes_peak };
+                    let (memory_bytes_peak, peak_source) = self.peak();
+                    let failed = v1::Failed { kind, message, memory_bytes_peak, peak_source };
                     self.desk.report(What::Failed(failed)).await;
                     Stage::Ended
                 }
                 Stage::Ended => break,
             };
         }
+    }
+
+    /// The trainer's peak as reports have it.
+    fn peak(&self) -> (Option<u64>, i32) {
+        let source = self.peak.map(|peak| v1::PeakSource::from(peak.source).into());
+        (self.peak.map(|peak| peak.bytes.0), source.unwrap_or_default())
     }
 
     async fn fetch(&mut self, start: Box<Start>) -> Stage {
@@ -268,8 +274,12 @@ impl Attempt {
             self.desk.log(line).await;
         }
         let memory_ran_out = process.memory_ran_out();
+        // What the driver saw of the process counts before what the trainer counted itself.
+        let driven = process.vram_bytes_peak();
+        let driven = driven.map(|bytes| Peak { bytes, source: PeakSource::Driver });
+        let own = |bytes| Peak { bytes, source: PeakSource::Trainer };
         self.process = None;
-        self.memory_bytes_peak = words.memory_bytes_peak;
+        self.peak = driven.or_else(|| words.memory_bytes_peak.map(own));
         let ending = match status {
             Ok(status) => classify(status, words, memory_ran_out),
             Err(error) => {
@@ -278,7 +288,10 @@ impl Attempt {
             }
         };
         match ending {
-            Ending::Finished(summary) => {
+            Ending::Finished(mut summary) => {
+                if let Some(Peak { bytes, source }) = driven {
+                    (summary.memory_bytes_peak, summary.peak_source) = (bytes, source);
+                }
                 let result = WorkResult { kind: start.result_kind(), summary: *summary };
                 self.workspace.write_result(&result);
                 Stage::Delivering(Box::new(result))

@@ -1,12 +1,12 @@
 //! A trainer's process: started, heard, asked to stop, ended. The other side is `crate::trainer`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc as std_mpsc};
 use std::{io, thread};
 
-use fleetune_shared::TrainerEvent;
+use fleetune_shared::{ByteSize, TrainerEvent};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
@@ -21,21 +21,37 @@ use crate::order::STOP;
 /// How many threads a trainer computes with.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// Numbers of the trainers that run now, for the probe to tell ours from strangers.
+/// Numbers of the trainers that run now, for the probe to tell ours from strangers, and the most that each was seen to
+/// hold on the card.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TrainerPids(Arc<Mutex<BTreeSet<u32>>>);
+pub(crate) struct TrainerPids(Arc<Mutex<BTreeMap<u32, Option<ByteSize>>>>);
 
 impl TrainerPids {
     pub(crate) fn now(&self) -> BTreeSet<u32> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.all().keys().copied().collect()
+    }
+
+    /// A trainer holds so much on the card.
+    pub(crate) fn saw(&self, pid: u32, bytes: ByteSize) {
+        if let Some(peak) = self.all().get_mut(&pid) {
+            *peak = (*peak).max(Some(bytes));
+        }
+    }
+
+    fn peak(&self, pid: u32) -> Option<ByteSize> {
+        self.all().get(&pid).copied().flatten()
     }
 
     fn insert(&self, pid: u32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        self.all().insert(pid, None);
     }
 
     fn remove(&self, pid: u32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+        self.all().remove(&pid);
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u32, Option<ByteSize>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,6 +140,11 @@ impl Process {
 
     pub(crate) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The most that the card's driver said it held there, where it said anything.
+    pub(crate) fn vram_bytes_peak(&self) -> Option<ByteSize> {
+        self.pids.peak(self.pid)
     }
 
     /// What it says next; `None` once both its pipes are closed.

@@ -101,6 +101,13 @@ impl Show for Explained<'_> {
         if let Some(ms) = self.explanation.expected_start_ms {
             text += &format!("expected to start by {}\n\n", iso(ms));
         }
+        match (&self.explanation.start_note, self.explanation.expected_start_ms) {
+            (Some(note), Some(_)) => text += &format!("({})\n\n", plain_line(note)),
+            (Some(note), None) => {
+                text += &format!("expected start unknown: {}\n\n", plain_line(note));
+            }
+            (None, _) => {}
+        }
         text += &self.numbers(style);
         if let Some(hint) = &self.explanation.hint {
             text += &format!("\n\n{} {}", style.paint(Colour::Active, "hint:"), plain_line(hint));

@@ -1,7 +1,7 @@
 //! `fleetune estimate --history`: promises against what was taken, and what was learned from the difference.
 
 use fleetune_shared::view::HistoryView;
-use fleetune_shared::{Accuracy, AttemptEnd, AttemptRecord, Ratio};
+use fleetune_shared::{Accuracy, AttemptEnd, AttemptRecord, PeakSource, Ratio};
 use serde_json::{Value, json};
 
 use super::{Colour, Field, Show, Style, Table};
@@ -46,8 +46,12 @@ pub(super) fn attempt(record: &AttemptRecord) -> String {
     } else {
         format!(" × {}", record.correction)
     };
+    let by = match record.peak_source {
+        PeakSource::Trainer => "",
+        PeakSource::Driver => " by the driver's account",
+    };
     let peak =
-        record.vram_bytes_peak.map_or_else(String::new, |peak| format!(", {peak} at its peak"));
+        record.vram_bytes_peak.map_or_else(String::new, |peak| format!(", {peak} at its peak{by}"));
     format!(
         "{end} on {}: {}{corrected} estimated, {} promised{peak}",
         record.agent, record.vram_bytes_estimated, record.vram_bytes_promised
@@ -93,6 +97,7 @@ impl Show for Learned<'_> {
             "dtype",
             "?attention",
             ">tokens",
+            "?measured by",
             "?>runs",
             "?>median",
             "?>most",
@@ -106,6 +111,7 @@ impl Show for Learned<'_> {
                 one.dtype.as_str().into(),
                 one.attention.as_str().into(),
                 format!("≤ {}", one.tokens_max).into(),
+                one.peak_source.word().into(),
                 one.samples.to_string().into(),
                 one.ratio_median.to_string().into(),
                 one.ratio_most.to_string().into(),
@@ -133,6 +139,7 @@ impl Show for Learned<'_> {
                 "dtype": one.dtype,
                 "attention": one.attention,
                 "tokens_max": one.tokens_max,
+                "peak_source": one.peak_source,
                 "samples": one.samples,
                 "ratio_median": one.ratio_median.as_f64(),
                 "ratio_most": one.ratio_most.as_f64(),

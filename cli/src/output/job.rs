@@ -26,6 +26,7 @@ pub(super) fn json(job: &JobView) -> Value {
             ("submitted", Some(job.submitted_ms)),
             ("started", job.started_ms),
             ("ended", job.ended_ms),
+            ("expected_start", job.expected_start_ms),
         ] {
             map.shift_remove(&format!("{key}_ms"));
             map.insert(key.into(), ms.map(iso).into());

@@ -55,9 +55,15 @@ pub(super) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "–".into(), |v| format!("{v:.digits$}"))
 }
 
-fn remark(job: &JobView) -> String {
+fn remark(job: &JobView, now_ms: u64) -> String {
     match job.phase {
-        JobPhase::Queued => job.waiting.clone().unwrap_or_default(),
+        JobPhase::Queued => {
+            let waiting = job.waiting.clone().unwrap_or_default();
+            match job.expected_start_ms {
+                Some(ms) if ms > now_ms => format!("in {}: {waiting}", since(now_ms, ms)),
+                _ => waiting,
+            }
+        }
         JobPhase::Failed => job.failure.as_ref().map(|f| f.message.clone()).unwrap_or_default(),
         _ => job.sweep_keys.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "),
     }
@@ -90,7 +96,7 @@ impl Show for JobList<'_> {
                 number(speed, 0).into(),
                 job.estimate.total().to_string().into(),
                 time.into(),
-                Field::new(shortened(&plain_line(&remark(job)), 100), Colour::Quiet),
+                Field::new(shortened(&plain_line(&remark(job, self.now_ms)), 100), Colour::Quiet),
             ]);
         }
         table.text("no jobs; `fleetune submit RECIPE` sends one")

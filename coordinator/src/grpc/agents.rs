@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleetune_proto::peak;
 use fleetune_proto::v1::{
     self, agent_message::Message as Incoming, agents_server, coordinator_message::Message,
     report::What,
 };
 use fleetune_scheduler::state::{Command, Held, Refusal, Report};
-use fleetune_shared::{AgentName, Artifact, Attempt, ByteSize, FailureKind, JobId, Offer};
+use fleetune_shared::{AgentName, Artifact, Attempt, FailureKind, JobId, Offer};
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -284,7 +285,7 @@ fn read_report(what: Option<What>) -> Result<Report, Error> {
                 .map_err(|_| Error::Invalid(format!("failure kind {} is unknown", failed.kind)))
                 .and_then(|kind| Ok(FailureKind::try_from(kind)?))?;
             let message = short(failed.message);
-            let vram_bytes_peak = failed.memory_bytes_peak.map(ByteSize);
+            let vram_bytes_peak = peak(failed.memory_bytes_peak, failed.peak_source)?;
             match kind {
                 FailureKind::OutOfMemory => Report::OutOfMemory { message, vram_bytes_peak },
                 kind => Report::Failed { kind, message, vram_bytes_peak },
@@ -292,7 +293,7 @@ fn read_report(what: Option<What>) -> Result<Report, Error> {
         }
         What::Released(released) => Report::Released {
             message: short(released.message),
-            vram_bytes_peak: released.memory_bytes_peak.map(ByteSize),
+            vram_bytes_peak: peak(released.memory_bytes_peak, released.peak_source)?,
         },
     })
 }

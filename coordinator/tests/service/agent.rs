@@ -155,5 +155,9 @@ pub(crate) fn finished(artifact: Artifact) -> What {
 }
 
 pub(crate) fn released(message: &str) -> What {
-    What::Released(v1::Released { message: message.into(), memory_bytes_peak: None })
+    What::Released(v1::Released {
+        message: message.into(),
+        memory_bytes_peak: None,
+        peak_source: 0,
+    })
 }

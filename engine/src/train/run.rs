@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use fleetune_shared::recipe::{Method, Objective};
 use fleetune_shared::{
-    AdapterConfig, BestEvaluation, Estimate, Recipe, StepMetrics, TrainOrder, TrainSummary,
-    TrainerEvent,
+    AdapterConfig, BestEvaluation, Estimate, PeakSource, Recipe, StepMetrics, TrainOrder,
+    TrainSummary, TrainerEvent,
 };
 
 use super::Observer;
@@ -154,6 +154,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
         seconds_waited_for_data: feed.waited().as_secs_f64(),
         estimate: Some(estimate),
         memory_bytes_peak: memory::peak(),
+        peak_source: PeakSource::Trainer,
         as_run: largest.as_run(model.spec(), &recipe, order.device, &model.memory_plan),
         eval_loss_last: state.standing.eval_loss_last,
         best: state.standing.best.map(|mark| BestEvaluation {

@@ -2,7 +2,8 @@
 
 use fleetune_shared::view::{AgentHistory, CorrectionView, HistoryView};
 use fleetune_shared::{
-    Accuracy, Attempt, AttemptEnd, AttemptRecord, ByteSize, Card, CardFamily, Device, Ratio,
+    Accuracy, Attempt, AttemptEnd, AttemptRecord, ByteSize, Card, CardFamily, Device, Peak,
+    PeakSource, Ratio,
 };
 
 use super::overview::agent_name;
@@ -10,6 +11,24 @@ use super::{ConvertError, enumeration, list, required};
 use crate::v1;
 
 super::convert_enum!(AttemptEnd, AttemptEnd, Finished, OutOfMemory, Failed, Released);
+super::convert_enum!(PeakSource, PeakSource, Trainer, Driver);
+
+/// Whoever does not say is of before drivers were asked.
+pub(super) fn peak_source(number: i32) -> Result<PeakSource, ConvertError> {
+    match number {
+        0 => Ok(PeakSource::Trainer),
+        _ => enumeration::<v1::PeakSource, _>("peak_source", number),
+    }
+}
+
+/// A peak as reports have it.
+///
+/// # Errors
+/// Nobody knows that source.
+pub fn peak(bytes: Option<u64>, source: i32) -> Result<Option<Peak>, ConvertError> {
+    let source = peak_source(source)?;
+    Ok(bytes.map(|bytes| Peak { bytes: ByteSize(bytes), source }))
+}
 
 impl From<CardFamily> for v1::CardFamily {
     fn from(family: CardFamily) -> Self {
@@ -40,6 +59,7 @@ impl From<AttemptRecord> for v1::AttemptRecord {
             vram_bytes_promised: record.vram_bytes_promised.0,
             vram_bytes_as_run: record.vram_bytes_as_run.map(|bytes| bytes.0),
             vram_bytes_peak: record.vram_bytes_peak.map(|bytes| bytes.0),
+            peak_source: v1::PeakSource::from(record.peak_source).into(),
         }
     }
 }
@@ -59,6 +79,7 @@ impl TryFrom<v1::AttemptRecord> for AttemptRecord {
             vram_bytes_promised: ByteSize(record.vram_bytes_promised),
             vram_bytes_as_run: record.vram_bytes_as_run.map(ByteSize),
             vram_bytes_peak: record.vram_bytes_peak.map(ByteSize),
+            peak_source: peak_source(record.peak_source)?,
         })
     }
 }
@@ -113,6 +134,7 @@ impl From<CorrectionView> for v1::Correction {
             dtype: view.dtype,
             attention: view.attention,
             tokens_max: view.tokens_max,
+            peak_source: v1::PeakSource::from(view.peak_source).into(),
             samples: view.samples,
             ratio_median: view.ratio_median.0,
             ratio_most: view.ratio_most.0,
@@ -130,6 +152,7 @@ impl TryFrom<v1::Correction> for CorrectionView {
             dtype: view.dtype,
             attention: view.attention,
             tokens_max: view.tokens_max,
+            peak_source: peak_source(view.peak_source)?,
             samples: view.samples,
             ratio_median: Ratio(view.ratio_median),
             ratio_most: Ratio(view.ratio_most),

@@ -2,6 +2,7 @@
 
 use fleetune_shared::{AsRun, BestEvaluation, ByteSize, FailureKind, StepMetrics, TrainSummary};
 
+use super::history::peak_source;
 use super::{ConvertError, optional, required};
 use crate::v1;
 
@@ -84,6 +85,7 @@ impl From<TrainSummary> for v1::TrainSummary {
             seconds_waited_for_data: s.seconds_waited_for_data,
             estimate: s.estimate.map(Into::into),
             memory_bytes_peak: s.memory_bytes_peak.0,
+            peak_source: v1::PeakSource::from(s.peak_source).into(),
             merge_logit_difference: s.merge_logit_difference,
             eval_loss_last: s.eval_loss_last,
             best: s.best.map(Into::into),
@@ -111,6 +113,7 @@ impl TryFrom<v1::TrainSummary> for TrainSummary {
             seconds_waited_for_data: s.seconds_waited_for_data,
             estimate: optional("estimate", s.estimate)?,
             memory_bytes_peak: ByteSize(s.memory_bytes_peak),
+            peak_source: peak_source(s.peak_source)?,
             merge_logit_difference: s.merge_logit_difference,
             eval_loss_last: s.eval_loss_last,
             best: s.best.map(Into::into),

@@ -19,6 +19,7 @@ mod tests;
 
 pub use error::ConvertError;
 use error::{Field, enumeration, list, optional, required, text};
+pub use history::peak;
 
 /// Both directions of an enum without fields; the wire's zero, `Unspecified`, is refused.
 macro_rules! convert_enum {

@@ -80,6 +80,7 @@ impl From<JobView> for v1::Job {
             model_json: model_to_json(&job.model),
             attempts: job.attempts.into_iter().map(Into::into).collect(),
             rung: job.rung.map(Into::into),
+            expected_start_ms: job.expected_start_ms,
         }
     }
 }
@@ -114,6 +115,7 @@ impl TryFrom<v1::Job> for JobView {
             model: model_from_json(&job.model_json).field("model_json")?,
             attempts: list("attempts", job.attempts)?,
             rung: optional("rung", job.rung)?,
+            expected_start_ms: job.expected_start_ms,
         })
     }
 }
@@ -213,6 +215,7 @@ impl From<Explanation> for v1::Explanation {
             cards: explanation.cards.into_iter().map(Into::into).collect(),
             hint: explanation.hint,
             expected_start_ms: explanation.expected_start_ms,
+            start_note: explanation.start_note,
             rung: explanation.rung.map(Into::into),
         }
     }
@@ -228,6 +231,7 @@ impl TryFrom<v1::Explanation> for Explanation {
             cards: list("cards", explanation.cards)?,
             hint: explanation.hint,
             expected_start_ms: explanation.expected_start_ms,
+            start_note: explanation.start_note,
             rung: optional("rung", explanation.rung)?,
         })
     }

@@ -11,8 +11,8 @@ use fleetune_shared::{
     Accuracy, Artifact, ArtifactFile, ArtifactKind, AsRun, Attempt, AttemptEnd, AttemptRecord,
     Availability, BatchChange, BestEvaluation, BlobHash, ByteSize, Card, CardFamily, Device,
     Estimate, FailureKind, FileName, Input, InputRole, JobId, JobSpec, Lineage, MergeSpec,
-    ModelSpec, Offer, OwnerSign, Ratio, Recipe, StepMetrics, Telemetry, Throttle, TrainSummary,
-    Work,
+    ModelSpec, Offer, OwnerSign, PeakSource, Ratio, Recipe, StepMetrics, Telemetry, Throttle,
+    TrainSummary, Work,
 };
 use prost::Message;
 
@@ -145,9 +145,11 @@ fn job() -> JobView {
             vram_bytes_promised: ByteSize(7),
             vram_bytes_as_run: Some(ByteSize(8)),
             vram_bytes_peak: None,
+            peak_source: PeakSource::Driver,
         }],
         rung: Some(rung()),
         waiting: Some("behind job 3".into()),
+        expected_start_ms: Some(9),
         recipe_json: "{}".into(),
         inputs: spec().inputs,
         model: spec().model,
@@ -220,6 +222,7 @@ fn views_survive_the_wire() {
             dtype: "bfloat16".into(),
             attention: "full".into(),
             tokens_max: 512,
+            peak_source: PeakSource::Driver,
             samples: 9,
             ratio_median: Ratio(1),
             ratio_most: Ratio(2),
@@ -248,6 +251,7 @@ fn views_survive_the_wire() {
         }],
         hint: Some("lower max_length".into()),
         expected_start_ms: Some(8),
+        start_note: Some("sooner if job 3 ends".into()),
         rung: Some(rung()),
     };
     assert_eq!(travelled::<v1::Explanation, _>(explanation.clone()), explanation);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use fleetune_scheduler::Liveness;
 use fleetune_scheduler::placement::{Policy, plan};
 use fleetune_scheduler::state::{Applied, Command, Effect, Report, State, StopReason};
+use fleetune_shared::recipe::Duration;
 use fleetune_shared::{
     AgentName, Artifact, ArtifactKind, ByteSize, Card, Device, Estimate, JobId, JobSpec, ModelSpec,
     Offer, Recipe, RequestId, TrainSummary, Work,
@@ -23,6 +24,8 @@ pub(crate) struct Real<'a> {
     numbers: BTreeMap<JobId, usize>,
     ids: Vec<JobId>,
     specs: Specs,
+    /// Whether recipes say how many steps there are.
+    timed: bool,
     evicted: Vec<usize>,
 }
 
@@ -87,6 +90,7 @@ impl<'a> Real<'a> {
             numbers: BTreeMap::new(),
             ids: vec![JobId(0); tasks.len()],
             specs: Specs::new(),
+            timed: false,
             evicted: Vec::new(),
         };
         for (number, vram_bytes) in fleet.iter().enumerate() {
@@ -107,7 +111,7 @@ impl<'a> Real<'a> {
     }
 
     pub(crate) fn submit_all(&mut self, tasks: std::ops::Range<usize>, now_ms: u64) {
-        let specs = tasks.clone().map(|task| self.specs.of(&self.tasks[task])).collect();
+        let specs = tasks.clone().map(|task| self.spec(&self.tasks[task])).collect();
         let request = RequestId(tasks.start.to_string());
         let before = self.state.jobs().next_back().map_or(0, |job| job.id.0);
         self.apply(Command::Submit { request, specs, now_ms });
@@ -116,6 +120,44 @@ impl<'a> Real<'a> {
             self.ids[task] = id;
             self.numbers.insert(id, task);
         }
+    }
+
+    fn spec(&self, task: &Task) -> JobSpec {
+        let mut spec = self.specs.of(task);
+        if let (true, Work::Train { recipe }) = (self.timed, &mut spec.work) {
+            recipe.duration = Duration::Steps(Self::steps(task));
+        }
+        spec
+    }
+
+    /// How long a step takes where recipes say how many there are.
+    pub(crate) const STEP_MS: u64 = 1_000;
+
+    /// A task's work in steps.
+    pub(crate) fn steps(task: &Task) -> u64 {
+        task.work_ms.div_ceil(Self::STEP_MS)
+    }
+
+    /// From here on recipes say how many steps there are, and a job has been measured: when it ended.
+    pub(crate) fn measure_steps(&mut self) -> u64 {
+        self.timed = true;
+        let (steps, user) = (1_000, "nobody".to_owned());
+        let (work_ms, vram_bytes) = (steps * Self::STEP_MS, 1 << 30);
+        let task = Task { arrives_ms: 0, work_ms, vram_bytes, user, priority: 0 };
+        let specs = vec![self.spec(&task)];
+        let request = RequestId("measured".into());
+        self.apply(Command::Submit { request, specs, now_ms: 0 });
+        let id = self.state.jobs().next_back().expect("it was submitted").id;
+        for command in self.plan(0) {
+            self.apply(command);
+        }
+        self.report(id, Report::Started { steps_total: steps }, 0);
+        self.report(id, finished(), work_ms);
+        work_ms
+    }
+
+    pub(crate) fn id(&self, task: usize) -> JobId {
+        self.ids[task]
     }
 
     pub(crate) fn report(&mut self, id: JobId, report: Report, now_ms: u64) {
@@ -135,7 +177,10 @@ impl<'a> Real<'a> {
             for effect in self.apply(command).effects {
                 match effect {
                     Effect::Start { agent, job, .. } => {
-                        self.report(job, Report::Started { steps_total: 1 }, now_ms);
+                        // Where nothing says how long a job is, its trainer does not either.
+                        let steps = self.state.job(job).and_then(|job| job.spec.steps());
+                        let steps_total = steps.unwrap_or_default();
+                        self.report(job, Report::Started { steps_total }, now_ms);
                         started.push((self.numbers[&job], self.cards[&agent]));
                     }
                     Effect::Stop { job, reason: StopReason::Yield, .. } => {
@@ -167,12 +212,10 @@ impl Scheduler for Real<'_> {
         let mut started = Vec::new();
         loop {
             let commands = self.plan(now_ms);
-            let asks = |c: &Command| matches!(c, Command::Preempt { .. });
-            let again = commands.iter().any(asks);
-            started.extend(self.carry_out(commands, now_ms));
-            if !again {
+            if commands.is_empty() {
                 return started;
             }
+            started.extend(self.carry_out(commands, now_ms));
         }
     }
 

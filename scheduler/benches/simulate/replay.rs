@@ -50,7 +50,7 @@ struct Card {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Ends { card: usize, version: u64, task: usize },
+    Ends { card: usize, version: u64 },
     Arrives(usize),
 }
 
@@ -85,33 +85,38 @@ pub(crate) fn replay(
     let mut users = Users::new(tasks);
     let mut promised = Promised::new(tasks, fleet);
     let mut shares = None;
-    while let Some(Reverse((now_ms, event))) = events.pop() {
-        let mut changed = Vec::new();
-        match event {
-            Event::Arrives(task) => scheduler.submit(task, now_ms),
-            Event::Ends { card, version, .. } if cards[card].version != version => continue,
-            Event::Ends { card, task, .. } => {
-                cards[card].advance(now_ms, contention, tasks, &mut ran_ms);
-                cards[card].running.remove(&task);
-                promised.bytes -= tasks[task].vram_bytes;
-                ended_ms[task] = now_ms;
-                scheduler.end(task, now_ms);
-                if users.end(task) {
-                    for card in &mut cards {
-                        card.advance(now_ms, contention, tasks, &mut ran_ms);
-                    }
-                    let all_came = tasks.last().is_some_and(|task| task.arrives_ms <= now_ms);
-                    shares = all_came.then(|| users.shares(tasks, &ran_ms));
+    while let Some(now_ms) = events.peek().map(|Reverse((ms, _))| *ms) {
+        let (mut changed, mut heard) = (Vec::new(), false);
+        // Whatever else happens at this moment is heard before anybody is placed.
+        while let Some(event) = next_at(&mut events, now_ms) {
+            match event {
+                Event::Arrives(task) => {
+                    heard = true;
+                    scheduler.submit(task, now_ms);
                 }
-                changed.push(card);
+                Event::Ends { card, version } if cards[card].version != version => {}
+                Event::Ends { card, .. } => {
+                    heard = true;
+                    cards[card].advance(now_ms, contention, tasks, &mut ran_ms);
+                    for task in cards[card].take_ended() {
+                        promised.bytes -= tasks[task].vram_bytes;
+                        ended_ms[task] = now_ms;
+                        scheduler.end(task, now_ms);
+                        if users.end(task) {
+                            for card in &mut cards {
+                                card.advance(now_ms, contention, tasks, &mut ran_ms);
+                            }
+                            let all_came =
+                                tasks.last().is_some_and(|task| task.arrives_ms <= now_ms);
+                            shares = all_came.then(|| users.shares(tasks, &ran_ms));
+                        }
+                    }
+                    changed.push(card);
+                }
             }
         }
-        // Whatever else happens at this moment is heard before anybody is placed.
-        let more = |events: &BinaryHeap<Reverse<(u64, Event)>>| matches!(events.peek(), Some(Reverse((ms, Event::Arrives(_)))) if *ms == now_ms);
-        while more(&events) {
-            if let Some(Reverse((_, Event::Arrives(task)))) = events.pop() {
-                scheduler.submit(task, now_ms);
-            }
+        if !heard {
+            continue;
         }
         loop {
             let placed = scheduler.place(now_ms);
@@ -139,8 +144,8 @@ pub(crate) fn replay(
         for card in changed {
             let version = cards[card].version + 1;
             cards[card].version = version;
-            if let Some((task, ms)) = cards[card].next_end(contention) {
-                events.push(Reverse((now_ms + ms, Event::Ends { card, version, task })));
+            if let Some(ms) = cards[card].next_end(contention) {
+                events.push(Reverse((now_ms + ms, Event::Ends { card, version })));
             }
         }
     }
@@ -169,10 +174,24 @@ impl Card {
         self.at_ms = now_ms;
     }
 
-    fn next_end(&self, contention: f64) -> Option<(usize, u64)> {
-        let first = self.running.iter().min_by(|a, b| a.1.total_cmp(b.1))?;
-        Some((*first.0, (first.1 / self.speed(contention)).ceil().max(1.0) as u64))
+    /// In how many milliseconds the first of its tasks ends.
+    fn next_end(&self, contention: f64) -> Option<u64> {
+        let first = self.running.values().copied().min_by(f64::total_cmp)?;
+        Some((first / self.speed(contention)).ceil().max(1.0) as u64)
     }
+
+    /// Tasks that have no work left, to less than what a clock of milliseconds sees.
+    fn take_ended(&mut self) -> Vec<usize> {
+        let ended: Vec<usize> =
+            self.running.iter().filter(|(_, left)| **left < 0.5).map(|(task, _)| *task).collect();
+        self.running.retain(|task, _| !ended.contains(task));
+        ended
+    }
+}
+
+fn next_at(events: &mut BinaryHeap<Reverse<(u64, Event)>>, now_ms: u64) -> Option<Event> {
+    events.peek().filter(|Reverse((ms, _))| *ms == now_ms)?;
+    events.pop().map(|Reverse((_, event))| event)
 }
 
 const HOUR_MS: f64 = 3_600_000.0;

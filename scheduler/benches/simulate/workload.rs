@@ -61,7 +61,8 @@ pub(crate) fn burst(jobs: usize, users: usize, seed: u64) -> Vec<Task> {
     tasks
 }
 
-/// A trace's jobs, each on one card as Fleetune's are, with needs drawn from the seed; its clusters are the users.
+/// A trace's jobs with needs drawn from the seed; its clusters are the users. Fleetune's jobs are on one card each, so
+/// one that had g GPUs is g jobs that last as long, and one that had none is none.
 pub(crate) fn trace(path: &str, seed: u64) -> Result<Vec<Task>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -69,19 +70,22 @@ pub(crate) fn trace(path: &str, seed: u64) -> Result<Vec<Task>, String> {
     for (number, line) in text.lines().enumerate().skip(1).filter(|(_, l)| !l.is_empty()) {
         let columns: Vec<_> = line.split(',').collect();
         let read = || {
-            let [at, seconds, _, _, cluster] = columns[..] else { return None };
-            Some((seconds_of(at)?, seconds.parse::<f64>().ok()?, cluster))
+            let [at, seconds, gpus, _, cluster] = columns[..] else { return None };
+            let (seconds, gpus) = (seconds.parse::<f64>().ok()?, gpus.parse::<f64>().ok()?);
+            Some((seconds_of(at)?, seconds, gpus as usize, cluster))
         };
-        let (at, seconds, cluster) = read().ok_or_else(|| {
+        let (at, seconds, gpus, cluster) = read().ok_or_else(|| {
             format!("{path}, line {}: found `{line}`, expected five columns", number + 1)
         })?;
-        tasks.push(Task {
+        // Parts of one job are alike.
+        let task = Task {
             arrives_ms: at * 1000,
             work_ms: (seconds.max(1.0) * 1000.0) as u64,
             vram_bytes: need(&mut rng),
             user: cluster.to_owned(),
             priority: 0,
-        });
+        };
+        tasks.extend(std::iter::repeat_n(task, gpus));
     }
     tasks.sort_by_key(|task| task.arrives_ms);
     let first = tasks.first().map_or(0, |task| task.arrives_ms);

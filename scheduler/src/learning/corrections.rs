@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use fleetune_shared::{CardFamily, Ratio, quantile};
+use fleetune_shared::{CardFamily, PeakSource, Ratio, quantile};
 use serde::{Deserialize, Serialize};
 
 use super::Traits;
@@ -32,6 +32,9 @@ pub struct Key {
     /// The jobs.
     #[serde(flatten)]
     pub traits: Traits,
+    /// Who measured: what two do not count alike is never mixed.
+    #[serde(default)]
+    pub source: PeakSource,
 }
 
 /// What an attempt says of its estimate.
@@ -60,6 +63,8 @@ pub struct Kind {
     pub family: CardFamily,
     /// The jobs; the size of the model is that of the smallest.
     pub traits: Traits,
+    /// Who measured.
+    pub source: PeakSource,
     /// Ratios that count.
     pub samples: usize,
     /// The median of them.
@@ -108,9 +113,16 @@ impl From<Corrections> for Vec<Entry> {
 }
 
 impl Corrections {
-    /// What an estimate is multiplied by; one to one where nothing was learned.
+    /// What an estimate is multiplied by; one to one where nothing was learned. What drivers say comes first: they count
+    /// everything a process holds.
     #[must_use]
-    pub fn of(&self, key: &Key) -> Ratio {
+    pub fn of(&self, family: CardFamily, traits: Traits) -> Ratio {
+        let learned = |source| self.learned.get(&Key { family, traits, source });
+        let learned = learned(PeakSource::Driver).or_else(|| learned(PeakSource::Trainer));
+        learned.map_or(Ratio::ONE, |learned| learned.correction)
+    }
+
+    fn of_key(&self, key: &Key) -> Ratio {
         self.learned.get(key).map_or(Ratio::ONE, |learned| learned.correction)
     }
 
@@ -125,7 +137,7 @@ impl Corrections {
         let ratio = match sample {
             Sample::Whole(ratio) => ratio,
             // A lower bound below what is promised anyway says nothing.
-            Sample::AtLeast(ratio) if ratio <= self.of(&key) => return,
+            Sample::AtLeast(ratio) if ratio <= self.of_key(&key) => return,
             Sample::AtLeast(ratio) => ratio,
         };
         if !self.learned.contains_key(&key) && self.learned.len() == KEYS_MAX {
@@ -148,15 +160,15 @@ impl Corrections {
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
         let mut kinds: Vec<(Kind, Vec<Ratio>)> = Vec::new();
-        for (Key { family, traits }, learned) in &self.learned {
+        for (Key { family, traits, source }, learned) in &self.learned {
             let alike = |kind: &Kind| {
                 let of_its_size = Traits { parameters: kind.traits.parameters, ..*traits };
-                (kind.family, kind.traits) == (*family, of_its_size)
+                (kind.family, kind.traits, kind.source) == (*family, of_its_size, *source)
             };
             let at = kinds.iter().position(|(kind, _)| alike(kind)).unwrap_or_else(|| {
                 let (samples, median, most, correction) = (0, Ratio::ONE, Ratio(0), Ratio(0));
-                let kind =
-                    Kind { family: *family, traits: *traits, samples, median, most, correction };
+                let (family, traits, source) = (*family, *traits, *source);
+                let kind = Kind { family, traits, source, samples, median, most, correction };
                 kinds.push((kind, Vec::new()));
                 kinds.len() - 1
             });
@@ -212,7 +224,7 @@ mod tests {
             length: UpTo::of(tokens),
             parameters: UpTo::of(1 << 27),
         };
-        Key { family: CardFamily::default(), traits }
+        Key { family: CardFamily::default(), traits, source: PeakSource::Trainer }
     }
 
     fn learned(samples: &[Sample]) -> Corrections {
@@ -222,7 +234,7 @@ mod tests {
     }
 
     fn correction_of(samples: &[Sample]) -> Ratio {
-        learned(samples).of(&key(512))
+        learned(samples).of_key(&key(512))
     }
 
     fn whole(ratio: u32, times: usize) -> Vec<Sample> {
@@ -233,7 +245,7 @@ mod tests {
     fn one_run_that_took_more_is_enough_to_promise_more() {
         assert_eq!(correction_of(&[]), Ratio::ONE);
         assert_eq!(correction_of(&whole(11_000, 1)), Ratio(11_200));
-        assert_eq!(learned(&whole(11_000, 1)).of(&key(2048)), Ratio::ONE, "another length");
+        assert_eq!(learned(&whole(11_000, 1)).of_key(&key(2048)), Ratio::ONE, "another length");
     }
 
     #[test]
@@ -289,8 +301,8 @@ mod tests {
             corrections.learn(other(number), Sample::Whole(Ratio(12_000)));
         }
         assert_eq!(corrections.learned.len(), KEYS_MAX);
-        assert_eq!(corrections.of(&key(512)), Ratio::ONE, "it learned nothing for longest");
-        assert_eq!(corrections.of(&other(0)), Ratio(12_200));
+        assert_eq!(corrections.of_key(&key(512)), Ratio::ONE, "it learned nothing for longest");
+        assert_eq!(corrections.of_key(&other(0)), Ratio(12_200));
     }
 
     #[test]
@@ -298,13 +310,25 @@ mod tests {
         let mut large = key(512);
         large.traits.parameters = UpTo::of(1 << 33);
         let mut corrections = learned(&whole(6_000, 20));
-        assert_eq!(corrections.of(&large), Ratio::ONE);
+        assert_eq!(corrections.of_key(&large), Ratio::ONE);
         corrections.learn(large, Sample::Whole(Ratio(10_500)));
-        assert_eq!(corrections.of(&key(512)), Ratio(6_200));
+        assert_eq!(corrections.of_key(&key(512)), Ratio(6_200));
         let kinds = corrections.kinds();
         assert_eq!(kinds.len(), 1);
         assert_eq!((kinds[0].samples, kinds[0].median), (21, Ratio(6_000)));
         assert_eq!((kinds[0].most, kinds[0].correction), (Ratio(10_500), Ratio(10_700)));
+    }
+
+    #[test]
+    fn what_drivers_say_is_not_mixed_with_what_trainers_say_and_comes_first() {
+        let driver = Key { source: PeakSource::Driver, ..key(512) };
+        let mut corrections = learned(&whole(11_000, 20));
+        let found = |corrections: &Corrections| corrections.of(driver.family, driver.traits);
+        assert_eq!(found(&corrections), Ratio(11_200), "as long as no driver was asked");
+        corrections.learn(driver, Sample::Whole(Ratio(13_000)));
+        assert_eq!(found(&corrections), Ratio(13_200));
+        assert_eq!(corrections.of_key(&key(512)), Ratio(11_200));
+        assert_eq!(corrections.kinds().len(), 2);
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! The fleet's cards while a plan is made: what is open now, and what will be.
+//! The fleet's cards while a plan is made: what is open now, and what will be. A forecast goes on with the same board
+//! from moment to moment.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use fleetune_shared::{AgentName, BlobHash, ByteSize, CardFamily, Device, JobId};
 
 use crate::learning::Traits;
-use crate::state::{Agent, Job, Promise, Shape, State};
+use crate::state::{Agent, Job, Load, Promise, Shape, State};
 
 pub(super) struct Board<'a> {
     state: &'a State,
@@ -25,11 +27,21 @@ pub(super) struct Board<'a> {
     nowhere: HashSet<&'a Shape>,
     /// Shapes for which there is no card left to hold.
     unheld: HashSet<&'a Shape>,
+    /// What jobs of a shape could use: sizing takes a moment.
+    useful: HashMap<(&'a Shape, Device), ByteSize>,
+    /// Rooms by when something next changes there; empty while only one plan is made.
+    changes: BTreeSet<(u64, usize)>,
+    /// Rooms that are held or were given jobs in this round.
+    touched: Vec<usize>,
 }
 
 /// A card's memory and slots. Holding goes through all of them: what it asks first is here, not behind a pointer.
 pub(super) struct Room<'a> {
     pub(super) agent: &'a Agent,
+    /// What is promised there: the agent's own, or what a forecast has made of it.
+    pub(super) load: Cow<'a, Load>,
+    /// When it opens, if it is closed.
+    opens_ms: Option<u64>,
     /// Its family, by its place among the board's.
     pub(super) family: usize,
     /// Open right now.
@@ -39,8 +51,6 @@ pub(super) struct Room<'a> {
     later: u64,
     slots_later: u32,
     held: Held,
-    /// When the first job that runs here is expected to end.
-    first_end_ms: Option<u64>,
 }
 
 /// Whether waiting jobs count on a card.
@@ -63,11 +73,11 @@ struct Open {
 /// In the order of preference: how much is open, whether the base is not there, how fast, which room.
 type Fit = (u64, bool, Reverse<u64>, usize);
 /// In the order of preference: when a job would start, how much is open now and later.
-type Start = (u64, Reverse<u64>, Reverse<u64>);
+type Start = (u64, Reverse<u64>, Reverse<u64>, usize);
 
 /// Where a job goes.
 pub(super) struct Spot {
-    room: usize,
+    pub(super) room: usize,
     pub(super) vram_bytes: u64,
     /// What it could use there, no less.
     useful: u64,
@@ -75,17 +85,13 @@ pub(super) struct Spot {
     passing: bool,
 }
 
-/// A card kept for a job that waits.
-pub(super) struct Hold {
-    pub(super) agent: AgentName,
-    /// When it is expected to start there.
-    pub(super) start_ms: Option<u64>,
-}
-
 impl<'a> Board<'a> {
-    /// Of `agents` those that can be given jobs.
-    pub(super) fn new(state: &'a State, agents: &[(&'a Agent, bool)], now_ms: u64) -> Self {
-        let usable = agents.iter().filter(|(agent, connected)| *connected && agent.takes_jobs());
+    /// Of cards that are lent, now or from some moment on.
+    pub(super) fn new(
+        state: &'a State,
+        lent: impl Iterator<Item = (&'a Agent, Option<u64>)>,
+        now_ms: u64,
+    ) -> Self {
         // What is corrected alike is least where its estimate is least.
         let mut leasts = BTreeMap::new();
         for shape in state.shapes() {
@@ -97,12 +103,12 @@ impl<'a> Board<'a> {
         let (mut places, mut families) = (BTreeMap::new(), Vec::new());
         let mut rooms = Vec::new();
         if !leasts.is_empty() {
-            rooms.extend(usable.map(|(agent, _)| {
+            rooms.extend(lent.map(|(agent, opens_ms)| {
                 let place = *places.entry(agent.family).or_insert_with(|| {
                     families.push(agent.family);
                     families.len() - 1
                 });
-                Room::new(agent, place)
+                Room::new(agent, place, opens_ms)
             }));
         }
         let least = |family: &CardFamily| {
@@ -123,6 +129,9 @@ impl<'a> Board<'a> {
             words: BTreeMap::new(),
             nowhere: HashSet::new(),
             unheld: HashSet::new(),
+            useful: HashMap::new(),
+            changes: BTreeSet::new(),
+            touched: Vec::new(),
         };
         board.open = (0..board.rooms.len()).filter_map(|room| board.open(room)).collect();
         board
@@ -164,13 +173,12 @@ impl<'a> Board<'a> {
             self.nowhere.insert(shape);
             return None;
         };
-        // Sizing takes a moment, so only a job that has a place is asked.
-        let mut sized = BTreeMap::new();
+        // Only a job that has a place is asked.
+        let mut sized = std::mem::take(&mut self.useful);
         let mut useful = |family: usize| {
             let family = self.families[family];
-            let bytes = *sized
-                .entry(family.device)
-                .or_insert_with(|| job.vram_bytes_useful(family.device).unwrap_or(ByteSize(0)));
+            let size = || job.vram_bytes_useful(family.device).unwrap_or(ByteSize(0));
+            let bytes = *sized.entry((shape, family.device)).or_insert_with(size);
             self.state.correction(shape.traits, family).times(bytes).0
         };
         let roomy = needs().filter_map(|(family, need)| {
@@ -180,10 +188,12 @@ impl<'a> Board<'a> {
             Some((order, Spot { vram_bytes: need, useful, ..spot }))
         });
         let roomy = roomy.min_by_key(|(order, _)| *order);
-        Some(roomy.map_or_else(
+        let spot = roomy.map_or_else(
             || Spot { useful: useful(self.rooms[spot.room].family).max(spot.vram_bytes), ..spot },
             |(_, roomy)| roomy,
-        ))
+        );
+        self.useful = sized;
+        Some(spot)
     }
 
     fn tightest(
@@ -217,62 +227,67 @@ impl<'a> Board<'a> {
 
     /// Gives a job its spot.
     pub(super) fn take(&mut self, spot: &Spot, shape: &'a Shape) -> AgentName {
-        if let Some(open) = self.open(spot.room) {
-            self.open.remove(&open);
-        }
-        let room = &mut self.rooms[spot.room];
-        room.now -= spot.vram_bytes;
-        room.slots_now -= 1;
-        if !spot.passing {
-            room.later -= spot.vram_bytes;
-            room.slots_later -= 1;
-        }
-        let agent = room.agent.name.clone();
+        self.alter(spot.room, |room| {
+            room.now -= spot.vram_bytes;
+            room.slots_now -= 1;
+            if !spot.passing {
+                room.later -= spot.vram_bytes;
+                room.slots_later -= 1;
+            }
+        });
+        self.touched.push(spot.room);
         if let Some(word) = shape.anti_affinity() {
             self.words.entry(spot.room).or_default().push(word);
         }
-        if let Some(open) = self.open(spot.room) {
-            self.open.insert(open);
-        }
-        agent
+        self.rooms[spot.room].agent.name.clone()
     }
 
     /// What a job that has its spot is promised in the end: of what is left there and held for nobody, as much more as
     /// it can use.
     pub(super) fn widen(&mut self, spot: &Spot) -> u64 {
-        let room = &mut self.rooms[spot.room];
+        let room = &self.rooms[spot.room];
         // One that is in passing is in the way soon enough.
         let spare = if spot.passing { 0 } else { room.now.min(room.later) };
         let more = (spot.useful - spot.vram_bytes).min(spare);
-        room.now -= more;
-        room.later -= more;
+        if more > 0 {
+            self.alter(spot.room, |room| {
+                room.now -= more;
+                room.later -= more;
+            });
+        }
         spot.vram_bytes + more
     }
 
     /// Keeps a card for a job that waits: where it would start first as far as that is known, else the one with the
-    /// most open. None if no card is left that could ever take it.
-    pub(super) fn hold(&mut self, shape: &'a Shape, job: &Job) -> Option<Hold> {
+    /// most open. False if no card is left that could ever take it.
+    pub(super) fn hold(&mut self, shape: &'a Shape, job: &Job) -> bool {
         if self.unheld.contains(shape) {
-            return None;
+            return false;
         }
         let awaited = self.state.is_awaited(job.id).then_some(job.id);
         let needs = self.needs(shape);
-        let mut best: Option<(Start, usize)> = None;
-        for (number, room) in self.rooms.iter().enumerate() {
+        let mut best: Option<Start> = None;
+        for (number, change_ms) in self.candidates() {
+            let room = &self.rooms[number];
+            // Nothing that changes later opens sooner.
+            if best.as_ref().is_some_and(|(ms, ..)| *ms < change_ms) {
+                break;
+            }
             let Some(need) = needs[room.family] else { continue };
             if need > room.later || room.slots_later == 0 || !shape.suits(&room.agent.offer) {
                 continue;
             }
-            let sooner_than = best.as_ref().map_or(u64::MAX, |((ms, ..), _)| *ms);
+            let sooner_than = best.as_ref().map_or(u64::MAX, |(ms, ..)| *ms);
             let start_ms = room.start_ms(need, awaited, self.now_ms, sooner_than);
-            let order = (start_ms.unwrap_or(u64::MAX), Reverse(room.now), Reverse(room.later));
-            if best.as_ref().is_none_or(|(least, _)| order < *least) {
-                best = Some((order, number));
+            let start_ms = start_ms.unwrap_or(u64::MAX);
+            let order = (start_ms, Reverse(room.now), Reverse(room.later), number);
+            if best.as_ref().is_none_or(|least| order < *least) {
+                best = Some(order);
             }
         }
-        let Some(((start_ms, ..), number)) = best else {
+        let Some((start_ms, .., number)) = best else {
             self.unheld.insert(shape);
-            return None;
+            return false;
         };
         let room = &mut self.rooms[number];
         room.later -= needs[room.family].unwrap_or(0);
@@ -281,29 +296,141 @@ impl<'a> Board<'a> {
         if room.held == Held::No {
             room.held = Held::Until(start_ms);
         }
-        Some(Hold { agent: room.agent.name.clone(), start_ms })
+        self.touched.push(number);
+        true
+    }
+
+    /// Rooms to hold, with when they first change; in the order of that where it is kept.
+    fn candidates(&self) -> impl Iterator<Item = (usize, u64)> {
+        let all = if self.changes.is_empty() { 0..self.rooms.len() } else { 0..0 };
+        all.map(|room| (room, 0)).chain(self.changes.iter().map(|(ms, room)| (*room, *ms)))
+    }
+}
+
+/// From moment to moment.
+impl<'a> Board<'a> {
+    /// Keeps the order of what changes from here on.
+    pub(super) fn look_ahead(&mut self) {
+        let changes =
+            self.rooms.iter().enumerate().map(|(number, room)| (room.change_ms(), number));
+        self.changes = changes.collect();
+    }
+
+    /// When something next changes.
+    pub(super) fn change_ms(&self) -> Option<u64> {
+        let (ms, _) = self.changes.first()?;
+        (*ms < u64::MAX).then_some((*ms).max(self.now_ms))
+    }
+
+    /// Another round at another moment: what ends or opens by then has done so. Those promises are over.
+    pub(super) fn again(&mut self, now_ms: u64) -> Vec<Promise> {
+        self.now_ms = now_ms;
+        self.words.clear();
+        self.nowhere.clear();
+        self.unheld.clear();
+        for number in self.touched.drain(..) {
+            self.rooms[number].later();
+        }
+        let mut over = Vec::new();
+        while let Some((ms, number)) = self.changes.first().copied()
+            && ms <= now_ms
+        {
+            over.extend(self.change(number, |room| room.pass(now_ms)));
+        }
+        over
+    }
+
+    /// A job that was given this spot runs.
+    pub(super) fn begin(&mut self, spot: &Spot, promise: Promise) {
+        self.change(spot.room, |room| room.load.to_mut().promise(promise));
+    }
+
+    /// A job has left an agent's card.
+    pub(super) fn leave(&mut self, job: JobId, agent: &AgentName) -> Option<Promise> {
+        let number = self.rooms.binary_search_by(|room| room.agent.name.cmp(agent)).ok()?;
+        self.change(number, |room| room.free(|promise| promise.job == job)).pop()
+    }
+
+    /// Changes a room, and when something next changes there follows.
+    fn change<T>(&mut self, number: usize, change: impl FnOnce(&mut Room<'a>) -> T) -> T {
+        let before = self.rooms[number].change_ms();
+        let outcome = self.alter(number, change);
+        let after = self.rooms[number].change_ms();
+        if before != after {
+            self.changes.remove(&(before, number));
+            self.changes.insert((after, number));
+        }
+        outcome
+    }
+
+    /// Changes a room, and whether it is open follows.
+    fn alter<T>(&mut self, number: usize, change: impl FnOnce(&mut Room<'a>) -> T) -> T {
+        if let Some(open) = self.open(number) {
+            self.open.remove(&open);
+        }
+        let outcome = change(&mut self.rooms[number]);
+        if let Some(open) = self.open(number) {
+            self.open.insert(open);
+        }
+        outcome
     }
 }
 
 impl<'a> Room<'a> {
-    fn new(agent: &'a Agent, family: usize) -> Self {
-        let slots = agent.offer.jobs_max();
-        Self {
-            agent,
-            family,
-            now: agent.vram_bytes_open().0,
-            slots_now: slots.saturating_sub(agent.load.jobs()),
-            later: agent.offer.usable().0,
-            slots_later: slots,
-            held: Held::No,
-            first_end_ms: agent.load.first_end_ms,
+    fn new(agent: &'a Agent, family: usize, opens_ms: Option<u64>) -> Self {
+        let load = Cow::Borrowed(&agent.load);
+        let held = Held::No;
+        let (now, slots_now, later, slots_later) = (0, 0, 0, 0);
+        let mut room =
+            Self { agent, load, opens_ms, family, now, slots_now, later, slots_later, held };
+        if opens_ms.is_some() {
+            // What is there leaves.
+            room.load = Cow::Owned(Load::default());
+        } else {
+            room.now = agent.vram_bytes_open().0;
+            room.slots_now = agent.offer.jobs_max().saturating_sub(agent.load.jobs());
+            room.later();
         }
+        room
+    }
+
+    /// Nobody counts on it.
+    fn later(&mut self) {
+        self.held = Held::No;
+        if self.opens_ms.is_none() {
+            self.later = self.agent.offer.usable().0;
+            self.slots_later = self.agent.offer.jobs_max();
+        }
+    }
+
+    /// When something first changes here, as far as that is known.
+    fn change_ms(&self) -> u64 {
+        self.opens_ms.or(self.load.first_end_ms).unwrap_or(u64::MAX)
+    }
+
+    /// It is `now_ms`: it opens, or jobs end.
+    fn pass(&mut self, now_ms: u64) -> Vec<Promise> {
+        if self.opens_ms.take().is_some() {
+            self.later();
+            (self.now, self.slots_now) = (self.later, self.slots_later);
+            return Vec::new();
+        }
+        self.free(|promise| promise.ends_ms.is_some_and(|ms| ms <= now_ms))
+    }
+
+    /// Takes back the promises that `are_over`.
+    fn free(&mut self, are_over: impl Fn(&Promise) -> bool) -> Vec<Promise> {
+        let load = self.load.to_mut();
+        let over = load.free(are_over);
+        self.now = self.agent.offer.usable().0.saturating_sub(load.vram_bytes);
+        self.slots_now = self.agent.offer.jobs_max().saturating_sub(load.jobs());
+        over
     }
 
     /// Whether a job that fits now may go here, and then whether only in passing. `added` are words against company
     /// beside those of jobs that are here already.
     fn takes(&self, shape: &Shape, need: u64, added: &[&str], now_ms: u64) -> Option<bool> {
-        let word_taken = |word| self.agent.load.has_word(word) || added.contains(&word);
+        let word_taken = |word| self.load.has_word(word) || added.contains(&word);
         if !shape.suits(&self.agent.offer) || shape.anti_affinity().is_some_and(word_taken) {
             return None;
         }
@@ -324,8 +451,8 @@ impl<'a> Room<'a> {
         now_ms: u64,
         sooner_than: u64,
     ) -> Option<u64> {
-        let load = &self.agent.load;
-        let known = awaited.is_some() || self.first_end_ms.is_some_and(|ms| ms <= sooner_than);
+        let load = &self.load;
+        let known = awaited.is_some() || load.first_end_ms.is_some_and(|ms| ms <= sooner_than);
         // What comes after the first that waits here, nobody can tell.
         if self.held != Held::No || !known {
             return None;

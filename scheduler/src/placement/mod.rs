@@ -14,14 +14,17 @@
 //! the first one first.
 
 mod board;
+mod forecast;
 mod preemption;
 
 use fleetune_shared::{AgentName, ByteSize, JobId};
 
 use crate::Liveness;
 use crate::state::{Agent, Command, State, Turns};
-use board::{Board, Hold};
+use board::{Board, Spot};
 use preemption::Preemptions;
+
+pub use forecast::{Forecast, Start};
 
 /// Times that placement goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +84,14 @@ fn departures(
 }
 
 fn assignments(state: &State, agents: &[(&Agent, bool)], now_ms: u64) -> Vec<Command> {
+    let lent = agents.iter().filter(|(agent, connected)| *connected && agent.takes_jobs());
+    let mut board = Board::new(state, lent.map(|(agent, _)| (*agent, None)), now_ms);
+    let mut preemptions = Preemptions::new(state, now_ms);
+    if is_settled(&board, &preemptions) {
+        return Vec::new();
+    }
+    let mut turns = Turns::new(state, now_ms);
+    let (decisions, _) = round(state, &mut board, &mut turns, &mut preemptions);
     let commands = |decision| match decision {
         Decision::Goes { job, agent, vram_bytes } => {
             vec![Command::Assign { job, agent, vram_bytes, now_ms }]
@@ -89,15 +100,12 @@ fn assignments(state: &State, agents: &[(&Agent, bool)], now_ms: u64) -> Vec<Com
             asked.into_iter().map(|job| Command::Preempt { job, waiting, now_ms }).collect()
         }
     };
-    let settled = |board: &Board<'_>, preemptions: &Preemptions<'_>| {
-        board.is_full() && preemptions.are_over()
-    };
-    decide(state, agents, now_ms, settled).into_iter().flat_map(commands).collect()
+    decisions.into_iter().flat_map(commands).collect()
 }
 
 /// What a plan says of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+enum Decision {
     /// It is given memory.
     Goes {
         /// The job.
@@ -111,37 +119,27 @@ pub enum Decision {
     Waits {
         /// The job.
         job: JobId,
-        /// Whose card is held.
-        agent: AgentName,
-        /// When it is expected to start there, where that can be told.
-        start_ms: Option<u64>,
         /// Less urgent jobs that are to make room.
         asked: Vec<JobId>,
     },
 }
 
-/// What a plan made now would say of each job that goes or holds a card, in the order of turns.
-#[must_use]
-pub fn decisions(state: &State, liveness: &Liveness, now_ms: u64) -> Vec<Decision> {
-    decide(state, &agents(state, liveness), now_ms, |_, _| false)
+/// Whether nothing more will be proposed.
+fn is_settled(board: &Board<'_>, preemptions: &Preemptions<'_>) -> bool {
+    board.is_full() && preemptions.are_over()
 }
 
-/// Turn by turn, until it is `settled` that nothing more will be proposed.
-fn decide<'a>(
+/// Turn by turn, until nothing more will be proposed; with the spots of those that go, by their place among the
+/// decisions.
+fn round<'a>(
     state: &'a State,
-    agents: &[(&'a Agent, bool)],
-    now_ms: u64,
-    settled: impl Fn(&Board<'a>, &Preemptions<'a>) -> bool,
-) -> Vec<Decision> {
-    let mut board = Board::new(state, agents, now_ms);
-    let mut preemptions = Preemptions::new(state, now_ms);
+    board: &mut Board<'a>,
+    turns: &mut Turns<'a>,
+    preemptions: &mut Preemptions<'a>,
+) -> (Vec<Decision>, Vec<(usize, Spot)>) {
     let mut decisions = Vec::new();
-    if settled(&board, &preemptions) {
-        return decisions;
-    }
-    let mut turns = Turns::new(state, now_ms);
     let (mut holds, mut spots) = (0, Vec::new());
-    while !settled(&board, &preemptions)
+    while !is_settled(board, preemptions)
         && let Some(turn) = turns.next()
     {
         let Some(job) = state.job(turn.job) else { continue };
@@ -149,27 +147,25 @@ fn decide<'a>(
         if let Some(spot) = board.best(shape, job) {
             let agent = board.take(&spot, shape);
             let vram_bytes = ByteSize(spot.vram_bytes);
-            turns.charge(&turn, spot.vram_bytes);
+            turns.place(&turn, spot.vram_bytes);
             spots.push((decisions.len(), spot));
             decisions.push(Decision::Goes { job: job.id, agent, vram_bytes });
-            turns.go_on(&turn);
         } else if holds == Policy::HOLDS_MAX {
             if board.is_full() {
                 break;
             }
             // What fits nowhere now fits nowhere later in this plan: the lane rests.
-        } else if let Some(hold) = board.hold(shape, job) {
+        } else if board.hold(shape, job) {
             holds += 1;
-            let asked = preemptions.make_room(&board, shape, job);
-            let Hold { agent, start_ms } = hold;
-            decisions.push(Decision::Waits { job: job.id, agent, start_ms, asked });
-            turns.go_on(&turn);
+            let asked = preemptions.make_room(board, shape, job);
+            decisions.push(Decision::Waits { job: job.id, asked });
+            turns.pass_over(&turn);
         }
     }
-    for (at, spot) in spots {
-        if let Decision::Goes { vram_bytes, .. } = &mut decisions[at] {
-            *vram_bytes = ByteSize(board.widen(&spot));
+    for (at, spot) in &spots {
+        if let Decision::Goes { vram_bytes, .. } = &mut decisions[*at] {
+            *vram_bytes = ByteSize(board.widen(spot));
         }
     }
-    decisions
+    (decisions, spots)
 }

@@ -33,6 +33,11 @@ impl<'a> Preemptions<'a> {
         Self { state, now_ms, possible, searches: SEARCHES_MAX, asked: BTreeSet::new() }
     }
 
+    /// Nobody is asked.
+    pub(super) fn over(state: &'a State, now_ms: u64) -> Self {
+        Self { state, now_ms, possible: false, searches: 0, asked: BTreeSet::new() }
+    }
+
     /// Whether nobody will be asked (any more).
     pub(super) fn are_over(&self) -> bool {
         !self.possible || self.searches == 0
@@ -63,13 +68,18 @@ impl<'a> Preemptions<'a> {
     }
 
     /// The jobs of a card that would have to go; none if that would not be enough.
-    fn victims<'r>(&self, room: &Room<'r>, shape: &Shape, job: &Job) -> Option<Vec<&'r Promise>> {
+    fn victims<'r>(
+        &self,
+        room: &'r Room<'a>,
+        shape: &Shape,
+        job: &Job,
+    ) -> Option<Vec<&'r Promise>> {
         let offer = &room.agent.offer;
         let need = self.state.need(shape, room.agent.family)?.0;
         if need > offer.usable().0 {
             return None;
         }
-        let load = &room.agent.load;
+        let load = &*room.load;
         let urgency = level(job.spec.priority, job.submitted_ms, self.now_ms);
         let may_ask = |p: &&Promise| {
             p.running

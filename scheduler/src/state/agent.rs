@@ -44,7 +44,13 @@ impl Agent {
     /// Whether new jobs may go there at all.
     #[must_use]
     pub fn takes_jobs(&self) -> bool {
-        self.present && !self.draining && self.availability().is_open()
+        self.is_lent() && self.availability().is_open()
+    }
+
+    /// Whether new jobs may go there while its card is open.
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.present && !self.draining
     }
 
     /// Memory a new job could be promised on the card: card − margin − foreign use − promises.

@@ -1,23 +1,21 @@
 //! One command at a time: the state machine's transitions.
 
 use fleetune_shared::{
-    AgentName, Attempt, AttemptEnd, BlobHash, ByteSize, CardFamily, Estimate, FailureKind,
-    InputRole, JobId, JobSpec, Lineage, Offer, RequestId, Work,
+    AgentName, Attempt, AttemptEnd, ByteSize, CardFamily, Estimate, FailureKind, JobId, JobSpec,
+    Offer, RequestId,
 };
 
 use super::record::{Measured, end_of};
-use super::usage::mib;
+use super::usage::had;
 use super::{
-    Agent, Answered, Applied, Basis, Command, Effect, Failure, Held, Job, Lease, Load, Pace, Phase,
-    Refusal, Reply, Report, Shape, State, StopReason, Submitted, anti_affinity,
+    Agent, Answered, Applied, Basis, Command, Effect, Held, Job, Lease, Load, Phase, Refusal,
+    Reply, Report, Shape, State, StopReason, Submitted, anti_affinity,
 };
 use crate::explain;
-use crate::ladder::{self, Next, Rung, Tried};
+use crate::ladder::{self, Next, Tried};
 
 /// Answers to submissions that are remembered.
 const REQUESTS_MAX: usize = 1_000;
-/// Attempts in a row that may end by the machine's fault without progress before the job is given up.
-const MACHINE_FAILURES_MAX: u32 = 5;
 
 type Outcome = Result<(Reply, Vec<Effect>), Refusal>;
 
@@ -255,7 +253,7 @@ impl State {
             agent: name.clone(),
             vram_bytes,
             since_ms,
-            ends_ms: agent.ms_at_most(job.spec.work_max()).map(|ms| since_ms.saturating_add(ms)),
+            ends_ms: self.ms_expected(job, agent).map(|ms| since_ms.saturating_add(ms)),
             yielding_to: None,
             basis,
         };
@@ -314,8 +312,7 @@ impl State {
                 }
             }
             (None, Some(lease)) => {
-                let seconds = self.clock_ms.saturating_sub(lease.since_ms) / 1000;
-                let had = mib(lease.vram_bytes.0).saturating_mul(seconds);
+                let had = had(lease.vram_bytes.0, lease.since_ms, self.clock_ms);
                 let usage = self.usages.entry(job.spec.user.clone()).or_default();
                 *usage = usage.plus(had, self.clock_ms);
             }
@@ -350,6 +347,11 @@ impl State {
         {
             self.corrections.learn(key, sample);
         }
+        if let Report::Finished { .. } = &report
+            && let Some((family, traits, speed)) = job.speed(now_ms)
+        {
+            self.speeds.learn(family, traits, speed);
+        }
         let mut effects = vec![Effect::JobChanged(id)];
         match &report {
             Report::Started { .. } => {}
@@ -372,7 +374,24 @@ impl State {
             effects.push(Effect::BlobsReleased(id));
         }
         self.change(id, |job| job.hear(agent, report, next, now_ms));
+        self.foresee_end(id, now_ms);
         done(effects)
+    }
+
+    /// A trainer that has started says how many steps there are: where nothing told before when its job ends, that may.
+    fn foresee_end(&mut self, id: JobId, now_ms: u64) {
+        let foreseen = self.jobs.get(&id).and_then(|job| {
+            let Phase::Running(Lease { agent, ends_ms: None, .. }) = &job.phase else {
+                return None;
+            };
+            self.ms_expected(job, self.agents.get(agent)?)
+        });
+        let Some(ms) = foreseen else { return };
+        self.change(id, |job| {
+            if let Phase::Running(lease) = &mut job.phase {
+                lease.ends_ms = Some(now_ms.saturating_add(ms));
+            }
+        });
     }
 
     /// What comes next for a job, if the report says that it ran out of memory.
@@ -383,7 +402,7 @@ impl State {
             device: lease.basis.family.device,
             promised: lease.vram_bytes,
             estimated: job.sized_at(lease),
-            peak: *peak,
+            peak: peak.map(|peak| peak.bytes),
         };
         Some(ladder::next(&job.spec, &job.rung, tried, self.largest_card(&job.spec)))
     }
@@ -392,157 +411,5 @@ impl State {
         self.jobs.get(&id).is_some_and(|job| {
             job.attempt == attempt && job.lease().is_some_and(|lease| lease.agent == *agent)
         })
-    }
-}
-
-impl Job {
-    fn accepted(id: JobId, spec: JobSpec, now_ms: u64) -> Self {
-        Self {
-            id,
-            spec,
-            submitted_ms: now_ms,
-            started_ms: None,
-            ended_ms: None,
-            attempt: Attempt::default(),
-            phase: Phase::Queued,
-            checkpoint: None,
-            steps_total: None,
-            machine_failures: 0,
-            failure: None,
-            pace: None,
-            attempts: Vec::new(),
-            rung: Rung::AsAsked,
-        }
-    }
-
-    /// Takes in what the live attempt says. `next` is what comes after it, where it ran out of memory.
-    fn hear(&mut self, agent: &AgentName, report: Report, next: Option<Next>, now_ms: u64) {
-        if let Some(end) = end_of(&report) {
-            self.record(end, Measured::of(&report), now_ms);
-        }
-        match report {
-            Report::Started { steps_total } => {
-                self.steps_total = Some(steps_total);
-                self.started_ms.get_or_insert(now_ms);
-                if let Phase::Assigned(lease) = &self.phase {
-                    self.phase = Phase::Running(lease.clone());
-                    let step = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
-                    self.pace = Some(Pace { began: (step, now_ms), last: (step, now_ms) });
-                }
-            }
-            Report::Checkpoint { artifact } => {
-                if self.checkpoint.as_ref().is_none_or(|old| old.step < artifact.step) {
-                    if let Some(pace) = &mut self.pace {
-                        pace.last = (artifact.step, now_ms.max(pace.began.1));
-                    }
-                    self.checkpoint = Some(artifact);
-                    self.machine_failures = 0;
-                }
-            }
-            Report::Finished { artifact, summary } => {
-                let lineage = self.lineage();
-                let agent = agent.clone();
-                self.failure = None;
-                self.checkpoint = None;
-                self.end(Phase::Succeeded { agent, artifact, summary, lineage }, now_ms);
-            }
-            Report::Failed { kind: FailureKind::Machine | FailureKind::Hung, message, .. } => {
-                self.requeue(Some(FailureKind::Machine), message, now_ms);
-            }
-            Report::Failed { kind, message, .. } => {
-                let (attempt, agent) = (self.attempt, agent.clone());
-                self.failure = Some(Failure { kind: Some(kind), message, attempt, agent });
-                self.end(Phase::Failed, now_ms);
-            }
-            Report::OutOfMemory { message, .. } => {
-                let message = match next {
-                    Some(Next::Try(rung)) => {
-                        self.rung = rung;
-                        self.phase = Phase::Queued;
-                        message
-                    }
-                    Some(Next::Refuse(why)) => {
-                        self.end(Phase::Failed, now_ms);
-                        why
-                    }
-                    None => return,
-                };
-                let (attempt, agent) = (self.attempt, agent.clone());
-                let kind = Some(FailureKind::OutOfMemory);
-                self.failure = Some(Failure { kind, message, attempt, agent });
-            }
-            Report::Released { message, .. } => self.requeue(None, message, now_ms),
-        }
-    }
-
-    fn end(&mut self, phase: Phase, now_ms: u64) {
-        self.phase = phase;
-        self.ended_ms = Some(now_ms);
-    }
-
-    fn stop(&self, reason: StopReason) -> Vec<Effect> {
-        let stop = |lease: &Lease| Effect::Stop {
-            agent: lease.agent.clone(),
-            job: self.id,
-            attempt: self.attempt,
-            reason,
-        };
-        self.lease().map(stop).into_iter().collect()
-    }
-
-    /// The live attempt was lost with its agent.
-    fn lose(&mut self, why: String, now_ms: u64) {
-        self.record(AttemptEnd::Released, Measured::default(), now_ms);
-        self.requeue(None, why, now_ms);
-    }
-
-    /// Back to the queue, or given up after too many failures of machines in a row.
-    fn requeue(&mut self, kind: Option<FailureKind>, message: String, now_ms: u64) {
-        let Some(agent) = self.lease().map(|lease| lease.agent.clone()) else { return };
-        self.failure = Some(Failure { kind, message, attempt: self.attempt, agent });
-        self.machine_failures += u32::from(kind.is_some());
-        if self.machine_failures >= MACHINE_FAILURES_MAX {
-            self.end(Phase::Failed, now_ms);
-        } else {
-            self.phase = Phase::Queued;
-        }
-    }
-
-    fn published(&self, agent: &AgentName, attempt: Attempt, report: &Report) -> bool {
-        match (&self.phase, report) {
-            (
-                Phase::Succeeded { agent: by, artifact, .. },
-                Report::Finished { artifact: again, .. },
-            ) => by == agent && self.attempt == attempt && artifact == again,
-            _ => false,
-        }
-    }
-
-    fn lineage(&self) -> Lineage {
-        let hashes = |role| {
-            let mut hashes: Vec<_> =
-                self.spec.inputs.iter().filter(|i| i.role == role).map(|i| i.file.blob).collect();
-            hashes.sort();
-            hashes
-        };
-        let (statement, parents) = match &self.spec.work {
-            Work::Train { recipe } => (recipe.canonical_json(), Vec::new()),
-            Work::Merge(merge) => ("merge".to_owned(), merge.adapter_of.into_iter().collect()),
-        };
-        Lineage {
-            job: self.id,
-            recipe: BlobHash(*blake3::hash(statement.as_bytes()).as_bytes()),
-            base: hashes(InputRole::Model),
-            data: hashes(InputRole::Data),
-            parents,
-        }
-    }
-}
-
-impl Phase {
-    /// The phase as a word.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        crate::view::phase(self).as_str()
     }
 }

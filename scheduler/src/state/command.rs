@@ -2,7 +2,7 @@
 //! node, so variants are only ever added.
 
 use fleetune_shared::{
-    AgentName, Artifact, Attempt, ByteSize, FailureKind, JobId, JobSpec, Offer, RequestId,
+    AgentName, Artifact, Attempt, ByteSize, FailureKind, JobId, JobSpec, Offer, Peak, RequestId,
     TrainSummary,
 };
 use serde::{Deserialize, Serialize};
@@ -159,7 +159,7 @@ pub enum Report {
         message: String,
         /// The most memory it held, where that is known.
         #[serde(default)]
-        vram_bytes_peak: Option<ByteSize>,
+        vram_bytes_peak: Option<Peak>,
     },
     /// Ended for want of memory: what comes next is decided by `crate::ladder`. Logs from before there was a ladder say
     /// [`Self::Failed`], and there the job ends.
@@ -167,7 +167,7 @@ pub enum Report {
         /// In words.
         message: String,
         /// The most memory it held, where that is known.
-        vram_bytes_peak: Option<ByteSize>,
+        vram_bytes_peak: Option<Peak>,
     },
     /// Given back on request, or lost with its process.
     Released {
@@ -175,6 +175,6 @@ pub enum Report {
         message: String,
         /// The most memory it held, where that is known.
         #[serde(default)]
-        vram_bytes_peak: Option<ByteSize>,
+        vram_bytes_peak: Option<Peak>,
     },
 }

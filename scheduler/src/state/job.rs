@@ -100,7 +100,7 @@ pub struct Lease {
     /// When it was given.
     #[serde(default)]
     pub since_ms: u64,
-    /// When the job ends at the latest, by what was known then of its length and the card's speed.
+    /// When the job is expected to end, by what was known then of its length and of the speed of its kind.
     #[serde(default)]
     pub ends_ms: Option<u64>,
     /// The more urgent job that its holder was asked to make room for.

@@ -41,18 +41,27 @@ pub struct Promise {
 
 impl Load {
     pub(super) fn add(&mut self, job: &Job, lease: &Lease) {
-        let promise = Promise::of(job, lease);
+        self.promise(Promise::of(job, lease));
+    }
+
+    pub(super) fn remove(&mut self, job: &Job) {
+        self.free(|promise| promise.job == job.id);
+    }
+
+    /// One promise more.
+    pub(crate) fn promise(&mut self, promise: Promise) {
         self.vram_bytes += promise.vram_bytes;
-        let at = self.promises.partition_point(|other| other.job < job.id);
+        let at = self.promises.partition_point(|other| other.job < promise.job);
         self.promises.insert(at, promise);
         self.first_end_ms = self.find_first_end();
     }
 
-    pub(super) fn remove(&mut self, job: &Job) {
-        if let Some(at) = self.promises.iter().position(|other| other.job == job.id) {
-            self.vram_bytes -= self.promises.remove(at).vram_bytes;
-            self.first_end_ms = self.find_first_end();
-        }
+    /// Takes out the promises that `are_over`.
+    pub(crate) fn free(&mut self, are_over: impl Fn(&Promise) -> bool) -> Vec<Promise> {
+        let freed: Vec<_> = self.promises.extract_if(.., |promise| are_over(promise)).collect();
+        self.vram_bytes -= freed.iter().map(|promise| promise.vram_bytes).sum::<u64>();
+        self.first_end_ms = self.find_first_end();
+        freed
     }
 
     fn find_first_end(&self) -> Option<u64> {

@@ -6,9 +6,11 @@
 mod agent;
 mod apply;
 mod command;
+mod duration;
 mod effect;
 mod index;
 mod job;
+mod life;
 mod load;
 mod record;
 mod sizing;
@@ -29,11 +31,12 @@ pub(crate) use load::anti_affinity;
 pub use load::{Load, Promise};
 pub(crate) use turns::Turns;
 pub use turns::level;
+pub(crate) use usage::Share;
 pub use usage::Usage;
 
 use index::{Index, Lane};
 
-use crate::learning::Corrections;
+use crate::learning::{Corrections, Speeds};
 
 /// Everything the fleet must not forget.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,6 +58,8 @@ pub struct State {
     usages: BTreeMap<String, Usage>,
     /// By how much estimates are off.
     corrections: Corrections,
+    /// How fast jobs of a kind go.
+    speeds: Speeds,
     /// Found again from the rest when a snapshot is read.
     #[serde(skip)]
     index: Index,
@@ -74,6 +79,8 @@ struct Stored {
     usages: BTreeMap<String, Usage>,
     #[serde(default)]
     corrections: Corrections,
+    #[serde(default)]
+    speeds: Speeds,
 }
 
 impl From<Stored> for State {
@@ -87,6 +94,7 @@ impl From<Stored> for State {
             clock_ms,
             usages,
             corrections,
+            speeds,
         } = stored;
         let mut index = Index::default();
         for job in jobs.values() {
@@ -101,7 +109,18 @@ impl From<Stored> for State {
             agent.family = CardFamily::of(&agent.offer.card);
             index.recache(&agent.name, None, &agent.offer);
         }
-        Self { jobs, agents, requests, next_job, next_answer, clock_ms, usages, corrections, index }
+        Self {
+            jobs,
+            agents,
+            requests,
+            next_job,
+            next_answer,
+            clock_ms,
+            usages,
+            corrections,
+            speeds,
+            index,
+        }
     }
 }
 
@@ -162,9 +181,13 @@ impl State {
     /// What a user has had of the fleet and holds of it, in MiB·s: whoever has less goes first.
     #[must_use]
     pub fn standing(&self, user: &str, now_ms: u64) -> u64 {
-        let had = self.usages.get(user).map_or(0, |usage| usage.at(now_ms));
-        let holds = self.index.holdings.get(user).map_or(0, |holding| holding.at(now_ms));
-        had.saturating_add(holds)
+        self.share(user).at(now_ms)
+    }
+
+    /// What a user has had and holds.
+    pub(crate) fn share(&self, user: &str) -> Share {
+        let usage = self.usages.get(user).copied().unwrap_or_default();
+        Share { usage, holding: self.index.holdings.get(user).copied().unwrap_or_default() }
     }
 
     /// Waiting jobs, lane by lane.
@@ -195,8 +218,7 @@ impl State {
         let mut queue = Vec::new();
         while let Some(turn) = turns.next() {
             queue.extend(self.jobs.get(&turn.job));
-            turns.charge(&turn, turn.lane.shape.needs.first().map_or(0, |(_, bytes)| *bytes));
-            turns.go_on(&turn);
+            turns.place(&turn, turn.lane.shape.needs.first().map_or(0, |(_, bytes)| *bytes));
         }
         queue
     }

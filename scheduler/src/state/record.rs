@@ -2,7 +2,7 @@
 
 use fleetune_shared::recipe::CheckpointingLevel;
 use fleetune_shared::{
-    AsRun, AttemptEnd, AttemptRecord, ByteSize, FailureKind, Ratio, TrainSummary, Work,
+    AsRun, AttemptEnd, AttemptRecord, ByteSize, FailureKind, Peak, Ratio, TrainSummary, Work,
 };
 
 use super::{Basis, Job, Lease, Report};
@@ -15,7 +15,7 @@ const RECORDS_MAX: usize = 16;
 /// What is known of an attempt's memory once it has ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Measured {
-    peak: Option<ByteSize>,
+    peak: Option<Peak>,
     as_run: Option<AsRun>,
     /// What its own trainer sized it at.
     estimate: Option<ByteSize>,
@@ -24,12 +24,14 @@ pub(super) struct Measured {
 impl Measured {
     /// What a report says of it; nothing where it does not end an attempt.
     pub(super) fn of(report: &Report) -> Self {
-        let known = |bytes: &ByteSize| bytes.0 > 0;
+        let known = |peak: &Peak| peak.bytes.0 > 0;
         match report {
             Report::Finished { summary, .. } => {
-                let TrainSummary { memory_bytes_peak, as_run, estimate, .. } = &**summary;
+                let TrainSummary { memory_bytes_peak, peak_source, as_run, estimate, .. } =
+                    &**summary;
+                let peak = Peak { bytes: *memory_bytes_peak, source: *peak_source };
                 Self {
-                    peak: Some(*memory_bytes_peak).filter(known),
+                    peak: Some(peak).filter(known),
                     as_run: *as_run,
                     estimate: estimate.map(|estimate| estimate.total()),
                 }
@@ -72,7 +74,8 @@ impl Job {
             correction: lease.basis.correction,
             vram_bytes_promised: lease.vram_bytes,
             vram_bytes_as_run: measured.as_run.map(|ran| ran.estimate.total()),
-            vram_bytes_peak: measured.peak,
+            vram_bytes_peak: measured.peak.map(|peak| peak.bytes),
+            peak_source: measured.peak.map(|peak| peak.source).unwrap_or_default(),
         };
         if self.attempts.len() == RECORDS_MAX {
             self.attempts.remove(0);
@@ -84,7 +87,7 @@ impl Job {
     pub(super) fn sample(&self, end: AttemptEnd, measured: Measured) -> Option<(Key, Sample)> {
         // A promise from before this was written down says nothing of its card.
         let lease = self.lease().filter(|lease| lease.basis != Basis::default())?;
-        let peak = measured.peak?;
+        let Peak { bytes: peak, source } = measured.peak?;
         let family = lease.basis.family;
         let traits = Traits::of(&self.spec);
         let whole = match (end, &self.spec.work, measured.as_run) {
@@ -105,7 +108,7 @@ impl Job {
                 (traits, Sample::AtLeast(Ratio::of(peak, estimate)?))
             }
         };
-        Some((Key { family, traits }, sample))
+        Some((Key { family, traits, source }, sample))
     }
 
     /// What the live attempt's trainer sizes itself at, or at most where it keeps what it has room for.

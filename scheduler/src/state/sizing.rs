@@ -4,16 +4,14 @@ use fleetune_shared::{ByteSize, CardFamily, JobSpec, Ratio};
 
 use super::{Agent, Job, Shape, State};
 use crate::ladder::Largest;
-use crate::learning::{Key, Traits};
+use crate::learning::Traits;
 
 impl State {
     /// What an estimate is multiplied by for jobs of these traits on cards of this family; needs without traits rest on
     /// what was tried and stay what they are.
     pub(crate) fn correction(&self, traits: Option<Traits>, family: CardFamily) -> Ratio {
         match traits {
-            Some(traits) if !self.corrections.is_empty() => {
-                self.corrections.of(&Key { family, traits })
-            }
+            Some(traits) if !self.corrections.is_empty() => self.corrections.of(family, traits),
             _ => Ratio::ONE,
         }
     }

@@ -74,6 +74,36 @@ impl Holding {
     }
 }
 
+/// What a user had and holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Share {
+    pub(super) usage: Usage,
+    pub(super) holding: Holding,
+}
+
+impl Share {
+    /// In MiB·s.
+    pub(crate) fn at(self, now_ms: u64) -> u64 {
+        self.usage.at(now_ms).saturating_add(self.holding.at(now_ms))
+    }
+
+    /// Something is promised.
+    pub(crate) fn begin(&mut self, vram_bytes: u64, now_ms: u64) {
+        self.holding.add(vram_bytes, now_ms);
+    }
+
+    /// What was promised is given back.
+    pub(crate) fn end(&mut self, vram_bytes: u64, since_ms: u64, now_ms: u64) {
+        self.holding.remove(vram_bytes, since_ms);
+        self.usage = self.usage.plus(had(vram_bytes, since_ms, now_ms), now_ms);
+    }
+}
+
+/// What one promise comes to, in MiB·s.
+pub(crate) fn had(vram_bytes: u64, since_ms: u64, now_ms: u64) -> u64 {
+    mib(vram_bytes).saturating_mul(now_ms.saturating_sub(since_ms) / 1000)
+}
+
 /// Memory in MiB; the smallest job counts too.
 pub(crate) fn mib(vram_bytes: u64) -> u64 {
     (vram_bytes >> 20).max(1)

@@ -129,7 +129,19 @@ impl CardAnswer {
             pid,
             used: Some(used),
             name: name.into(),
-            utilization: 0,
+            ..ProcessAnswer::default()
+        });
+        self
+    }
+
+    /// The same with whatever trainers the asking agent has, each of which holds so much.
+    #[must_use]
+    pub fn with_trainers(mut self, used: u64) -> Self {
+        self.used += used;
+        self.processes.push(ProcessAnswer {
+            trainer: true,
+            used: Some(used),
+            ..ProcessAnswer::default()
         });
         self
     }
@@ -141,6 +153,8 @@ impl CardAnswer {
 pub struct ProcessAnswer {
     /// Its number.
     pub pid: u32,
+    /// Whether it is each child of the process that asks, an agent's trainers, instead of the one with that number.
+    pub trainer: bool,
     /// What it holds, in bytes, where the driver can tell.
     pub used: Option<u64>,
     /// Its program, such as `/usr/bin/blender`.

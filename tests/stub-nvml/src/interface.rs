@@ -50,8 +50,24 @@ fn answers() -> Result<Answers, c_uint> {
 
 pub(crate) fn card(handle: Handle) -> Result<CardAnswer, c_uint> {
     let index = (handle as usize).checked_sub(1).ok_or(INVALID_ARGUMENT)?;
-    let card = answers()?.cards.into_iter().nth(index).ok_or(INVALID_ARGUMENT)?;
+    let mut card = answers()?.cards.into_iter().nth(index).ok_or(INVALID_ARGUMENT)?;
+    card.processes = card.processes.into_iter().flat_map(resolved).collect();
     if card.error == SUCCESS { Ok(card) } else { Err(card.error) }
+}
+
+/// A process as it is, or one for each child of this process.
+fn resolved(process: ProcessAnswer) -> Vec<ProcessAnswer> {
+    if !process.trainer {
+        return vec![process];
+    }
+    let children = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // After the name, which may hold anything: the state, then the parent.
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+        (parent == std::process::id()).then_some(pid)
+    });
+    children.map(|pid| ProcessAnswer { pid, ..process.clone() }).collect()
 }
 
 pub(crate) fn code(result: Result<(), c_uint>) -> c_uint {

@@ -10,8 +10,8 @@ use fleetune_shared::view::{
 use fleetune_shared::{
     Accuracy, Artifact, ArtifactFile, ArtifactKind, Attempt, AttemptEnd, AttemptRecord,
     Availability, BatchChange, BlobHash, ByteSize, Card, CardFamily, Device, Estimate, FailureKind,
-    FileName, JobId, Lineage, ModelSpec, Offer, OwnerSign, Ratio, StepMetrics, Telemetry, Throttle,
-    TrainSummary,
+    FileName, JobId, Lineage, ModelSpec, Offer, OwnerSign, PeakSource, Ratio, StepMetrics,
+    Telemetry, Throttle, TrainSummary,
 };
 
 /// The moment the snapshots show, 2026-03-01T10:30:00Z.
@@ -90,6 +90,7 @@ fn job(id: u64, phase: JobPhase) -> JobView {
         attempts: Vec::new(),
         rung: None,
         waiting: None,
+        expected_start_ms: None,
         recipe_json: r#"{"name":"tone","r":8}"#.into(),
         inputs: Vec::new(),
         model: ModelSpec::from_hf_config(config).unwrap(),
@@ -109,6 +110,7 @@ fn record(attempt: u32, end: AttemptEnd, peak_gib: u64) -> AttemptRecord {
         vram_bytes_promised: Ratio(10_200).times(estimate().total()),
         vram_bytes_as_run: Some(estimate().total()),
         vram_bytes_peak: Some(ByteSize(peak_gib << 30)),
+        peak_source: PeakSource::Driver,
     }
 }
 
@@ -140,6 +142,7 @@ pub(crate) fn history() -> HistoryView {
         dtype: "bfloat16".into(),
         attention: "full".into(),
         tokens_max: 1024,
+        peak_source: PeakSource::Trainer,
         samples: 24,
         ratio_median: Ratio(ratio_median),
         ratio_most: Ratio(ratio_most),
@@ -163,6 +166,7 @@ pub(crate) fn jobs() -> Vec<JobView> {
         started_ms: None,
         steps_total: None,
         waiting: Some("needs 9.48 GiB; bench-3 has 1.10 GiB open".into()),
+        expected_start_ms: Some(NOW + 12_000_000),
         ..job(1, JobPhase::Queued)
     };
     let running = JobView {
@@ -194,6 +198,7 @@ pub(crate) fn jobs() -> Vec<JobView> {
             seconds_waited_for_data: 0.0,
             estimate: Some(estimate()),
             memory_bytes_peak: ByteSize(8 << 30),
+            peak_source: PeakSource::Driver,
             as_run: None,
             eval_loss_last: None,
             best: None,
@@ -300,6 +305,7 @@ pub(crate) fn explanation() -> Explanation {
         ],
         hint: Some("set per_device_train_batch_size: 2 to fit bench-3".into()),
         expected_start_ms: Some(NOW + 3_600_000),
+        start_note: Some("nobody can tell yet when 1 job will end: sooner if it ends first".into()),
         rung: Some(rung()),
     }
 }
