@@ -1,7 +1,8 @@
 //! A fleet of processes under many short jobs: `just bench-fleet`.
 //!
 //! ```text
-//! cargo bench --workspace --bench fleet -- [--agents 200] [--jobs 10000] [--submitters 32] [--sweep 50] [--idle 20] [--json]
+//! cargo bench --workspace --bench fleet -- [--agents 200] [--jobs 10000] [--submitters 32] [--sweep 50] [--idle 20]
+//!                                          [--agents-in DIR] [--json]
 //! ```
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
@@ -36,11 +37,16 @@ fn read() -> Result<(Setup, bool), String> {
         jobs: 10_000,
         submitters: 32,
         sweep: 50,
+        agents_in: None,
         idle: Duration::from_secs(20),
     };
     let mut json = false;
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
+        if flag == "--agents-in" {
+            setup.agents_in = args.next().map(Into::into);
+            continue;
+        }
         let mut number = || {
             let found = args.next().ok_or_else(|| format!("{flag} lacks its number"))?;
             let number = found.parse::<usize>().ok().filter(|number| *number > 0);

@@ -14,6 +14,7 @@ async fn a_small_fleet_does_many_short_jobs() {
         jobs: 200,
         submitters: 8,
         sweep: 25,
+        agents_in: None,
         idle: Duration::from_secs(1),
     };
     let rate = measure(&setup).await;
@@ -23,6 +24,6 @@ async fn a_small_fleet_does_many_short_jobs() {
     assert!(rate.one_by_one.per_second() > 20.0, "{rate}");
     assert!(rate.in_sweeps.per_second() > 50.0, "{rate}");
     assert!(rate.completed_per_second() > 10.0, "{rate}");
-    // A connection for each agent and user, the database, and no file for each job.
-    assert!(rate.coordinator_files_open() < 150, "{rate}");
+    // Connections, the database, a few journals, and not two files for each job.
+    assert!(rate.coordinator_files_open() < 250, "{rate}");
 }

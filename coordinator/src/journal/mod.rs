@@ -47,7 +47,7 @@ impl Default for Limits {
 
 /// So many jobs' files are kept open between lines. Jobs are many and a process's files are few: beyond that, those
 /// opened first are closed, and opened again if more is said.
-const PAGES_OPEN_MAX: usize = 128;
+const PAGES_OPEN_MAX: usize = 64;
 
 /// All jobs' pages.
 #[derive(Debug)]

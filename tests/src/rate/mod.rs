@@ -50,16 +50,19 @@ pub struct Setup {
     pub submitters: usize,
     /// Jobs of a sweep.
     pub sweep: usize,
+    /// Where agents keep their files, if not beside the coordinator's: in a real fleet each has a disk of its own.
+    pub agents_in: Option<PathBuf>,
     /// How long the fleet is watched while it has nothing to do.
     pub idle: Duration,
 }
 
-/// A coordinator and its agents.
+/// A coordinator and its agents; their folders go after them.
 struct Fleet {
-    folder: TempDir,
     address: String,
     agents: Vec<Process>,
     coordinator: Process,
+    folder: TempDir,
+    _agents_folder: Option<TempDir>,
 }
 
 /// Starts a fleet, has it do all jobs, and says how fast that went.
@@ -109,6 +112,8 @@ impl Fleet {
         let folder = TempDir::new().expect("a temporary folder");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
         let address = format!("127.0.0.1:{}", port.expect("a free port").port());
+        let agents_folder =
+            setup.agents_in.as_ref().map(|parent| TempDir::new_in(parent).expect("a folder there"));
         let path = |name: &str| folder.path().join(name);
         let data = path("coordinator").display().to_string();
         let args = ["coordinator", "--listen", &address, "--data-dir", &data];
@@ -117,7 +122,8 @@ impl Fleet {
         let trainer = setup.trainer.display().to_string();
         let agent = |number: usize| {
             let name = format!("agent-{number}");
-            let data = path(&name).display().to_string();
+            let data = agents_folder.as_ref().unwrap_or(&folder).path().join(&name);
+            let data = data.display().to_string();
             let args = ["agent", "--join", &url, "--name", &name, "--data-dir", &data];
             // One job at a time, as on a GPU.
             let card = ["--device", "cpu", "--vram", "1GiB", "--max-jobs-per-card", "1"];
@@ -125,7 +131,7 @@ impl Fleet {
             Process::start(&setup.program, &args, path(&format!("{name}.log")))
         };
         let agents = (0..setup.agents).map(agent).collect();
-        let fleet = Self { folder, address, agents, coordinator };
+        let fleet = Self { address, agents, coordinator, folder, _agents_folder: agents_folder };
         let client = fleet.client();
         let begun = Instant::now();
         loop {
