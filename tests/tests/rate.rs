@@ -21,9 +21,9 @@ async fn a_small_fleet_does_many_short_jobs() {
     eprintln!("{rate}");
     assert_eq!(rate.retried, 0, "no attempt was lost");
     // Far below what an idle machine does: only a fleet that waits for something it should not is slower.
-    assert!(rate.one_by_one.per_second() > 20.0, "{rate}");
-    assert!(rate.in_sweeps.per_second() > 50.0, "{rate}");
-    assert!(rate.completed_per_second() > 10.0, "{rate}");
+    assert!(rate.one_by_one.per_second() > 10.0, "{rate}");
+    assert!(rate.in_sweeps.per_second() > 25.0, "{rate}");
+    assert!(rate.completed_per_second() > 5.0, "{rate}");
     // Connections, the database, a few journals, and not two files for each job.
     assert!(rate.coordinator_files_open() < 250, "{rate}");
 }
