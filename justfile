@@ -26,6 +26,10 @@ fetch-smollm2:
 bench-ops *FILTER:
     cargo bench --workspace --bench ops -- {{FILTER}}
 
+# Short jobs per second through a fleet of 200 agent processes on this machine; docs/benchmarks.md has the flags.
+bench-fleet *ARGS:
+    cargo bench --workspace --bench fleet -- {{ARGS}}
+
 # Whole steps beside TRL, torch + peft and torch.compile (about 6 GB of Python, once); --quick takes under 15 minutes.
 bench-peers *ARGS:
     cargo build --release

@@ -38,16 +38,19 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     /// Carries a command through the log.
     pub(crate) async fn propose(&self, command: &Command) -> Result<Reply, Error> {
-        let bytes = fleet_state::encode(command).map_err(|error| {
-            Error::Invalid(format!("the request cannot be written down: {error}"))
-        })?;
-        if bytes.len() > COMMAND_BYTES_MAX {
-            let (found, limit) = (ByteSize(bytes.len() as u64), ByteSize(COMMAND_BYTES_MAX as u64));
-            return Err(Error::TooMuch(format!(
-                "the request takes {found} in the log, expected at most {limit}; send it in parts"
-            )));
+        Ok(self.node.propose(encode(command)?).await??)
+    }
+
+    /// Carries commands through the log in their order, all or, where one cannot be written down, none.
+    pub(crate) async fn propose_all(&self, commands: &[Command]) -> Vec<Result<Reply, Error>> {
+        let encoded: Result<Vec<_>, _> = commands.iter().map(encode).collect();
+        match encoded {
+            Ok(encoded) => {
+                let answers = self.node.propose_all(encoded).await;
+                answers.into_iter().map(|answer| Ok(answer??)).collect()
+            }
+            Err(error) => vec![Err(error)],
         }
-        Ok(self.node.propose(bytes).await??)
     }
 
     /// Looks at the state as it is here and now.
@@ -124,6 +127,19 @@ impl Coordinator {
             Err(error) => tracing::warn!(%error, "blobs that no job names were not all removed"),
         }
     }
+}
+
+/// A command as the log takes it.
+fn encode(command: &Command) -> Result<Vec<u8>, Error> {
+    let bytes = fleet_state::encode(command)
+        .map_err(|error| Error::Invalid(format!("the request cannot be written down: {error}")))?;
+    if bytes.len() > COMMAND_BYTES_MAX {
+        let (found, limit) = (ByteSize(bytes.len() as u64), ByteSize(COMMAND_BYTES_MAX as u64));
+        return Err(Error::TooMuch(format!(
+            "the request takes {found} in the log, expected at most {limit}; send it in parts"
+        )));
+    }
+    Ok(bytes)
 }
 
 /// Everything a job reads, would resume from, or made.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -24,6 +25,9 @@ use crate::{Settings, grpc};
 
 /// How long open requests are waited for when stopping.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+
+/// Files and connections that are open at once.
+const FILES_MAX: u64 = 65_536;
 
 /// Why a coordinator did not start, or ended without being asked.
 #[derive(Debug, Error)]
@@ -80,6 +84,7 @@ async fn run(
     if heartbeat.is_zero() || lease < heartbeat * 3 {
         return Err(Fault::Lease { lease, heartbeat });
     }
+    allow_files();
     let folder = &settings.data_dir;
     let _lock = lock(folder)?;
     let address = settings.listen;
@@ -146,6 +151,18 @@ async fn run(
     dispatcher.await.map_err(|_| Fault::Panicked)?;
     coordinator.node.stop();
     ended.wait().await.map_err(Fault::from)
+}
+
+/// Each agent and user is a connection, and so a file of this process: it takes what it may have instead of what shells
+/// give unasked.
+fn allow_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(now, allowed)| {
+        let wanted = allowed.min(FILES_MAX);
+        if now < wanted { setrlimit(Resource::RLIMIT_NOFILE, wanted, allowed) } else { Ok(()) }
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "how many connections can be open at once stays as it was");
+    }
 }
 
 /// One coordinator per folder, for as long as the file is held.

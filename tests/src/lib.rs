@@ -1,6 +1,7 @@
-//! What end-to-end tests share: a sandbox of real processes, and where the fixtures are.
+//! What end-to-end tests share: a sandbox of real processes, a fleet of them to be measured, and where the fixtures are.
 
 mod process;
+pub mod rate;
 mod sandbox;
 
 use std::path::PathBuf;

@@ -43,6 +43,12 @@ impl Process {
         Self { child, log }
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it as a power cut would.
     pub fn kill_9(&mut self) {
         // It may have ended by itself; both are what the caller wants.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc as std_mpsc};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, mpsc as std_mpsc};
 use std::{io, thread};
 
 use fleetune_shared::{ByteSize, TrainerEvent};
@@ -99,9 +99,10 @@ impl Process {
             .process_group(0)
             .kill_on_drop(true);
         // Told nothing, the trainer's matrix products ask the kernel for the number of cores each time anew.
+        static CORES: LazyLock<usize> =
+            LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
         if std::env::var_os(THREADS).is_none() {
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            command.env(THREADS, cores.to_string());
+            command.env(THREADS, CORES.to_string());
         }
         if let Some(uuid) = launch.gpu_uuid {
             command.env("CUDA_VISIBLE_DEVICES", uuid);

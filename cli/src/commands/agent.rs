@@ -78,6 +78,9 @@ pub(crate) struct CardArgs {
     /// Where the agent keeps models, data and running jobs
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// What is started as `PROGRAM trainer ORDER` for every attempt; this program where absent
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    trainer: Option<PathBuf>,
     #[command(flatten)]
     owner: OwnerArgs,
 }
@@ -103,7 +106,7 @@ impl From<DeviceArg> for DeviceChoice {
 }
 
 impl CardArgs {
-    /// An agent's settings, with this program as the trainer.
+    /// An agent's settings, with this program as the trainer unless told otherwise.
     pub(crate) fn settings(&self, join: &str) -> Result<Settings, Failure> {
         let name = match &self.name {
             Some(name) => name.clone(),
@@ -122,6 +125,7 @@ impl CardArgs {
         let mut settings = Settings::new(name, join.to_owned(), data_dir)
             .map_err(|error| Failure::new("io", format!("this program's own path: {error}")))?;
         settings.cache_bytes_max = self.cache_size;
+        settings.program = self.trainer.clone().unwrap_or(settings.program);
         settings.card = CardSettings {
             device: self.device.into(),
             vram,

@@ -30,7 +30,7 @@ pub(super) fn carry_out(coordinator: &Coordinator, effect: Effect) {
                 v1::Stop { job: job.0, attempt: attempt.0, reason: reason.into(), for_owner };
             coordinator.sessions.send(&agent, Message::Stop(stop));
         }
-        // Watchers follow the applied index, the dispatcher plans after every event and sweeps on its own time.
+        // Watchers follow the applied index, the dispatcher plans and sweeps in its own time.
         Effect::JobChanged(_) | Effect::Replan | Effect::BlobsReleased(_) => {}
     }
 }

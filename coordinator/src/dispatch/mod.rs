@@ -3,8 +3,10 @@
 //!
 //! ```text
 //!   sessions ── who is heard ──▶ plan ──▶ commands ──▶ log ──▶ effects ──▶ sessions ──▶ agents
-//!                                 ▲ every tick, and after every change
+//!                                 ▲ every tick, and after changes that ask for it
 //! ```
+//!
+//! Whatever changes while a plan is on its way into the log is answered by one plan after it.
 
 mod effects;
 mod sessions;
@@ -27,10 +29,15 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How long hints are gathered first.
 const SWEEP_DELAY: Duration = Duration::from_secs(20);
 
+/// Commands of a plan that go into the log together; others have their turn in between.
+const WISHES_AT_ONCE: usize = 256;
+
 pub(crate) struct Dispatcher {
     coordinator: Arc<Coordinator>,
     events: UnboundedReceiver<Event<Effect>>,
     leads: bool,
+    /// Whether something changed that another plan may answer.
+    replan: bool,
     /// When the last round ended.
     awake_at: Instant,
     sweep_at: Instant,
@@ -42,7 +49,7 @@ impl Dispatcher {
         events: UnboundedReceiver<Event<Effect>>,
     ) -> Self {
         let now = Instant::now();
-        Self { coordinator, events, leads: false, awake_at: now, sweep_at: now }
+        Self { coordinator, events, leads: false, replan: false, awake_at: now, sweep_at: now }
     }
 
     /// Runs until the coordinator stops.
@@ -57,13 +64,15 @@ impl Dispatcher {
                     Some(event) => self.hear(event),
                     None => return,
                 },
-                _ = tick.tick() => {}
+                _ = tick.tick() => self.replan = true,
             }
             while let Ok(event) = self.events.try_recv() {
                 self.hear(event);
             }
             if self.leads {
-                self.decide().await;
+                if std::mem::take(&mut self.replan) {
+                    self.decide().await;
+                }
                 self.sweep();
             }
         }
@@ -74,6 +83,7 @@ impl Dispatcher {
         match event {
             Event::Leading => {
                 self.leads = true;
+                self.replan = true;
                 sessions.take_office(clock.now_ms());
             }
             Event::Following => {
@@ -82,8 +92,12 @@ impl Dispatcher {
             }
             Event::Applied(effects) => {
                 for effect in effects {
-                    if let Effect::BlobsReleased(_) = effect {
-                        self.sweep_at = self.sweep_at.min(Instant::now() + SWEEP_DELAY);
+                    match effect {
+                        Effect::BlobsReleased(_) => {
+                            self.sweep_at = self.sweep_at.min(Instant::now() + SWEEP_DELAY);
+                        }
+                        Effect::Replan => self.replan = true,
+                        Effect::Start { .. } | Effect::Stop { .. } | Effect::JobChanged(_) => {}
                     }
                     effects::carry_out(&self.coordinator, effect);
                 }
@@ -104,19 +118,27 @@ impl Dispatcher {
         let liveness = coordinator.sessions.liveness();
         let commands =
             coordinator.state(|state| plan(state, &liveness, Policy { lease_ms }, now_ms));
-        // In the plan's order: a departure frees what a later placement may be refused for.
-        for command in commands {
-            if let Command::Leave { agent, .. } = &command {
+        for command in &commands {
+            if let Command::Leave { agent, .. } = command {
                 tracing::warn!(%agent, "silent for too long, its jobs go back to the queue");
             }
-            match coordinator.propose(&command).await {
-                Ok(_) => {}
-                // The state moved on since the plan was made: the next plan knows.
-                Err(Error::Refused(refusal)) => tracing::debug!(%refusal, "a wish came too late"),
-                Err(error) => {
-                    tracing::warn!(%error, "the scheduler's wish did not reach the log");
-                    break;
+        }
+        // In the plan's order: a departure frees what a later placement may be refused for.
+        for wishes in commands.chunks(WISHES_AT_ONCE) {
+            let mut lost = None;
+            for outcome in coordinator.propose_all(wishes).await {
+                match outcome {
+                    Ok(_) => {}
+                    // The state moved on since the plan was made: the next plan knows.
+                    Err(Error::Refused(refusal)) => {
+                        tracing::debug!(%refusal, "a wish came too late");
+                    }
+                    Err(error) => lost = Some(error),
                 }
+            }
+            if let Some(error) = lost {
+                tracing::warn!(%error, "the scheduler's wish did not reach the log");
+                break;
             }
         }
         self.awake_at = Instant::now();

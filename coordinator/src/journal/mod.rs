@@ -11,7 +11,8 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,31 +45,33 @@ impl Default for Limits {
     }
 }
 
+/// So many jobs' files are kept open between lines. Jobs are many and a process's files are few: beyond that, those
+/// opened first are closed, and opened again if more is said.
+const PAGES_OPEN_MAX: usize = 64;
+
 /// All jobs' pages.
 #[derive(Debug)]
 pub(crate) struct Journal {
     folder: PathBuf,
     limits: Limits,
     pages: Mutex<HashMap<JobId, Arc<Mutex<Page>>>>,
+    /// Those whose files are open, the first opened first.
+    open: Mutex<VecDeque<JobId>>,
 }
 
 impl Journal {
     pub(crate) fn new(folder: &Path, limits: Limits) -> Self {
-        Self { folder: folder.to_owned(), limits, pages: Mutex::default() }
+        Self { folder: folder.to_owned(), limits, pages: Mutex::default(), open: Mutex::default() }
     }
 
     /// Writes a log line down. Trouble with the disk is logged, never passed on: training is worth more than its log.
     pub(crate) fn log(&self, job: JobId, line: &LogLine) {
-        let page = self.page(job);
-        let written = lock(&page).log(line);
-        complain(job, written);
+        self.write(job, |page| page.log(line));
     }
 
     /// Writes a step's metrics down.
     pub(crate) fn metrics(&self, job: JobId, metrics: &StepMetrics) {
-        let page = self.page(job);
-        let written = lock(&page).metrics(metrics);
-        complain(job, written);
+        self.write(job, |page| page.metrics(metrics));
     }
 
     /// The step heard of last.
@@ -104,6 +107,27 @@ impl Journal {
         lock(&self.page(job)).changes()
     }
 
+    fn write(&self, job: JobId, write: impl FnOnce(&mut Page) -> io::Result<()>) {
+        let page = self.page(job);
+        let (written, opened) = {
+            let mut page = lock(&page);
+            let before = page.is_open();
+            (write(&mut page), !before && page.is_open())
+        };
+        if let Err(error) = written {
+            tracing::warn!(%job, %error, "a line of the job's journal is lost");
+        }
+        if opened {
+            let mut open = lock(&self.open);
+            open.push_back(job);
+            let closed = if open.len() > PAGES_OPEN_MAX { open.pop_front() } else { None };
+            drop(open);
+            if let Some(closed) = closed {
+                lock(&self.page(closed)).close();
+            }
+        }
+    }
+
     fn path(&self, job: JobId) -> PathBuf {
         self.folder.join(job.to_string())
     }
@@ -119,10 +143,4 @@ impl Journal {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn complain(job: JobId, written: std::io::Result<()>) {
-    if let Err(error) = written {
-        tracing::warn!(%job, %error, "a line of the job's journal is lost");
-    }
 }

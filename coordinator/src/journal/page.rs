@@ -85,6 +85,16 @@ impl Page {
             .as_ref()
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.log.is_some() || self.metrics.is_some()
+    }
+
+    /// Its files are opened again when something is written.
+    pub(super) fn close(&mut self) {
+        self.log = None;
+        self.metrics = None;
+    }
+
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

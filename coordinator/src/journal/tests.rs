@@ -2,11 +2,12 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::PathBuf;
 
 use fleetune_shared::{Attempt, JobId, StepMetrics};
 use tempfile::TempDir;
 
-use super::{Journal, Limits, LogLine};
+use super::{Journal, Limits, LogLine, PAGES_OPEN_MAX};
 
 const JOB: JobId = JobId(3);
 
@@ -84,4 +85,23 @@ fn a_flood_ends_in_one_line_that_says_so() {
     assert!(lines.last().unwrap().text.starts_with("the log is full"));
     let bytes = std::fs::metadata(folder.path().join("3/metrics.jsonl")).unwrap().len();
     assert!(bytes < 800, "{bytes}");
+}
+
+#[test]
+fn jobs_are_many_and_open_files_are_few() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::new(folder.path(), Limits::default());
+    let jobs = || (1..=3 * PAGES_OPEN_MAX as u64).map(JobId);
+    for job in jobs().chain(jobs()) {
+        journal.log(job, &line("said"));
+        journal.metrics(job, &step(1, 1.0));
+    }
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let of_jobs = |file: &PathBuf| file.starts_with(folder.path());
+    let open = open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).filter(of_jobs).count();
+    assert_eq!(open, 2 * PAGES_OPEN_MAX);
+    // What was closed in between is all there.
+    for job in jobs() {
+        assert_eq!(journal.log_tail(job).next(), [line("said"), line("said")]);
+    }
 }

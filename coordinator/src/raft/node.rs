@@ -42,7 +42,7 @@ pub(crate) struct NodeSettings {
     pub(crate) tick: Duration,
     /// A snapshot is taken after so many entries …
     pub(crate) snapshot_entries: u64,
-    /// … or so many bytes of log.
+    /// … or so many bytes of log, but of no fewer than half the snapshot before.
     pub(crate) snapshot_bytes: usize,
     /// How long a caller waits for its command to be applied.
     pub(crate) patience: Duration,
@@ -200,6 +200,27 @@ impl<M: Machine> Node<M> {
         self.ask(|answer| Request::Propose(command, answer)).await
     }
 
+    /// Puts commands into the log in this order, without waiting in between; they share its syncs. One answer for each.
+    pub(crate) async fn propose_all(
+        &self,
+        commands: Vec<Vec<u8>>,
+    ) -> Vec<Result<M::Reply, ProposeError>> {
+        let asked = commands.into_iter().map(|command| {
+            let permit = self.permits.try_acquire().map_err(|_| ProposeError::Busy)?;
+            Ok((permit, self.send(|answer| Request::Propose(command, answer))?))
+        });
+        // All are sent before the first is waited for.
+        let asked: Vec<_> = asked.collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        for asked in asked {
+            answers.push(match asked {
+                Ok((_permit, wait)) => self.wait(wait).await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
     /// Returns once this node's state holds everything acknowledged before the call, by whichever node.
     pub(crate) async fn catch_up(&self) -> Result<(), ProposeError> {
         self.ask(Request::Read).await
@@ -209,8 +230,22 @@ impl<M: Machine> Node<M> {
         &self,
         request: impl FnOnce(Answer<T>) -> Request<M::Reply>,
     ) -> Result<T, ProposeError> {
+        self.wait(self.send(request)?).await
+    }
+
+    fn send<T>(
+        &self,
+        request: impl FnOnce(Answer<T>) -> Request<M::Reply>,
+    ) -> Result<oneshot::Receiver<Result<T, ProposeError>>, ProposeError> {
         let (answer, wait) = oneshot::channel();
         self.requests.send(request(answer)).map_err(|_| ProposeError::Stopped)?;
+        Ok(wait)
+    }
+
+    async fn wait<T>(
+        &self,
+        wait: oneshot::Receiver<Result<T, ProposeError>>,
+    ) -> Result<T, ProposeError> {
         match tokio::time::timeout(self.patience, wait).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(_)) => Err(ProposeError::Stopped),
@@ -481,8 +516,10 @@ impl<M: Machine, S: KeyValue, N: Network> Loop<M, S, N> {
         let index = self.raw.raft.raft_log.applied;
         let log = self.raw.store();
         let entries = index - log.snapshot_index();
-        let due = entries >= self.settings.snapshot_entries
+        let long = entries >= self.settings.snapshot_entries
             || log.entry_bytes() >= self.settings.snapshot_bytes;
+        // A large state is not written down for every few entries: what is written stays in proportion to what happened.
+        let due = long && log.entry_bytes() >= log.snapshot_bytes() / 2;
         if entries == 0 || !due {
             return Ok(());
         }

@@ -257,6 +257,22 @@ async fn a_snapshot_replaces_the_log_and_gives_the_same_state() {
 }
 
 #[tokio::test]
+async fn commands_that_go_together_are_carried_out_in_their_order() {
+    let folder = TempDir::new().unwrap();
+    let running = Running::start(folder.path(), &quick());
+    running.node.catch_up().await.unwrap();
+    let lines: Vec<String> = (1..=300).map(|number| format!("{number}")).collect();
+    let commands = lines.iter().map(|line| line.clone().into_bytes()).collect();
+    let answers: Vec<_> = running.node.propose_all(commands).await;
+    let counted: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    assert_eq!(counted, (1..=300).collect::<Vec<_>>());
+    assert_eq!(running.lines().await, lines);
+    running.stop().await.unwrap();
+    let batches = batches(folder.path());
+    assert!(batches < 30, "{batches} batches for 300 commands");
+}
+
+#[tokio::test]
 async fn many_commands_share_a_sync() {
     let folder = TempDir::new().unwrap();
     let running = Running::start(folder.path(), &quick());
@@ -273,9 +289,14 @@ async fn many_commands_share_a_sync() {
     assert_eq!(node.lines().await.len(), 500);
     let running = Arc::into_inner(node).unwrap();
     running.stop().await.unwrap();
-    let sequence = sled::open(folder.path().join("sled")).unwrap().get("sequence").unwrap();
-    let batches = u64::from_be_bytes(sequence.unwrap().as_ref().try_into().unwrap());
+    let batches = batches(folder.path());
     assert!(batches < 300, "{batches} batches for 500 commands");
+}
+
+/// How often a node that has ended wrote to its disk.
+fn batches(folder: &Path) -> u64 {
+    let sequence = sled::open(folder.join("sled")).unwrap().get("sequence").unwrap();
+    u64::from_be_bytes(sequence.unwrap().as_ref().try_into().unwrap())
 }
 
 #[tokio::test]

@@ -290,7 +290,7 @@ impl State {
         done(
             effects
                 .into_iter()
-                .chain([Effect::JobChanged(id), Effect::JobChanged(waiting)])
+                .chain([Effect::JobChanged(id), Effect::JobChanged(waiting), Effect::Replan])
                 .collect(),
         )
     }

@@ -1,7 +1,10 @@
 //! From text to [`RecipeFile`]: YAML or JSON, unknown keys refused with the nearest known one.
 
+use std::sync::LazyLock;
+
 use schemars::schema_for;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::{Recipe, RecipeFile};
@@ -71,21 +74,24 @@ impl RecipeFile {
     /// # Errors
     /// [`RecipeError::UnknownKey`] or [`RecipeError::Type`].
     pub fn from_value(value: Value) -> Result<Self, RecipeError> {
-        let Value::Object(map) = value else {
+        let Value::Object(map) = &value else {
             return Err(RecipeError::Type("expected keys and values at the top".into()));
         };
-        let known = known_keys();
-        if let Some(key) = map.keys().find(|key| !known.contains(key)) {
+        if let Some(key) = map.keys().find(|key| !KEYS.contains(key)) {
             return Err(RecipeError::UnknownKey { key: key.clone(), nearest: nearest_key(key) });
         }
-        // Key by key, so that a mistyped value is reported with its key.
-        for (key, value) in &map {
-            let one = Value::Object([(key.clone(), value.clone())].into_iter().collect());
-            serde_json::from_value::<Self>(one)
-                .map_err(|e| RecipeError::Type(format!("`{key}` is {}: {e}", abridged(value))))?;
-        }
-        serde_json::from_value(Value::Object(map)).map_err(|e| RecipeError::Type(e.to_string()))
+        Self::deserialize(&value).map_err(|error| mistyped(map, &error))
     }
+}
+
+/// Reads a refused recipe once more, key by key, so that a mistyped value is reported with its key.
+fn mistyped(map: &Map<String, Value>, whole: &serde_json::Error) -> RecipeError {
+    let alone = |(key, value): (&String, &Value)| {
+        let one = Value::Object([(key.clone(), value.clone())].into_iter().collect());
+        let error = RecipeFile::deserialize(&one).err()?;
+        Some(format!("`{key}` is {}: {error}", abridged(value)))
+    };
+    RecipeError::Type(map.iter().find_map(alone).unwrap_or_else(|| whole.to_string()))
 }
 
 impl Recipe {
@@ -104,19 +110,19 @@ pub fn schema() -> Value {
     schema_for!(RecipeFile).to_value()
 }
 
-fn known_keys() -> Vec<String> {
+/// Every key there is. A coordinator reads a thousand recipes per second, and the schema does not change in between.
+static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
     schema()["properties"].as_object().map(|p| p.keys().cloned().collect()).unwrap_or_default()
-}
+});
 
 /// The known key that looks most like `key`, if one does.
 #[must_use]
 pub fn nearest_key(key: &str) -> Option<String> {
-    known_keys()
-        .into_iter()
-        .map(|known| (strsim::jaro_winkler(key, &known), known))
+    KEYS.iter()
+        .map(|known| (strsim::jaro_winkler(key, known), known))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .filter(|(likeness, _)| *likeness > 0.75)
-        .map(|(_, known)| known)
+        .map(|(_, known)| known.clone())
 }
 
 fn abridged(value: &Value) -> String {

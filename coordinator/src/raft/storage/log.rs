@@ -142,6 +142,11 @@ impl<S: KeyValue> Log<S> {
         self.entry_bytes
     }
 
+    /// Bytes of the last snapshot.
+    pub(crate) fn snapshot_bytes(&self) -> usize {
+        self.snapshot_bytes
+    }
+
     /// The state as of the last snapshot.
     pub(crate) fn snapshot_data(&self) -> Result<Vec<u8>, StorageError> {
         let index = self.snapshot.index;
