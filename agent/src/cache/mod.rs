@@ -305,4 +305,24 @@ mod tests {
         drop(cache.make_room(100));
         assert_eq!(here(), [false, false, false]);
     }
+
+    #[tokio::test]
+    async fn what_others_read_makes_room_like_anything_else_and_is_read_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("blobs");
+        let text = "abc".repeat(1 << 20);
+        let file = put(&root, &text, 10);
+        let cache = cache(&root, text.len() as u64);
+        let mut chunks = cache.open(file.blob).unwrap().chunks(0, 0).unwrap();
+        let mut read = chunks.next().unwrap().unwrap();
+        drop(cache.make_room(1));
+        assert_eq!(cache.bytes_of(file.blob), None);
+        assert!(matches!(cache.open(file.blob), Err(StoredError::Missing)));
+        while let Some(chunk) = chunks.next().unwrap() {
+            read.extend(chunk);
+        }
+        assert!(read == text.as_bytes());
+        let left = fs::read_dir(cache.path(file.blob).parent().unwrap()).unwrap();
+        assert_eq!(left.count(), 0, "its outline went with it");
+    }
 }
