@@ -34,7 +34,6 @@ const STAT_HASHES_MAX: usize = 1000;
 const STREAMS_PER_CONNECTION_MAX: u32 = 64;
 
 /// Serves until it is dropped.
-#[derive(Debug)]
 pub(crate) struct Share {
     address: String,
     _server: AbortOnDropHandle<()>,
@@ -154,11 +153,11 @@ impl Blobs for Counter {
             let message = format!("{found} hashes asked for, expected at most {STAT_HASHES_MAX}");
             return Err(Status::resource_exhausted(message));
         }
-        let stat = |hash: &Vec<u8>| {
+        let stat = |hash: &Vec<u8>| -> Result<v1::BlobStat, Status> {
             let bytes = self.cache.bytes_of(read_hash(hash)?);
             Ok(v1::BlobStat { complete: bytes.is_some(), bytes_present: bytes.unwrap_or(0) })
         };
-        let stats = hashes.iter().map(stat).collect::<Result<_, Status>>()?;
+        let stats = hashes.iter().map(stat).collect::<Result<_, _>>()?;
         Ok(Response::new(v1::StatReply { stats }))
     }
 

@@ -136,7 +136,7 @@ mod tests {
         fs::create_dir(folder.path().join("ab")).unwrap();
         let path = folder.path().join("ab/.abcd.partial");
         let file = File::create(&path).unwrap();
-        assert_eq!(abandoned(folder.path()), [PathBuf::new(); 0]);
+        assert!(abandoned(folder.path()).is_empty());
         file.set_modified(SystemTime::now() - PARTIAL_AGE_MAX - Duration::from_secs(60)).unwrap();
         assert_eq!(abandoned(folder.path()), [path]);
     }

@@ -166,7 +166,10 @@ impl Fleet {
         spec: JobSpec,
         checkpoint: Option<v1::Artifact>,
     ) {
-        let vram_bytes_limit = self.shared.lock().unwrap().vram_bytes_limit.unwrap_or(1 << 30);
+        let (vram_bytes_limit, sources) = {
+            let shared = self.shared.lock().unwrap();
+            (shared.vram_bytes_limit.unwrap_or(1 << 30), shared.sources.clone())
+        };
         self.send(Down::Start(v1::Start {
             job,
             attempt,
@@ -174,7 +177,7 @@ impl Fleet {
             checkpoint,
             vram_bytes_limit,
             vram_bytes_budget: None,
-            sources: self.shared.lock().unwrap().sources.clone(),
+            sources,
         }));
     }
 

@@ -124,7 +124,7 @@ impl blobs_server::Blobs for Blobs {
         let name = hash(&name)?;
         let transfer = Arc::clone(&self.transfers).try_acquire_owned().map_err(|_| Error::Busy)?;
         let store = self.coordinator.blobs.clone();
-        let refused = move |error| Error::from(store.unreadable(name, error)).into();
+        let refused = move |error| -> Status { Error::from(store.unreadable(name, error)).into() };
         let store = self.coordinator.blobs.clone();
         let opened = spawn_blocking(move || store.open_whole(name)).await.map_err(Error::from)?;
         let chunks = match opened.map_err(Error::from)?.chunks(offset, length) {
