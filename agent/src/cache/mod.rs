@@ -314,11 +314,11 @@ mod tests {
         let file = put(&root, &text, 10);
         let cache = cache(&root, text.len() as u64);
         let mut chunks = cache.open(file.blob).unwrap().chunks(0, 0).unwrap();
-        let mut read = chunks.next().unwrap().unwrap();
+        let mut read = chunks.next_chunk().unwrap().unwrap();
         drop(cache.make_room(1));
         assert_eq!(cache.bytes_of(file.blob), None);
         assert!(matches!(cache.open(file.blob), Err(StoredError::Missing)));
-        while let Some(chunk) = chunks.next().unwrap() {
+        while let Some(chunk) = chunks.next_chunk().unwrap() {
             read.extend(chunk);
         }
         assert!(read == text.as_bytes());

@@ -31,7 +31,7 @@ fn get(store: &BlobStore, hash: BlobHash, offset: u64) -> Result<Vec<u8>, BlobEr
     let unreadable = |error| store.unreadable(hash, error);
     let mut chunks = store.open_whole(hash)?.chunks(offset, 0).map_err(unreadable)?;
     let mut bytes = Vec::new();
-    while let Some(chunk) = chunks.next().map_err(unreadable)? {
+    while let Some(chunk) = chunks.next_chunk().map_err(unreadable)? {
         bytes.extend(chunk);
     }
     Ok(bytes)

@@ -29,7 +29,7 @@ pub fn give(
         let _held = held;
         loop {
             // Files are read on threads that may block.
-            let read = spawn_blocking(move || (chunks.next(), chunks)).await;
+            let read = spawn_blocking(move || (chunks.next_chunk(), chunks)).await;
             let Ok((chunk, again)) = read else { return };
             chunks = again;
             match chunk {

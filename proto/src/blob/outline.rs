@@ -227,14 +227,14 @@ mod tests {
     #[test]
     fn a_flipped_bit_is_seen_in_its_chunk_and_in_no_other() {
         let mut bytes = bytes(3 * MIB + 9);
-        let outline = outline(&bytes, MIB);
+        let whole = outline(&bytes, MIB);
         bytes[2 * MIB + 5] ^= 1;
         let sound: Vec<bool> =
-            (0..4).zip(bytes.chunks(MIB)).map(|(i, b)| outline.has(i, b)).collect();
+            (0..4).zip(bytes.chunks(MIB)).map(|(i, b)| whole.has(i, b)).collect();
         assert_eq!(sound, [true, true, false, true]);
-        assert!(!outline.has(3, &bytes[3 * MIB..3 * MIB + 8]), "too short");
-        assert!(!outline.has(4, &[]), "behind the end");
-        let small = super::tests::outline(b"small", 5);
+        assert!(!whole.has(3, &bytes[3 * MIB..3 * MIB + 8]), "too short");
+        assert!(!whole.has(4, &[]), "behind the end");
+        let small = outline(b"small", 5);
         assert!(small.has(0, b"small") && !small.has(0, b"smell") && !small.has(0, b""));
     }
 

@@ -131,7 +131,7 @@ impl Chunks {
     ///
     /// # Errors
     /// [`StoredError::Damaged`] for a chunk that is not what it was, [`StoredError::Io`].
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, StoredError> {
+    pub fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, StoredError> {
         if self.at >= self.end {
             return Ok(None);
         }
@@ -189,7 +189,7 @@ mod tests {
     fn all(blob: BlobHash, path: &Path, offset: u64, length: u64) -> Result<Vec<u8>, StoredError> {
         let mut chunks = StoredBlob::open(blob, path)?.chunks(offset, length)?;
         let mut bytes = Vec::new();
-        while let Some(chunk) = chunks.next()? {
+        while let Some(chunk) = chunks.next_chunk()? {
             assert!((1..=MIB).contains(&chunk.len()));
             bytes.extend(chunk);
         }
@@ -222,8 +222,8 @@ mod tests {
         bytes[MIB + 3] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let mut chunks = StoredBlob::open(blob, &path).unwrap().chunks(0, 0).unwrap();
-        assert_eq!(chunks.next().unwrap().unwrap(), bytes[..MIB]);
-        assert!(matches!(chunks.next(), Err(StoredError::Damaged)));
+        assert_eq!(chunks.next_chunk().unwrap().unwrap(), bytes[..MIB]);
+        assert!(matches!(chunks.next_chunk(), Err(StoredError::Damaged)));
         assert_eq!(all(blob, &path, 2 * MIB as u64, 0).unwrap(), bytes[2 * MIB..]);
         // Without the outline all of it is looked at first.
         fs::remove_file(beside(&path)).unwrap();
@@ -233,7 +233,7 @@ mod tests {
         let stored = StoredBlob::open(blob, &path).unwrap();
         fs::write(&path, &bytes[..2 * MIB]).unwrap();
         let mut chunks = stored.chunks(2 * MIB as u64, 0).unwrap();
-        assert!(matches!(chunks.next(), Err(StoredError::Damaged)));
+        assert!(matches!(chunks.next_chunk(), Err(StoredError::Damaged)));
     }
 
     #[test]
@@ -244,10 +244,10 @@ mod tests {
         let stored = StoredBlob::open(blob, &path).unwrap();
         assert_eq!(fs::read(beside(&path)).unwrap(), stored.outline().to_bytes());
         let mut chunks = stored.chunks(0, 0).unwrap();
-        let mut read = chunks.next().unwrap().unwrap();
+        let mut read = chunks.next_chunk().unwrap().unwrap();
         StoredBlob::remove(&path).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        while let Some(chunk) = chunks.next().unwrap() {
+        while let Some(chunk) = chunks.next_chunk().unwrap() {
             read.extend(chunk);
         }
         assert!(read == bytes);
