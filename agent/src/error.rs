@@ -1,6 +1,7 @@
 //! Why an agent ends.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use fleetune_proto::client::ClientError;
@@ -31,6 +32,21 @@ pub enum AgentError {
     /// Not an address.
     #[error("--join: {0}")]
     Address(#[from] ClientError),
+    /// Nobody could fetch anything there.
+    #[error(
+        "--share: cannot listen on {address}: {source}; is another agent sharing there? give another address"
+    )]
+    Share {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// Why it does not.
+        source: io::Error,
+    },
+    /// It listens on every address, and cannot tell which of them others know.
+    #[error(
+        "--share: which address others are to dial is not known ({0}); give --share-as HOST:PORT"
+    )]
+    ShareAs(io::Error),
     /// The coordinator will not have this agent, and will not later.
     #[error("the coordinator at {address} refused this agent: {why}")]
     Refused {

@@ -6,6 +6,8 @@
 //!                          runner, one per attempt ◀── cache (inputs by hash)
 //!                             │ stdin, stdout
 //!                          trainer, a process of its own ── engine
+//!
+//!   other agents ◀── share ◀── cache
 //! ```
 //!
 //! [`run`] is the agent, [`run_child`] its trainer, [`train_alone`] a trainer without an agent; the
@@ -26,6 +28,7 @@ pub mod probe;
 mod runner;
 mod session;
 mod settings;
+mod share;
 mod trainer;
 
 pub use alone::train_alone;
@@ -34,5 +37,5 @@ pub use error::AgentError;
 pub use owner::OwnerPolicy;
 pub use runner::Ending;
 pub use session::run;
-pub use settings::{CardSettings, DeviceChoice, Settings};
+pub use settings::{CardSettings, DeviceChoice, Settings, ShareSettings};
 pub use trainer::run_child;

@@ -34,6 +34,7 @@ use crate::outbox::Outbox;
 use crate::owner::{self, Lent};
 use crate::probe::Probe;
 use crate::runner::{self, Beginning, Release, Start, TrainerPids, Upward, Wish, Workshop};
+use crate::share::Share;
 use crate::{AgentError, Settings};
 
 /// Lends a card until `shutdown` resolves, then has trainers write checkpoints and gives their jobs back.
@@ -52,10 +53,15 @@ pub async fn run(
     let probe = Probe::open(&settings.card)?;
     let leftovers = folder.sweep()?;
     let pids = TrainerPids::default();
+    let cache = Arc::new(Cache::new(folder.blobs(), client.clone(), settings.cache_bytes_max));
+    let share = match &settings.share {
+        Some(share) => Some(Share::open(share, client.address(), Arc::clone(&cache)).await?),
+        None => None,
+    };
     let shop = Arc::new(Workshop {
         program: settings.program,
         silence_max: settings.silence_max,
-        cache: Cache::new(folder.blobs(), client.clone(), settings.cache_bytes_max),
+        cache,
         client: client.clone(),
         device: probe.device(),
         gpu_uuid: probe.gpu_uuid().map(str::to_owned),
@@ -70,6 +76,7 @@ pub async fn run(
         key,
         folder,
         shop,
+        share,
         stop_grace: settings.stop_grace,
         yield_within,
         card,
@@ -107,6 +114,7 @@ struct Session {
     key: String,
     folder: DataFolder,
     shop: Arc<Workshop>,
+    share: Option<Share>,
     /// How long a trainer may take to leave when it is asked to, and when the card's owner wants it.
     stop_grace: Duration,
     yield_within: Duration,
@@ -168,6 +176,7 @@ impl Session {
     fn offer(&self) -> Offer {
         let mut offer = self.card.borrow().offer.clone();
         offer.blobs_cached = self.shop.cache.large();
+        offer.share = self.share.as_ref().map(|share| share.address().to_owned());
         if self.closing.is_some() {
             offer.vram_bytes_foreign = offer.card.vram_bytes_total;
         }
@@ -444,5 +453,6 @@ fn read_start(start: v1::Start) -> Result<Start, ConvertError> {
         checkpoint: start.checkpoint.map(TryInto::try_into).transpose()?,
         vram_bytes_limit: ByteSize(start.vram_bytes_limit),
         vram_bytes_budget: start.vram_bytes_budget.map(ByteSize),
+        sources: start.sources.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
     })
 }

@@ -1,6 +1,7 @@
 //! How an agent is set up; the command line fills this in.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,15 @@ pub struct CardSettings {
     pub labels: BTreeSet<String>,
 }
 
+/// How other agents may fetch what this one keeps.
+#[derive(Clone, Debug)]
+pub struct ShareSettings {
+    /// Where it listens; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// What others are to dial, as `HOST:PORT`, where that is not what it listens on.
+    pub dialled: Option<String>,
+}
+
 /// An agent's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -50,6 +60,8 @@ pub struct Settings {
     pub card: CardSettings,
     /// The most that models and data kept for later jobs may take; half of what the disk has to spare where absent.
     pub cache_bytes_max: Option<ByteSize>,
+    /// Whether and where those are handed to other agents.
+    pub share: Option<ShareSettings>,
     /// Who comes first on it.
     pub owner: OwnerPolicy,
     /// Started as `program trainer ORDER` for every attempt.
@@ -72,6 +84,7 @@ impl Settings {
             data_dir,
             card: CardSettings::default(),
             cache_bytes_max: None,
+            share: None,
             owner: OwnerPolicy::default(),
             program: std::env::current_exe()?,
             silence_max: Duration::from_secs(15 * 60),

@@ -3,14 +3,18 @@
 #[expect(dead_code, reason = "the trainer's stories use the rest of it")]
 mod fleet;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fleet::{Agent, Fleet, artifact, job, until};
+use fleetune_agent::ShareSettings;
+use fleetune_proto::client::{Client, ErrorCode};
 use fleetune_proto::v1::agent_message::Message as Up;
 use fleetune_proto::v1::report::What;
 use fleetune_proto::v1::{FailureKind, StopReason};
-use fleetune_shared::{Input, InputRole};
+use fleetune_shared::{ArtifactFile, BlobHash, ByteSize, Input, InputRole};
 use tonic::Status;
 
 fn folder() -> tempfile::TempDir {
@@ -115,6 +119,84 @@ async fn a_blob_damaged_at_rest_is_fetched_anew_and_one_damaged_on_its_way_is_re
     assert_eq!(failed.kind(), FailureKind::Machine);
     assert!(failed.message.contains("config.json"), "{}", failed.message);
     agent.shut_down().await.unwrap();
+}
+
+/// A model's file that is large enough to be told of.
+fn weights(fleet: &Fleet) -> Input {
+    let bytes: Vec<u8> = (0..17_u32 << 20).map(|i| (i % 251) as u8 ^ (i >> 16) as u8).collect();
+    let (name, bytes_in_all) = ("model.safetensors".to_owned(), ByteSize(bytes.len() as u64));
+    let name = name.try_into().unwrap();
+    let file = ArtifactFile { name, blob: fleet.store(&bytes), bytes: bytes_in_all };
+    Input { role: InputRole::Model, file }
+}
+
+/// The blob as an agent keeps it.
+fn kept(agent: &Agent, blob: BlobHash) -> PathBuf {
+    let name = blob.to_string();
+    agent.data_dir.join("blobs").join(&name[..2]).join(&name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_hands_out_what_it_keeps_and_nothing_else() {
+    let (mut there, mut here, folder) = (Fleet::start(), Fleet::start(), folder());
+    for name in ["1", "2", "3"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    let keeper = Agent::join_with(&there, &folder.path().join("2"), "finished", |settings| {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        settings.share = Some(ShareSettings { listen, dialled: None });
+    });
+    let address = there.hello().await.offer.unwrap().share.unwrap();
+    let input = weights(&there);
+    let blob = input.file.blob;
+    let mut spec = job(&there);
+    spec.inputs.push(input);
+    there.start_job(1, 1, spec.clone(), None);
+    assert!(matches!(there.report().await.1, What::Finished(_)));
+    assert_eq!(there.given(blob), 17 << 20);
+
+    // Another agent, whose coordinator has only the small files, and an outline.
+    let reader = Agent::join(&here, &folder.path().join("1"), "finished");
+    assert_eq!(here.hello().await.offer.unwrap().share, None);
+    job(&here);
+    assert_eq!(weights(&here).file.blob, blob);
+    here.recommend(&address, &[blob]);
+    here.start_job(1, 1, spec.clone(), None);
+    let line = here
+        .next("word of the model", |message| match message {
+            Up::Log(log) if log.text.starts_with("model.safetensors") => Some(log.text),
+            _ => None,
+        })
+        .await;
+    assert_eq!(line, "model.safetensors: 17.0 MiB from agent bench-2");
+    assert!(matches!(here.report().await.1, What::Finished(_)));
+    assert_eq!(here.given(blob), 0);
+    reader.shut_down().await.unwrap();
+
+    // What rots is handed out no more, and comes from the coordinator.
+    let path = kept(&keeper, blob);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[9 << 20] ^= 1;
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, bytes).unwrap();
+    let reader = Agent::join(&here, &folder.path().join("3"), "finished");
+    here.hello().await;
+    here.start_job(2, 1, spec, None);
+    assert!(matches!(here.report().await.1, What::Finished(_)));
+    assert_eq!(here.given(blob), 8 << 20, "what came before the damage is kept");
+    assert!(!path.exists());
+    reader.shut_down().await.unwrap();
+
+    let client = Client::connect(&address).unwrap();
+    assert_eq!(client.stat(&[blob]).await.unwrap(), [Some(0)]);
+    let unknown = BlobHash([7; 32]);
+    let nothing = folder.path().join("nothing");
+    let error = client.download(unknown, ByteSize(9), &nothing, |_, _| {}).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::NotFound, "{error}");
+    fs::write(&nothing, "an upload").unwrap();
+    let error = client.upload_file(&nothing, |_, _| {}).await.unwrap_err();
+    assert!(error.message.contains("takes no uploads"), "{error}");
+    keeper.shut_down().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,7 +72,9 @@ impl Error {
             Self::Propose(_) | Self::Busy | Self::Stopping => Code::Unavailable,
             Self::Blob(error) => match error {
                 BlobError::Missing(_) => Code::NotFound,
-                BlobError::Offset { .. } | BlobError::Cut { .. } => Code::OutOfRange,
+                BlobError::Offset { .. } | BlobError::End { .. } | BlobError::Cut { .. } => {
+                    Code::OutOfRange
+                }
                 BlobError::Contended(_) => Code::Aborted,
                 BlobError::Length { .. } | BlobError::Chunk(_) => Code::InvalidArgument,
                 BlobError::Mismatch { .. } | BlobError::Damaged(_) => Code::DataLoss,

@@ -1,10 +1,12 @@
-//! The wire: messages generated from `proto/`, conversions between them and the words of `shared`, and the client.
+//! The wire: messages generated from `proto/`, conversions between them and the words of `shared`, blobs in verified
+//! chunks, and the client.
 //!
 //! ```text
 //!   shared::JobSpec ──From──▶ v1::JobSpec ══ tonic ══▶ v1::JobSpec ──TryFrom──▶ shared::JobSpec
 //!                                                          what a peer sent is refused by field
 //! ```
 
+pub mod blob;
 pub mod client;
 mod convert;
 

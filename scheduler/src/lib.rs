@@ -4,6 +4,7 @@
 //!   Command ──▶ State::apply ──▶ Applied { reply, effects }      replicated: same log, same state
 //!   State + Liveness + now ──▶ plan ──▶ Commands                 the leader's wish, through the log
 //!   State + Liveness ──▶ view, explain                           what front ends show
+//!   State + Liveness + job ──▶ sources                           where its agent may fetch what it reads
 //! ```
 //!
 //! No clock, no randomness, no IO: time and seeds arrive inside commands. `coordinator` proposes commands,
@@ -15,8 +16,10 @@ pub mod ladder;
 pub mod learning;
 mod liveness;
 pub mod placement;
+mod sources;
 pub mod state;
 pub mod sweep;
 pub mod view;
 
 pub use liveness::Liveness;
+pub use sources::sources;

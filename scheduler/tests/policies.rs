@@ -408,7 +408,7 @@ fn logs_and_snapshots_of_before_are_read() {
     let agent = top["agents"]["one"].as_object_mut().unwrap();
     agent.remove("speed");
     let offer = agent["offer"].as_object_mut().unwrap();
-    for key in ["max_jobs_per_card", "labels", "blobs_cached"] {
+    for key in ["max_jobs_per_card", "labels", "blobs_cached", "share"] {
         offer.remove(key);
     }
     let stored = top["jobs"][job.to_string()].as_object_mut().unwrap();

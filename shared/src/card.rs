@@ -48,6 +48,9 @@ pub struct Offer {
     /// Large blobs it keeps: a base model among them need not cross the network.
     #[serde(default)]
     pub blobs_cached: BTreeSet<BlobHash>,
+    /// Where other agents may fetch those blobs, as `HOST:PORT`; nothing where its owner keeps them to the card.
+    #[serde(default)]
+    pub share: Option<String>,
     /// Whether it takes jobs now.
     #[serde(default)]
     pub availability: Availability,
@@ -63,6 +66,7 @@ impl Offer {
             max_jobs_per_card: None,
             labels: BTreeSet::new(),
             blobs_cached: BTreeSet::new(),
+            share: None,
             availability: Availability::Open,
         }
     }

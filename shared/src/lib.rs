@@ -29,6 +29,7 @@ pub mod peft;
 mod ratio;
 pub mod recipe;
 mod requirements;
+mod source;
 mod telemetry;
 pub mod view;
 
@@ -61,4 +62,5 @@ pub use peft::AdapterConfig;
 pub use ratio::Ratio;
 pub use recipe::Recipe;
 pub use requirements::Requirements;
+pub use source::Source;
 pub use telemetry::{Telemetry, Throttle};

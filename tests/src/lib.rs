@@ -3,11 +3,13 @@
 mod process;
 pub mod rate;
 mod sandbox;
+mod slow_line;
 
 use std::path::PathBuf;
 
 pub use process::Process;
-pub use sandbox::Sandbox;
+pub use sandbox::{Sandbox, free_address};
+pub use slow_line::slow_line;
 
 /// A file or folder under `tests/fixtures`.
 #[must_use]

@@ -40,15 +40,11 @@ impl Sandbox {
     /// If it does not come up.
     #[must_use]
     pub fn new(program: &str) -> Self {
-        // A port that was free a moment ago, so that a restarted coordinator has the address its agents know.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .expect("a free port")
-            .port();
         let sandbox = Self {
             program: program.into(),
             folder: TempDir::new().expect("a temporary folder"),
-            address: format!("127.0.0.1:{port}"),
+            // A restarted coordinator has the address its agents know.
+            address: free_address(),
             coordinator: Mutex::default(),
             agents: BTreeMap::new(),
         };
@@ -198,6 +194,16 @@ impl Sandbox {
             thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// An address of this machine that was free a moment ago.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").to_string()
 }
 
 /// Trainer processes whose orders lie under a folder.

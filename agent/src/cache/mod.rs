@@ -1,7 +1,8 @@
 //! Inputs of jobs, kept by hash: a base model crosses the network once.
 //!
 //! A blob is verified when it arrives and again when this process first meets it on disk, so that a file that rotted
-//! is fetched anew and never trained on. What takes more room than its owner allows goes ([`shelf`]).
+//! is fetched anew and never trained on. What takes more room than its owner allows goes ([`shelf`]). Other agents may
+//! read it too (`crate::share`); that does not keep it here.
 
 mod shelf;
 
@@ -12,7 +13,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fleetune_proto::client::{Client, ClientError};
+use fleetune_proto::blob::{StoredBlob, StoredError};
+use fleetune_proto::client::{Client, ClientError, Supply};
 use fleetune_shared::{ArtifactFile, BlobHash, ByteSize};
 use nix::sys::statvfs::statvfs;
 use thiserror::Error;
@@ -52,6 +54,10 @@ const LARGE_COUNT_MAX: usize = 32;
 impl Cache {
     /// Half of what the disk has to spare where `limit` is not given.
     pub(crate) fn new(root: PathBuf, client: Client, limit: Option<ByteSize>) -> Self {
+        for path in shelf::abandoned(&root) {
+            info!("{}: nobody continued it, removed", path.display());
+            let _ = fs::remove_file(path);
+        }
         let blobs = shelf::blobs(&root);
         let held: u64 = blobs.iter().map(|blob| blob.bytes).sum();
         let spare = || free_bytes(&root).map(|free| ByteSize((held + free) / 2));
@@ -79,28 +85,59 @@ impl Cache {
         lock(&self.large).clone()
     }
 
-    /// Puts a file of an artifact into `folder` under its name, fetching it if it is not here.
-    pub(crate) async fn place(&self, file: &ArtifactFile, folder: &Path) -> Result<(), CacheError> {
+    /// Puts a file of an artifact into `folder` under its name, fetching it if it is not here; `supply` says whom to ask
+    /// first, and tells afterwards who sent it.
+    pub(crate) async fn place(
+        &self,
+        file: &ArtifactFile,
+        folder: &Path,
+        supply: &mut Supply,
+    ) -> Result<(), CacheError> {
         // Held until the job has it, so that nobody makes room of it in between.
         let entry = self.entry(file.blob);
         let mut whole = entry.lock().await;
-        let blob = self.fetch(file, &mut whole).await?;
+        let blob = self.fetch(file, &mut whole, supply).await?;
         let path = folder.join(file.name.as_str());
         link(&blob, &path).map_err(|source| CacheError::Io { path, source })
     }
 
     /// As [`Cache::place`], for what is needed once: it is not kept.
-    pub(crate) async fn pass(&self, file: &ArtifactFile, folder: &Path) -> Result<(), CacheError> {
-        let placed = self.place(file, folder).await;
+    pub(crate) async fn pass(
+        &self,
+        file: &ArtifactFile,
+        folder: &Path,
+        supply: &mut Supply,
+    ) -> Result<(), CacheError> {
+        let placed = self.place(file, folder, supply).await;
         let entry = self.entry(file.blob);
         let mut whole = entry.lock().await;
         self.forget(file.blob, &mut whole);
         placed
     }
 
+    /// A blob's length, if it is here.
+    pub(crate) fn bytes_of(&self, blob: BlobHash) -> Option<u64> {
+        fs::metadata(self.path(blob)).ok().map(|meta| meta.len())
+    }
+
+    /// A blob for somebody else to read, who goes on reading it if room is made of it meanwhile.
+    pub(crate) fn open(&self, blob: BlobHash) -> Result<StoredBlob, StoredError> {
+        StoredBlob::open(blob, &self.path(blob))
+    }
+
+    /// Somebody else found that a blob is not what it was.
+    pub(crate) fn drop_damaged(&self, blob: BlobHash) {
+        warn!("{}: does not match its hash, kept no longer", self.path(blob).display());
+        let entry = self.entry(blob);
+        // A job that has it at this moment looks at it itself.
+        if let Ok(mut whole) = entry.try_lock() {
+            self.forget(blob, &mut whole);
+        }
+    }
+
     fn forget(&self, blob: BlobHash, whole: &mut bool) {
         *whole = false;
-        let _ = fs::remove_file(self.path(blob));
+        let _ = StoredBlob::remove(&self.path(blob));
         lock(&self.large).remove(&blob);
     }
 
@@ -120,7 +157,12 @@ impl Cache {
     }
 
     /// The path of a blob that is whole, fetched if it is not here; the caller has its entry.
-    async fn fetch(&self, file: &ArtifactFile, whole: &mut bool) -> Result<PathBuf, CacheError> {
+    async fn fetch(
+        &self,
+        file: &ArtifactFile,
+        whole: &mut bool,
+        supply: &mut Supply,
+    ) -> Result<PathBuf, CacheError> {
         let path = self.path(file.blob);
         if path.exists() {
             let sound = *whole || hash(&path).await.is_ok_and(|found| found == file.blob);
@@ -132,13 +174,20 @@ impl Cache {
                 return Ok(path);
             }
             warn!("{}: does not match its hash, fetched anew", path.display());
-            let _ = fs::remove_file(&path);
+            let _ = StoredBlob::remove(&path);
         }
         let _coming = self.make_room(file.bytes.0);
-        self.client
-            .download(file.blob, file.bytes, &path, |_, _| {})
-            .await
+        let failed_before = supply.failures.len();
+        let download = self.client.download_from(supply, file.blob, file.bytes, &path, |_, _| {});
+        let downloaded = download.await;
+        for failure in &supply.failures[failed_before..] {
+            warn!("{}: {failure}; not asked for it again", file.name);
+        }
+        let outline = downloaded
             .map_err(|source| CacheError::Client { name: file.name.to_string(), source })?;
+        if let Err(error) = StoredBlob::keep_outline(&outline, &path) {
+            warn!("{}: its outline: {error}", path.display());
+        }
         // Trainers see this very file.
         fs::set_permissions(&path, Permissions::from_mode(0o444))
             .map_err(|source| CacheError::Io { path: path.clone(), source })?;
@@ -243,7 +292,7 @@ mod tests {
         drop(cache.make_room(10));
         assert_eq!(here(), [true, true, true]);
         // A job takes the oldest: it is the newest from now on, and stays while the job has it.
-        cache.place(&oldest, &job).await.unwrap();
+        cache.place(&oldest, &job, &mut Supply::default()).await.unwrap();
         let coming = cache.make_room(15);
         assert_eq!(here(), [true, false, true]);
         // What is on its way counts.
@@ -255,5 +304,25 @@ mod tests {
         fs::remove_dir_all(&job).unwrap();
         drop(cache.make_room(100));
         assert_eq!(here(), [false, false, false]);
+    }
+
+    #[tokio::test]
+    async fn what_others_read_makes_room_like_anything_else_and_is_read_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("blobs");
+        let text = "abc".repeat(1 << 20);
+        let file = put(&root, &text, 10);
+        let cache = cache(&root, text.len() as u64);
+        let mut chunks = cache.open(file.blob).unwrap().chunks(0, 0).unwrap();
+        let mut read = chunks.next_chunk().unwrap().unwrap();
+        drop(cache.make_room(1));
+        assert_eq!(cache.bytes_of(file.blob), None);
+        assert!(matches!(cache.open(file.blob), Err(StoredError::Missing)));
+        while let Some(chunk) = chunks.next_chunk().unwrap() {
+            read.extend(chunk);
+        }
+        assert!(read == text.as_bytes());
+        let left = fs::read_dir(cache.path(file.blob).parent().unwrap()).unwrap();
+        assert_eq!(left.count(), 0, "its outline went with it");
     }
 }

@@ -1,7 +1,9 @@
 //! What lies in the cache's folder, and what goes when there is too much of it: what was used longest ago.
 //!
 //! ```text
-//!   <root>/ab/abcd…   one blob; its modification time is when a job last asked for it
+//!   <root>/ab/abcd…            one blob; its modification time is when a job last asked for it
+//!   <root>/ab/abcd….outline    what each of its chunks hashes to
+//!   <root>/ab/.abcd….partial   a download that grows, or was cut
 //! ```
 //!
 //! A blob with a second name is in a running job's folder: removing it here would free nothing.
@@ -10,7 +12,7 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fleetune_shared::BlobHash;
 
@@ -34,16 +36,29 @@ impl Blob {
     }
 }
 
+/// A cut download that nobody continued for so long is given up.
+const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Every file on a shelf.
+fn files(root: &Path) -> impl Iterator<Item = (PathBuf, Metadata)> {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries(root).flat_map(move |shelf| entries(&shelf.path()));
+    files.filter_map(|file| Some((file.path(), file.metadata().ok().filter(Metadata::is_file)?)))
+}
+
 /// Every blob under `root`.
 pub(super) fn blobs(root: &Path) -> Vec<Blob> {
-    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
-    let shelves = entries(root);
-    let files = shelves.flat_map(|shelf| entries(&shelf.path()).collect::<Vec<_>>());
-    let blob = |file: fs::DirEntry| {
-        let meta = file.metadata().ok().filter(Metadata::is_file)?;
-        Blob::of(file.path(), &meta)
+    files(root).filter_map(|(path, meta)| Blob::of(path, &meta)).collect()
+}
+
+/// Downloads that were cut and never continued.
+pub(super) fn abandoned(root: &Path) -> Vec<PathBuf> {
+    let old = |meta: &Metadata| {
+        let age = meta.modified().ok().and_then(|at| at.elapsed().ok());
+        age.is_some_and(|age| age > PARTIAL_AGE_MAX)
     };
-    files.filter_map(blob).collect()
+    let partial = |path: &Path| path.extension().is_some_and(|e| e == "partial");
+    files(root).filter(|(path, meta)| partial(path) && old(meta)).map(|(path, _)| path).collect()
 }
 
 /// What has to go so that `coming` more bytes fit within `limit`: unused blobs, those used longest ago first, and no more
@@ -70,7 +85,7 @@ pub(super) fn touch(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use super::*;
 
@@ -113,5 +128,16 @@ mod tests {
         assert_eq!(blobs(folder.path())[0].used, UNIX_EPOCH);
         touch(&path).unwrap();
         assert!(blobs(folder.path())[0].used > found[0].used - Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_cut_download_is_kept_for_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("ab")).unwrap();
+        let path = folder.path().join("ab/.abcd.partial");
+        let file = File::create(&path).unwrap();
+        assert!(abandoned(folder.path()).is_empty());
+        file.set_modified(SystemTime::now() - PARTIAL_AGE_MAX - Duration::from_secs(60)).unwrap();
+        assert_eq!(abandoned(folder.path()), [path]);
     }
 }

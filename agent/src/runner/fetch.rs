@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use fleetune_proto::client::{Peer, Supply};
 use fleetune_shared::{
-    Artifact, ArtifactFile, ArtifactKind, ByteSize, DataFiles, Device, InputRole, JobSpec,
-    MergeOnto, MergeOrder, TrainOrder, Work,
+    Artifact, ArtifactFile, ArtifactKind, BlobHash, ByteSize, DataFiles, Device, InputRole,
+    JobSpec, MergeOnto, MergeOrder, Source, TrainOrder, Work,
 };
 
 use super::Desk;
@@ -20,7 +21,12 @@ pub(crate) struct Start {
     pub(crate) vram_bytes_limit: ByteSize,
     /// What its own estimate may come to, if that is not the limit.
     pub(crate) vram_bytes_budget: Option<ByteSize>,
+    /// Other agents that have some of the inputs.
+    pub(crate) sources: Vec<Source>,
 }
+
+/// Smaller files are fetched without a word.
+const TOLD_BYTES_MIN: u64 = 1 << 20;
 
 impl Start {
     /// What the job leaves behind.
@@ -29,6 +35,16 @@ impl Start {
             Work::Train { recipe } if recipe.method.makes_adapter() => ArtifactKind::Adapter,
             Work::Train { .. } | Work::Merge(_) => ArtifactKind::Model,
         }
+    }
+
+    /// Who has a blob beside the coordinator.
+    fn supply(&self, blob: BlobHash) -> Supply {
+        let having = self.sources.iter().filter(|source| source.blobs.contains(&blob));
+        let peer = |source: &Source| Peer {
+            name: source.agent.to_string(),
+            address: source.address.clone(),
+        };
+        Supply::of(having.map(peer).collect())
     }
 }
 
@@ -44,7 +60,8 @@ pub(super) async fn fetch(
     workspace.create().map_err(io)?;
     for input in &start.spec.inputs {
         let folder = workspace.path(folder_of(input.role));
-        place(&input.file, &folder, cache, desk, Keep::Yes).await?;
+        let supply = start.supply(input.file.blob);
+        place(&input.file, &folder, cache, desk, Keep::Yes(supply)).await?;
     }
     for file in start.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files) {
         place(file, &workspace.path("checkpoint"), cache, desk, Keep::No).await?;
@@ -64,8 +81,9 @@ pub(super) async fn fetch(
     Ok(path)
 }
 
+/// Whether later jobs find it in the cache; others can have only what is kept.
 enum Keep {
-    Yes,
+    Yes(Supply),
     No,
 }
 
@@ -76,17 +94,28 @@ async fn place(
     desk: &Desk,
     keep: Keep,
 ) -> Result<(), String> {
-    loop {
-        let placed = match keep {
-            Keep::Yes => cache.place(file, folder).await,
-            Keep::No => cache.pass(file, folder).await,
+    let (kept, mut supply) = match keep {
+        Keep::Yes(supply) => (true, supply),
+        Keep::No => (false, Supply::default()),
+    };
+    let placed = loop {
+        let placed = if kept {
+            cache.place(file, folder, &mut supply).await
+        } else {
+            cache.pass(file, folder, &mut supply).await
         };
         match placed {
-            Ok(()) => return Ok(()),
             Err(CacheError::Client { source, .. }) if desk.again_after(&source).await => {}
-            Err(error) => return Err(error.to_string()),
+            placed => break placed.map_err(|error| error.to_string()),
         }
+    };
+    for failure in &supply.failures {
+        desk.log(format!("{}: {failure}", file.name)).await;
     }
+    if file.bytes.0 >= TOLD_BYTES_MIN && !supply.is_empty() {
+        desk.log(format!("{}: {supply}", file.name)).await;
+    }
+    placed
 }
 
 fn folder_of(role: InputRole) -> &'static str {

@@ -48,7 +48,7 @@ pub(crate) use workspace::{WorkResult, Workspace};
 pub(crate) struct Workshop {
     pub(crate) program: PathBuf,
     pub(crate) silence_max: Duration,
-    pub(crate) cache: Cache,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) client: fleetune_proto::client::Client,
     pub(crate) device: Device,
     pub(crate) gpu_uuid: Option<String>,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fleetune_agent::{AgentError, CardSettings, DeviceChoice, Settings};
+use fleetune_proto::blob::OutlineHasher;
 use fleetune_proto::v1::agent_message::Message as Up;
 use fleetune_proto::v1::coordinator_message::Message as Down;
 use fleetune_proto::v1::report::What;
@@ -38,6 +39,10 @@ struct Shared {
     holds_acks: bool,
     refuses: Option<Status>,
     vram_bytes_limit: Option<u64>,
+    /// Whom jobs are sent to for what they read.
+    sources: Vec<v1::Source>,
+    /// Bytes handed out, by blob.
+    given: HashMap<Vec<u8>, u64>,
     /// Attempts whose reports are refused.
     fenced: Vec<(u64, u32)>,
 }
@@ -137,6 +142,18 @@ impl Fleet {
         self.shared.lock().unwrap().vram_bytes_limit = Some(bytes);
     }
 
+    /// Jobs are told that this agent has these blobs, from now on.
+    pub(crate) fn recommend(&self, address: &str, blobs: &[BlobHash]) {
+        let blobs = blobs.iter().map(|blob| blob.0.to_vec()).collect();
+        let source = v1::Source { agent: "bench-2".into(), address: address.into(), blobs };
+        self.shared.lock().unwrap().sources = vec![source];
+    }
+
+    /// How much of a blob was fetched here.
+    pub(crate) fn given(&self, blob: BlobHash) -> u64 {
+        self.shared.lock().unwrap().given.get(&blob.0[..]).copied().unwrap_or(0)
+    }
+
     pub(crate) fn send(&self, message: Down) {
         let session = self.shared.lock().unwrap().session.clone().expect("an agent is here");
         session.try_send(Ok(v1::CoordinatorMessage { message: Some(message) })).unwrap();
@@ -149,7 +166,10 @@ impl Fleet {
         spec: JobSpec,
         checkpoint: Option<v1::Artifact>,
     ) {
-        let vram_bytes_limit = self.shared.lock().unwrap().vram_bytes_limit.unwrap_or(1 << 30);
+        let (vram_bytes_limit, sources) = {
+            let shared = self.shared.lock().unwrap();
+            (shared.vram_bytes_limit.unwrap_or(1 << 30), shared.sources.clone())
+        };
         self.send(Down::Start(v1::Start {
             job,
             attempt,
@@ -157,6 +177,7 @@ impl Fleet {
             checkpoint,
             vram_bytes_limit,
             vram_bytes_budget: None,
+            sources,
         }));
     }
 
@@ -303,15 +324,29 @@ impl blobs_server::Blobs for Service {
         Ok(Response::new(v1::PutReply {}))
     }
 
+    async fn outline(
+        &self,
+        request: Request<v1::OutlineRequest>,
+    ) -> Result<Response<v1::OutlineReply>, Status> {
+        let mut hasher = OutlineHasher::default();
+        let shared = self.shared.lock().unwrap();
+        let blob = shared.blobs.get(&request.get_ref().hash);
+        hasher.update(blob.ok_or_else(|| Status::not_found("no such blob"))?);
+        Ok(Response::new(v1::OutlineReply { values: hasher.finish().to_bytes() }))
+    }
+
     async fn get(
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<Self::GetStream>, Status> {
-        let request = request.into_inner();
-        let blob = self.shared.lock().unwrap().blobs.get(&request.hash).cloned();
+        let v1::GetRequest { hash, offset, length } = request.into_inner();
+        let mut shared = self.shared.lock().unwrap();
+        let blob = shared.blobs.get(&hash).cloned();
         let blob = blob.ok_or_else(|| Status::not_found("no such blob"))?;
-        let chunk = v1::Chunk { bytes: blob[request.offset as usize..].to_vec() };
-        Ok(Response::new(Box::pin(tokio_stream::once(Ok(chunk)))))
+        *shared.given.entry(hash).or_default() += length;
+        let part = &blob[offset as usize..(offset + length) as usize];
+        let chunks = part.chunks(1 << 20).map(|chunk| Ok(v1::Chunk { bytes: chunk.to_vec() }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks.collect::<Vec<_>>()))))
     }
 }
 

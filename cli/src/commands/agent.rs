@@ -1,9 +1,10 @@
 //! `fleetune agent`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use fleetune_agent::{CardSettings, DeviceChoice, Settings};
+use fleetune_agent::{CardSettings, DeviceChoice, Settings, ShareSettings};
 use fleetune_shared::{AgentName, ByteSize};
 
 use super::owner::OwnerArgs;
@@ -23,6 +24,13 @@ pub(crate) struct Agent {
     join: Option<String>,
     #[command(flatten)]
     card: CardArgs,
+    /// Hand cached models and data to other agents, listening here, such as 0.0.0.0:7071; whoever can reach it can fetch
+    /// what it knows the hash of
+    #[arg(long, value_name = "ADDRESS")]
+    share: Option<SocketAddr>,
+    /// What other agents are to dial, where that is not the address it listens on
+    #[arg(long, value_name = "HOST:PORT", requires = "share", value_parser = host_and_port)]
+    share_as: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,6 +158,16 @@ fn label(text: &str) -> Result<String, String> {
     }
 }
 
+/// An address for others to dial.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("expected HOST:PORT, such as desk-3:7071")?;
+    let named = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
+    match port.parse::<u16>() {
+        Ok(1..) if named && text.len() <= 200 => Ok(text.to_owned()),
+        _ => Err("expected HOST:PORT, such as desk-3:7071".into()),
+    }
+}
+
 /// This machine's name, as an agent may have it.
 fn own_name() -> AgentName {
     let host = hostname::get().unwrap_or_default().to_string_lossy().into_owned();
@@ -174,7 +192,9 @@ impl Agent {
             None => {
                 listen_to_log("info");
                 let join = self.join.as_deref().unwrap_or(&context.coordinator);
-                let settings = self.card.settings(join)?;
+                let mut settings = self.card.settings(join)?;
+                settings.share =
+                    self.share.map(|listen| ShareSettings { listen, dialled: self.share_as });
                 block_on_to_the_end(async {
                     Box::pin(fleetune_agent::run(settings, asked_to_stop())).await.map_err(failed)
                 })

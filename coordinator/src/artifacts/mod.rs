@@ -4,15 +4,14 @@
 //!   partial/<hash>      grows chunk by chunk, survives a cut; nobody can read it
 //!        │ length and hash as promised, synced
 //!        ▼ rename, folder synced
-//!   blobs/ab/<hash>     whole; hashed again whenever it is read
-//!        │ hash is not its name any more
+//!   blobs/ab/<hash>     whole, its outline beside it; every chunk is held against that when it is read
+//!        │ a chunk is not what it was
 //!        ▼
 //!   quarantine/<hash>   kept for a look, never served
 //! ```
 //!
 //! No path is ever chosen by a peer: names are hashes.
 
-mod read;
 mod store;
 mod upload;
 
@@ -25,7 +24,6 @@ use std::path::PathBuf;
 use fleetune_shared::BlobHash;
 use thiserror::Error;
 
-pub(crate) use read::BlobReader;
 pub(crate) use store::{BlobStore, Presence};
 pub(crate) use upload::Upload;
 
@@ -41,6 +39,9 @@ pub(crate) enum BlobError {
     /// The sender is somewhere else in the blob.
     #[error("blob {}: offset {offset} given, but {present} bytes are here: continue at {present}", .hash.short())]
     Offset { hash: BlobHash, offset: u64, present: u64 },
+    /// More was asked to be skipped than there is.
+    #[error("blob {} has {bytes} bytes, ask for an offset within them", .hash.short())]
+    End { hash: BlobHash, bytes: u64 },
     /// Two senders at once.
     #[error("blob {} is being uploaded by another request, ask how far it is and continue", .0.short())]
     Contended(BlobHash),

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use fleetune_proto::blob::{Outline, StoredBlob, StoredError};
 use fleetune_shared::BlobHash;
 
-use super::{BlobError, BlobReader, Upload, io_error};
+use super::{BlobError, Upload, io_error};
 
 /// An upload that nobody continued for so long is given up.
 const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -95,9 +96,22 @@ impl BlobStore {
         Upload::begin(self.clone(), right, hash, bytes, offset).map(Some)
     }
 
-    /// Opens a whole blob for reading from `offset` on.
-    pub(crate) fn read(&self, hash: BlobHash, offset: u64) -> Result<BlobReader, BlobError> {
-        BlobReader::open(self.clone(), hash, offset)
+    /// Opens a whole blob.
+    pub(crate) fn open_whole(&self, hash: BlobHash) -> Result<StoredBlob, BlobError> {
+        StoredBlob::open(hash, &self.whole_path(hash)).map_err(|error| self.unreadable(hash, error))
+    }
+
+    /// What became of a blob that could not be read; a damaged one is taken out of reach.
+    pub(crate) fn unreadable(&self, hash: BlobHash, error: StoredError) -> BlobError {
+        match error {
+            StoredError::Missing => BlobError::Missing(hash),
+            StoredError::Offset(bytes) => BlobError::End { hash, bytes },
+            StoredError::Damaged => match self.quarantine(hash) {
+                Ok(()) => BlobError::Damaged(hash),
+                Err(error) => error,
+            },
+            StoredError::Io { path, source } => BlobError::Io { action: "read", path, source },
+        }
     }
 
     /// Removes blobs that are neither kept nor young, and uploads that nobody continued. Returns how many went.
@@ -117,7 +131,7 @@ impl BlobStore {
             for path in list(&shard)? {
                 let hash = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
                 if hash.is_some_and(|hash| !kept.contains(&hash)) && is_older(&path, young) {
-                    fs::remove_file(&path).map_err(io_error("remove", &path))?;
+                    StoredBlob::remove(&path).map_err(io_error("remove", &path))?;
                     removed += 1;
                 }
             }
@@ -140,19 +154,22 @@ impl BlobStore {
     }
 
     /// Makes a verified, synced partial file the whole blob.
-    pub(super) fn publish(&self, hash: BlobHash) -> Result<(), BlobError> {
+    pub(super) fn publish(&self, outline: &Outline) -> Result<(), BlobError> {
+        let hash = outline.blob();
         let (partial, whole) = (self.partial_path(hash), self.whole_path(hash));
         let shard = whole.parent().unwrap_or(&self.folder);
         if !shard.exists() {
             fs::create_dir_all(shard).map_err(io_error("create", shard))?;
             sync_folder(&self.folder.join("blobs"))?;
         }
+        // One that is missing later is made again.
+        let _ = StoredBlob::keep_outline(outline, &whole);
         fs::rename(&partial, &whole).map_err(io_error("rename", &partial))?;
         sync_folder(shard)
     }
 
     /// Takes a damaged blob out of reach.
-    pub(super) fn quarantine(&self, hash: BlobHash) -> Result<(), BlobError> {
+    fn quarantine(&self, hash: BlobHash) -> Result<(), BlobError> {
         let whole = self.whole_path(hash);
         let aside = self.folder.join("quarantine").join(hash.to_string());
         tracing::error!(blob = %hash, "damaged on disk, moved to {}", aside.display());

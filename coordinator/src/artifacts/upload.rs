@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 
-use blake3::Hasher;
+use fleetune_proto::blob::OutlineHasher;
 use fleetune_shared::BlobHash;
 
 use super::store::UploadRight;
@@ -14,7 +14,7 @@ use super::{BlobError, BlobStore, CHUNK_BYTES_MAX, io_error};
 pub(crate) struct Upload {
     store: BlobStore,
     file: File,
-    hasher: Hasher,
+    hasher: OutlineHasher,
     hash: BlobHash,
     declared: u64,
     present: u64,
@@ -43,8 +43,15 @@ impl Upload {
         if present > declared {
             return Err(BlobError::Length { hash, sent: present, declared });
         }
-        let mut hasher = Hasher::new();
-        hasher.update_reader((&file).take(present)).map_err(io_error("read", &path))?;
+        let mut hasher = OutlineHasher::default();
+        let mut chunk = vec![0; CHUNK_BYTES_MAX.min(present as usize)];
+        let mut left = present as usize;
+        while left > 0 {
+            let now = &mut chunk[..left.min(CHUNK_BYTES_MAX)];
+            (&file).read_exact(now).map_err(io_error("read", &path))?;
+            hasher.update(now);
+            left -= now.len();
+        }
         Ok(Self { store, file, hasher, hash, declared, present, _right: right })
     }
 
@@ -66,17 +73,17 @@ impl Upload {
 
     /// Verifies, syncs and publishes: afterwards the blob is whole and durable.
     pub(crate) fn finish(self) -> Result<(), BlobError> {
-        let Self { store, file, hasher, hash, declared, present, .. } = &self;
+        let Self { store, file, hasher, hash, declared, present, _right } = self;
         if present < declared {
-            return Err(BlobError::Cut { hash: *hash, present: *present, declared: *declared });
+            return Err(BlobError::Cut { hash, present, declared });
         }
-        let path = store.partial_path(*hash);
-        let found = BlobHash(*hasher.finalize().as_bytes());
-        if found != *hash {
+        let path = store.partial_path(hash);
+        let outline = hasher.finish();
+        if outline.blob() != hash {
             std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
-            return Err(BlobError::Mismatch { named: *hash, found });
+            return Err(BlobError::Mismatch { named: hash, found: outline.blob() });
         }
         file.sync_all().map_err(io_error("sync", &path))?;
-        store.publish(*hash)
+        store.publish(&outline)
     }
 }

@@ -2,6 +2,7 @@
 
 use fleetune_proto::v1;
 use fleetune_scheduler::state::{Effect, State, StopReason};
+use fleetune_scheduler::{Liveness, sources};
 use fleetune_shared::{AgentName, Attempt, JobId};
 use v1::coordinator_message::Message;
 
@@ -12,7 +13,8 @@ use crate::coordinator::Coordinator;
 pub(super) fn carry_out(coordinator: &Coordinator, effect: Effect) {
     match effect {
         Effect::Start { agent, job, attempt } => {
-            let start = coordinator.state(|state| start(state, &agent, job, attempt));
+            let liveness = coordinator.sessions.liveness();
+            let start = coordinator.state(|state| start(state, &liveness, &agent, job, attempt));
             if let Some(start) = start {
                 tracing::info!(%agent, %job, %attempt, "start");
                 coordinator.sessions.send(&agent, Message::Start(start));
@@ -36,7 +38,13 @@ pub(super) fn carry_out(coordinator: &Coordinator, effect: Effect) {
 }
 
 /// What an agent needs to start an attempt; `None` when it is not wanted any more.
-fn start(state: &State, agent: &AgentName, id: JobId, attempt: Attempt) -> Option<v1::Start> {
+fn start(
+    state: &State,
+    liveness: &Liveness,
+    agent: &AgentName,
+    id: JobId,
+    attempt: Attempt,
+) -> Option<v1::Start> {
     let job = state.job(id).filter(|job| job.attempt == attempt)?;
     let lease = job.lease().filter(|lease| lease.agent == *agent)?;
     Some(v1::Start {
@@ -46,5 +54,6 @@ fn start(state: &State, agent: &AgentName, id: JobId, attempt: Attempt) -> Optio
         checkpoint: job.checkpoint.clone().map(Into::into),
         vram_bytes_limit: lease.vram_bytes.0,
         vram_bytes_budget: Some(lease.vram_bytes_budget().0),
+        sources: sources(state, liveness, job, agent).into_iter().map(Into::into).collect(),
     })
 }

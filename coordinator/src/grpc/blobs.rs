@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleetune_proto::blob::{ChunkStream, give};
 use fleetune_proto::v1::{self, blobs_server, put_part::Part};
 use fleetune_shared::BlobHash;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Stream;
 use crate::artifacts::Presence;
 use crate::coordinator::Coordinator;
 use crate::error::Error;
@@ -102,36 +102,35 @@ impl blobs_server::Blobs for Blobs {
         Ok(Response::new(self.take(request.into_inner()).await?))
     }
 
-    type GetStream = Stream<v1::Chunk>;
+    async fn outline(
+        &self,
+        request: Request<v1::OutlineRequest>,
+    ) -> Result<Response<v1::OutlineReply>, Status> {
+        let name = hash(&request.into_inner().hash)?;
+        let _transfer = self.transfers.try_acquire().map_err(|_| Error::Busy)?;
+        let store = self.coordinator.blobs.clone();
+        let opened = spawn_blocking(move || store.open_whole(name)).await.map_err(Error::from)?;
+        let values = opened.map_err(Error::from)?.outline().to_bytes();
+        Ok(Response::new(v1::OutlineReply { values }))
+    }
+
+    type GetStream = ChunkStream;
 
     async fn get(
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<Self::GetStream>, Status> {
-        let v1::GetRequest { hash: name, offset } = request.into_inner();
+        let v1::GetRequest { hash: name, offset, length } = request.into_inner();
         let name = hash(&name)?;
         let transfer = Arc::clone(&self.transfers).try_acquire_owned().map_err(|_| Error::Busy)?;
         let store = self.coordinator.blobs.clone();
-        let opened = spawn_blocking(move || store.read(name, offset)).await.map_err(Error::from)?;
-        let mut reader = opened.map_err(Error::from)?;
-        let (sender, receiver) = mpsc::channel(2);
-        tokio::spawn(async move {
-            let _transfer = transfer;
-            loop {
-                let read = spawn_blocking(move || (reader.next(), reader)).await;
-                let Ok((chunk, again)) = read else { return };
-                reader = again;
-                let message = match chunk {
-                    Ok(None) => return,
-                    Ok(Some(bytes)) => Ok(v1::Chunk { bytes }),
-                    Err(error) => Err(Error::from(error).into()),
-                };
-                let over = message.is_err();
-                if sender.send_timeout(message, IDLE_MAX).await.is_err() || over {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(Stream::new(receiver)))
+        let refused = move |error| -> Status { Error::from(store.unreadable(name, error)).into() };
+        let store = self.coordinator.blobs.clone();
+        let opened = spawn_blocking(move || store.open_whole(name)).await.map_err(Error::from)?;
+        let chunks = match opened.map_err(Error::from)?.chunks(offset, length) {
+            Ok(chunks) => chunks,
+            Err(error) => return Err(refused(error)),
+        };
+        Ok(Response::new(give(chunks, transfer, refused)))
     }
 }

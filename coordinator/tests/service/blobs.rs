@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use fleetune_proto::blob::Outline;
 use fleetune_proto::v1::{self, blobs_client::BlobsClient, put_part::Part};
 use fleetune_proto::{Client, ErrorCode};
 use fleetune_shared::{BlobHash, ByteSize};
@@ -102,5 +103,36 @@ async fn a_blob_damaged_on_disk_is_not_served() {
     assert_eq!(error.code, ErrorCode::Corrupt, "{error}");
     assert!(!to.exists());
     assert_eq!(client.stat(&[hash]).await.unwrap(), [Some(0)], "it can be uploaded again");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_part_of_a_blob_can_be_held_against_its_name() {
+    let rig = Rig::start().await;
+    let client = rig.client();
+    let (bytes, hash) = bytes_and_hash(2_500_000);
+    let chunks: Vec<_> = bytes.chunks(1 << 20).collect();
+    put(&client, hash, bytes.len(), 0, &chunks).await.unwrap();
+    let mut blobs = BlobsClient::new(client.channel());
+    let outline = async |blobs: &mut BlobsClient<_>| {
+        let request = v1::OutlineRequest { hash: hash.0.to_vec() };
+        let values = blobs.outline(request).await.unwrap().into_inner().values;
+        Outline::read(hash, bytes.len() as u64, &values).unwrap()
+    };
+    let whole = outline(&mut blobs).await;
+    let get = v1::GetRequest { hash: hash.0.to_vec(), offset: 1 << 20, length: 1 << 20 };
+    let mut stream = blobs.get(get.clone()).await.unwrap().into_inner();
+    let chunk = stream.message().await.unwrap().unwrap().bytes;
+    assert!(whole.has(1, &chunk) && chunk == bytes[1 << 20..2 << 20]);
+    assert_eq!(stream.message().await.unwrap(), None);
+    let behind = blobs.get(v1::GetRequest { offset: 2_500_001, ..get }).await.unwrap_err();
+    assert_eq!(behind.code(), Code::OutOfRange, "{behind}");
+
+    // A blob of a time without outlines gets one.
+    let name = hash.to_string();
+    let path = rig.folder.path().join("blobs").join(&name[..2]).join(format!("{name}.outline"));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(outline(&mut blobs).await, whole);
+    assert!(path.exists());
     rig.stop().await;
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use fleetune_proto::client::WatchEvent;
 use fleetune_proto::v1;
 use fleetune_shared::view::JobPhase;
-use fleetune_shared::{ArtifactKind, Attempt, JobId};
+use fleetune_shared::{ArtifactKind, Attempt, JobId, Offer};
 
-use crate::agent::{FakeAgent, checkpoint, finished, released, started};
+use crate::agent::{FakeAgent, checkpoint, finished, offer, released, started};
 use crate::rig::{GIB, Rig, artifact, spec, submit};
 
 #[tokio::test]
@@ -180,5 +180,31 @@ async fn a_cancelled_job_stops_and_stays_cancelled() {
     let result = artifact(&client, folder, ArtifactKind::Adapter, 30).await;
     assert!(!agent.report(id.0, 1, finished(result)).await.accepted);
     assert_eq!(client.cancel(id).await.unwrap().phase, JobPhase::Cancelled);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_is_told_who_else_has_what_its_job_reads() {
+    let rig = Rig::start().await;
+    let (client, folder) = (rig.client(), rig.folder.path());
+    let keeper = FakeAgent::join(&rig, "keeper", GIB).await;
+    client.drain(&"keeper".parse().unwrap(), true).await.unwrap();
+    let spec = spec(&client, folder, "second").await;
+    let data = spec.inputs[0].file.blob;
+    let share = Some("desk-3:7071".to_owned());
+    let offer = Offer { blobs_cached: [data].into(), share: share.clone(), ..offer(GIB) };
+    let heartbeat = v1::Heartbeat { offer: Some(offer.into()), telemetry: None };
+    keeper.say(v1::agent_message::Message::Heartbeat(heartbeat)).await;
+    while client.overview().await.unwrap().agents[0].offer.share != share {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut reader = FakeAgent::join(&rig, "reader", GIB).await;
+    submit(&client, "one", spec).await.unwrap();
+    let source = v1::Source {
+        agent: "keeper".into(),
+        address: "desk-3:7071".into(),
+        blobs: vec![data.0.to_vec()],
+    };
+    assert_eq!(reader.started().await.sources, [source]);
     rig.stop().await;
 }

@@ -1,12 +1,11 @@
-//! Blobs up and down: continued where they were cut, verified by their hash.
+//! Blobs on their way up: continued where they were cut, verified by their hash at the other end.
 
 use std::io::SeekFrom;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::path::Path;
 
 use fleetune_shared::{BlobHash, ByteSize};
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -120,99 +119,6 @@ impl Client {
             Err(status) => Try::Failed(status),
         })
     }
-
-    /// Fetches a blob to `path`, which appears only once it is whole and verified. A partial download beside it is
-    /// continued.
-    ///
-    /// # Errors
-    /// [`ErrorCode::NotFound`], [`ErrorCode::Corrupt`], [`ErrorCode::Io`] and any other [`ClientError`].
-    pub async fn download(
-        &self,
-        blob: BlobHash,
-        bytes: ByteSize,
-        path: &Path,
-        mut on_progress: impl FnMut(u64, u64) + Send,
-    ) -> Result<(), ClientError> {
-        let partial = partial(path, blob);
-        let io = |error: std::io::Error| ClientError::io(&partial, &error);
-        if let Some(folder) = path.parent() {
-            tokio::fs::create_dir_all(folder).await.map_err(|e| ClientError::io(folder, &e))?;
-        }
-        let mut patience = Patience::new();
-        loop {
-            let mut options = tokio::fs::OpenOptions::new();
-            let mut file =
-                options.create(true).append(true).read(true).open(&partial).await.map_err(io)?;
-            let before = file.metadata().await.map_err(io)?.len();
-            let tried =
-                self.get(blob, bytes.0, before, &mut file, &partial, &mut on_progress).await?;
-            file.sync_all().await.map_err(io)?;
-            let after = file.metadata().await.map_err(io)?.len();
-            if after > before {
-                patience.renew();
-            }
-            match tried {
-                Try::Done => break,
-                Try::Failed(status) => patience.another(self, &status).await?,
-            }
-        }
-        let (found, length) = hash_file(&partial).await?;
-        if found != blob || length != bytes.0 {
-            tokio::fs::remove_file(&partial).await.map_err(io)?;
-            let message = format!(
-                "{}: {length} bytes with hash {}, expected {} bytes with hash {}",
-                path.display(),
-                found.short(),
-                bytes.0,
-                blob.short()
-            );
-            return Err(ClientError::new(ErrorCode::Corrupt, message).with_hint("fetch it again"));
-        }
-        tokio::fs::rename(&partial, path).await.map_err(|e| ClientError::io(path, &e))
-    }
-
-    async fn get(
-        &self,
-        blob: BlobHash,
-        bytes: u64,
-        offset: u64,
-        file: &mut File,
-        partial: &Path,
-        on_progress: Progress<'_>,
-    ) -> Result<Try, ClientError> {
-        if offset >= bytes && offset > 0 {
-            return Ok(Try::Done);
-        }
-        let request = v1::GetRequest { hash: blob.0.to_vec(), offset };
-        let mut stream = match self.blobs().get(request).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => return Ok(Try::Failed(status)),
-        };
-        self.answered.store(true, Ordering::Relaxed);
-        let mut done = offset;
-        loop {
-            match stream.message().await {
-                Ok(Some(chunk)) => {
-                    done += chunk.bytes.len() as u64;
-                    if done > bytes {
-                        let message = format!("blob {} is longer than {bytes} bytes", blob.short());
-                        return Err(ClientError::new(ErrorCode::Corrupt, message));
-                    }
-                    file.write_all(&chunk.bytes).await.map_err(|e| ClientError::io(partial, &e))?;
-                    on_progress(done, bytes);
-                }
-                Ok(None) if done == bytes => return Ok(Try::Done),
-                Ok(None) => return Ok(Try::Failed(Status::unavailable("the stream was cut"))),
-                Err(status) => return Ok(Try::Failed(status)),
-            }
-        }
-    }
-}
-
-/// Where a download grows until it is whole; named by its hash, so that it never continues another one.
-fn partial(path: &Path, blob: BlobHash) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.partial", blob.short()))
 }
 
 async fn hash_file(path: &Path) -> Result<(BlobHash, u64), ClientError> {

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Client, ErrorCode};
+use crate::blob::OutlineHasher;
 use crate::v1;
 use crate::v1::blobs_server::{Blobs, BlobsServer};
 
@@ -60,16 +61,28 @@ impl Blobs for Flaky {
         Ok(Response::new(v1::PutReply {}))
     }
 
+    async fn outline(
+        &self,
+        request: Request<v1::OutlineRequest>,
+    ) -> Result<Response<v1::OutlineReply>, Status> {
+        let blobs = self.blobs.lock().unwrap();
+        let bytes = blobs.get(&request.get_ref().hash).ok_or_else(|| Status::not_found("no"))?;
+        let mut hasher = OutlineHasher::default();
+        hasher.update(bytes);
+        Ok(Response::new(v1::OutlineReply { values: hasher.finish().to_bytes() }))
+    }
+
     type GetStream = ReceiverStream<Result<v1::Chunk, Status>>;
 
     async fn get(
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<Self::GetStream>, Status> {
-        let v1::GetRequest { hash, offset } = request.into_inner();
+        let v1::GetRequest { hash, offset, length } = request.into_inner();
         let Some(bytes) = self.blobs.lock().unwrap().get(&hash).cloned() else {
             return Err(Status::not_found("no such blob"));
         };
+        assert_eq!(offset + length, bytes.len() as u64, "all that is left, in one go");
         let (sender, receiver) = tokio::sync::mpsc::channel(64);
         tokio::spawn(async move {
             let mut moved = 0;

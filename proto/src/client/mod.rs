@@ -4,6 +4,7 @@
 //! coordinator is away for a moment; a submit carries a request id, so that a retry is the same request.
 
 mod blobs;
+mod download;
 mod error;
 #[cfg(test)]
 mod flaky;
@@ -20,6 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::v1::blobs_client::BlobsClient;
 use crate::v1::fleet_client::FleetClient;
 
+pub use download::{Peer, Supply};
 pub use error::{ClientError, ErrorCode};
 pub use fleet::Outcome;
 pub use watch::{LogLine, Logs, Watch, WatchEvent};

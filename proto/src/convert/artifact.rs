@@ -18,7 +18,7 @@ pub(crate) fn hash(bytes: &[u8]) -> Result<BlobHash, ConvertError> {
         .map_err(|_| ConvertError::new(format!("has {} bytes, expected 32", bytes.len())))
 }
 
-fn hashes(field: &str, values: &[Vec<u8>]) -> Result<Vec<BlobHash>, ConvertError> {
+pub(super) fn hashes(field: &str, values: &[Vec<u8>]) -> Result<Vec<BlobHash>, ConvertError> {
     values.iter().map(|bytes| hash(bytes)).collect::<Result<_, _>>().field(field)
 }
 

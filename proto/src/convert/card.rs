@@ -1,9 +1,10 @@
 //! Cards, offers, and what cards are doing.
 
-use fleetune_shared::{ByteSize, Card, Device, Offer, Telemetry, Throttle};
+use fleetune_shared::{ByteSize, Card, Device, Offer, Source, Telemetry, Throttle};
 
-use super::artifact::hash;
-use super::{ConvertError, Field, enumeration, optional, required, text};
+use super::artifact::hashes;
+use super::overview::agent_name;
+use super::{ConvertError, enumeration, optional, required, text};
 use crate::v1;
 
 super::convert_enum!(Device, Device, Cpu, Cuda);
@@ -42,6 +43,7 @@ impl From<Offer> for v1::Offer {
             labels: offer.labels.into_iter().collect(),
             blobs_cached: offer.blobs_cached.into_iter().map(|blob| blob.0.to_vec()).collect(),
             availability: Some(offer.availability.into()),
+            share: offer.share,
         }
     }
 }
@@ -58,12 +60,29 @@ impl TryFrom<v1::Offer> for Offer {
                 .into_iter()
                 .map(|label| text("labels", label))
                 .collect::<Result<_, _>>()?,
-            blobs_cached: offer
-                .blobs_cached
-                .into_iter()
-                .map(|blob| hash(&blob).field("blobs_cached"))
-                .collect::<Result<_, _>>()?,
+            blobs_cached: hashes("blobs_cached", &offer.blobs_cached)?.into_iter().collect(),
+            share: offer.share.map(|address| text("share", address)).transpose()?,
             availability: optional("availability", offer.availability)?.unwrap_or_default(),
+        })
+    }
+}
+
+impl From<Source> for v1::Source {
+    fn from(source: Source) -> Self {
+        let Source { agent, address, blobs } = source;
+        let blobs = blobs.iter().map(|blob| blob.0.to_vec()).collect();
+        Self { agent: agent.to_string(), address, blobs }
+    }
+}
+
+impl TryFrom<v1::Source> for Source {
+    type Error = ConvertError;
+    fn try_from(source: v1::Source) -> Result<Self, ConvertError> {
+        let v1::Source { agent, address, blobs } = source;
+        Ok(Self {
+            agent: agent_name("agent", agent)?,
+            address: text("address", address)?,
+            blobs: hashes("blobs", &blobs)?.into_iter().collect(),
         })
     }
 }

@@ -166,6 +166,7 @@ fn agent() -> AgentView {
             max_jobs_per_card: Some(2),
             labels: ["night".to_owned()].into(),
             blobs_cached: [hash(8)].into(),
+            share: Some("desk-3:7071".into()),
             availability: Availability::Paused,
             ..Offer::of(card())
         },
