@@ -46,7 +46,13 @@ fn a_driver_tells_who_is_there_how_hot_it_is_and_what_went_wrong() {
     let mut card = CardAnswer::rtx_3090().with("/opt/blender/blender", nobody, 6 * GIB);
     card.graphics = card.processes.clone();
     let name = "/usr/lib/xorg/Xorg".into();
-    card.graphics.push(ProcessAnswer { pid: nobody + 1, used: Some(GIB), name, utilization: 0 });
+    card.graphics.push(ProcessAnswer {
+        pid: nobody + 1,
+        used: Some(GIB),
+        name,
+        utilization: 0,
+        trainer: false,
+    });
     let card = CardAnswer {
         used: 7 * GIB,
         utilization: 93,
