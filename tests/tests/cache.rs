@@ -134,8 +134,8 @@ fn logs(sandbox: &Sandbox, job: u64) -> String {
 /// What a job's log says last of where its model came from.
 fn told(sandbox: &Sandbox, job: u64) -> String {
     let logs = logs(sandbox, job);
-    let lines = logs.lines().filter(|line| line.contains("model.safetensors: "));
-    let line = lines.last().unwrap_or_else(|| panic!("not a word of the model in\n{logs}"));
+    let mut lines = logs.lines().filter(|line| line.contains("model.safetensors: "));
+    let line = lines.next_back().unwrap_or_else(|| panic!("not a word of the model in\n{logs}"));
     line.split_once("model.safetensors: ").unwrap().1.to_owned()
 }
 

@@ -36,7 +36,7 @@ impl<'a> Values<'a> {
     }
 
     /// Runs of `length`, the last as short as it must be.
-    pub(super) fn runs(self, length: usize) -> Vec<Values<'a>> {
+    pub(super) fn runs(self, length: usize) -> Vec<Self> {
         match self {
             Self::F32(all) => all.chunks_mut(length).map(Values::F32).collect(),
             Self::Bf16(all, rounding, place) => {

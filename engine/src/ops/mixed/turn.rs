@@ -24,9 +24,10 @@ pub(super) fn turn(square: &mut Square) {
 
 /// The twin of the other.
 fn plain(square: &mut Square) {
-    for i in 0..SIDE {
-        for j in 0..i {
-            (square[i][j], square[j][i]) = (square[j][i], square[i][j]);
+    for i in 1..SIDE {
+        let (above, below) = square.split_at_mut(i);
+        for (word, above) in below[0].iter_mut().zip(above) {
+            std::mem::swap(word, &mut above[i]);
         }
     }
 }
@@ -36,7 +37,6 @@ fn plain(square: &mut Square) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 #[expect(unsafe_code, reason = "loads and stores have no safe form")]
-#[expect(clippy::needless_range_loop, reason = "counted loops become registers, iterators do not")]
 fn in_registers(square: &mut Square) {
     use std::arch::x86_64::{
         _mm512_loadu_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,

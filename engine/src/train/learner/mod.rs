@@ -70,11 +70,9 @@ impl<'a> Learner<'a> {
         model: &mut Model,
         batch: &MicroBatch,
         scale: f64,
-        each: &mut (dyn FnMut(&mut Trainable) -> Result<()> + Send),
+        each: &mut dyn FnMut(&mut Trainable) -> Result<()>,
     ) -> Result<Learned> {
-        // On a thread of the pool: from outside of it each of the hundreds of loops of a step would be handed in, and
-        // waited for asleep.
-        rayon::scope(|_| match self {
+        match self {
             Self::Text { smoothing } => {
                 let loss = model.forward_backward_each(batch, scale, *smoothing, each)?;
                 Ok(Learned { loss, tally: Tally::default() })
@@ -89,7 +87,7 @@ impl<'a> Learner<'a> {
                 model.trainables_mut().try_for_each(each)?;
                 Ok(learned)
             }
-        })
+        }
     }
 
     /// The loss of `batch` as [`Self::learn`] has it, without learning.
