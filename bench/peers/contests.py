@@ -75,7 +75,7 @@ CONTESTS = [
         "conversations",
         4,
         (
-            ours("nf4", "--method", "qlora", *WRAPPED),
+            ours("nf4", "--method", "qlora", "--dtype", "bfloat16", *WRAPPED),
             ours("bf16 LoRA", "--method", "lora", "--dtype", "bfloat16", *WRAPPED),
             theirs("torch + bitsandbytes bf16", "--peer", "bare", "--method", "qlora", "--dtype", "bf16"),
         ),

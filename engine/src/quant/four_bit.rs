@@ -1,11 +1,12 @@
 //! NF4 and FP4: blocks of numbers, each divided by its largest and then held as one of sixteen codes, two a byte
 //! (QLoRA, arXiv 2305.14314). Codes and block constants are those of bitsandbytes' `quantize_4bit`, bit for bit.
 
-use std::sync::LazyLock;
+use half::bf16;
 
 use super::codebook::{Codebook, fp4, nf4};
 use super::mean::mean;
-use super::{Blockwise8, Packed, encode_blocks, stretch};
+use super::{Blockwise8, Packed, encode_blocks, nibbles, stretch};
+use crate::ops::number::Number;
 use crate::{EngineError, Result};
 
 /// Which sixteen numbers.
@@ -24,20 +25,6 @@ impl FourBitKind {
         match self {
             Self::Nf4 => nf4(),
             Self::Fp4 => fp4(),
-        }
-    }
-
-    /// What both codes of a byte stand for, the upper half first.
-    fn pairs(self) -> &'static [[f32; 2]; 256] {
-        type Pairs = LazyLock<[[f32; 2]; 256]>;
-        fn pairs(book: &Codebook<16>) -> [[f32; 2]; 256] {
-            std::array::from_fn(|byte| [book.values()[byte >> 4], book.values()[byte & 15]])
-        }
-        static NF4: Pairs = LazyLock::new(|| pairs(nf4()));
-        static FP4: Pairs = LazyLock::new(|| pairs(fp4()));
-        match self {
-            Self::Nf4 => &NF4,
-            Self::Fp4 => &FP4,
         }
     }
 }
@@ -164,26 +151,36 @@ impl Packed for FourBit {
     }
 
     fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()> {
+        self.unpack_as(from, out, nibbles::to_f32)
+    }
+
+    fn unpack_bf16(&self, from: usize, out: &mut [bf16]) -> Result<()> {
+        self.unpack_as(from, out, nibbles::to_bf16)
+    }
+}
+
+impl FourBit {
+    /// Block by block, each by `numbers`.
+    fn unpack_as<N: Number>(
+        &self,
+        from: usize,
+        out: &mut [N],
+        numbers: impl Fn(&[f32; 16], f32, &[u8], &mut [N]),
+    ) -> Result<()> {
         stretch(self.count, from, out.len())?;
-        let pairs = self.kind.pairs();
+        let book = self.kind.codebook().values();
         let (mut at, mut rest) = (from, out);
         while !rest.is_empty() {
             let in_block = (self.block - at % self.block).min(rest.len());
-            let (here, later) = rest.split_at_mut(in_block);
-            let codes = &self.codes[at / 2..];
-            // A row of odd width may begin in the middle of a byte.
-            let (codes, whole) = match at % 2 {
-                0 => (codes, &mut *here),
-                _ => {
-                    here[0] = pairs[usize::from(codes[0])][1];
-                    (&codes[1..], &mut here[1..])
-                }
-            };
-            for (out, byte) in whole.chunks_mut(2).zip(codes) {
-                out.copy_from_slice(&pairs[usize::from(*byte)][..out.len()]);
-            }
+            let (mut here, later) = rest.split_at_mut(in_block);
             let absmax = self.absmax.get(at / self.block);
-            here.iter_mut().for_each(|x| *x *= absmax);
+            let mut codes = &self.codes[at / 2..];
+            // A row of odd width may begin in the middle of a byte.
+            if at % 2 == 1 {
+                here[0] = N::narrow(book[usize::from(codes[0] & 15)] * absmax);
+                (codes, here) = (&codes[1..], &mut here[1..]);
+            }
+            numbers(book, absmax, codes, here);
             at += in_block;
             rest = later;
         }

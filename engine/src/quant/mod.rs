@@ -17,6 +17,7 @@ mod four_bit;
 mod gguf;
 mod int8;
 mod mean;
+mod nibbles;
 #[cfg(test)]
 mod parity;
 mod weight;

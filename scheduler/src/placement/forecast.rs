@@ -84,8 +84,8 @@ impl<'a> Forecast<'a> {
         let mut forecast = Self {
             state,
             now_ms,
-            shares: turns.users().iter().map(|user| state.share(user)).collect(),
-            numbers: turns.users().iter().enumerate().map(|(at, user)| (*user, at)).collect(),
+            shares: turns.users().map(|user| state.share(user)).collect(),
+            numbers: turns.users().enumerate().map(|(at, user)| (user, at)).collect(),
             board,
             turns,
             starts: HashMap::new(),

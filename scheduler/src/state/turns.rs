@@ -25,14 +25,24 @@ pub fn level(priority: i32, submitted_ms: u64, now_ms: u64) -> i64 {
 
 /// Waiting jobs in order, lane by lane: whoever takes a turn says whether its lane goes on. A round goes through those
 /// that have no place yet.
+///
+/// A user's lanes wait in a heap of the user's own and users in another, each with the best of its lanes, so that what
+/// a user is given moves one entry, however many lanes there are.
 pub(crate) struct Turns<'a> {
     now_ms: u64,
-    heap: BinaryHeap<Reverse<Key>>,
+    heap: BinaryHeap<Reverse<UserKey>>,
+    users: Vec<User<'a>>,
     lanes: Vec<Queue<'a>>,
-    users: Vec<&'a str>,
-    standings: Vec<u64>,
+    /// Who had the last turn and comes back to the heap before the next.
+    last: Option<usize>,
     /// How many there were, over all rounds.
     pub(crate) taken: usize,
+}
+
+struct User<'a> {
+    name: &'a str,
+    standing: u64,
+    lanes: BinaryHeap<Reverse<LaneKey>>,
 }
 
 struct Queue<'a> {
@@ -47,9 +57,17 @@ struct Queue<'a> {
 
 /// In the order of turns.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+struct UserKey {
     level: Reverse<i64>,
     standing: u64,
+    job: JobId,
+    user: usize,
+}
+
+/// In the order of one user's turns.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct LaneKey {
+    level: Reverse<i64>,
     job: JobId,
     lane: usize,
 }
@@ -64,75 +82,62 @@ pub(crate) struct Turn<'a> {
 impl<'a> Turns<'a> {
     pub(crate) fn new(state: &'a State, now_ms: u64) -> Self {
         let mut numbers: HashMap<&str, usize> = HashMap::new();
-        let mut users: Vec<&str> = Vec::new();
+        let mut users: Vec<User<'a>> = Vec::new();
         let mut lanes = Vec::with_capacity(state.index.lanes.len());
         for (lane, jobs) in &state.index.lanes {
             let user = *numbers.entry(&lane.user).or_insert_with(|| {
-                users.push(&lane.user);
+                let standing = state.standing(&lane.user, now_ms);
+                users.push(User { name: &lane.user, standing, lanes: BinaryHeap::new() });
                 users.len() - 1
             });
             let mut rest = jobs.iter();
             lanes.push(Queue { lane, user, first: rest.next(), rest, ahead: None });
         }
-        let standings = users.iter().map(|user| state.standing(user, now_ms)).collect();
-        let mut turns = Self { now_ms, heap: BinaryHeap::new(), lanes, users, standings, taken: 0 };
+        let heap = BinaryHeap::with_capacity(users.len());
+        let mut turns = Self { now_ms, heap, users, lanes, last: None, taken: 0 };
         turns.begin();
         turns
     }
 
     /// Users of waiting jobs; [`Self::again`] has their standings in this order.
-    pub(crate) fn users(&self) -> &[&'a str] {
-        &self.users
+    pub(crate) fn users(&self) -> impl Iterator<Item = &'a str> {
+        self.users.iter().map(|user| user.name)
     }
 
     /// Another round, at another time.
     pub(crate) fn again(&mut self, now_ms: u64, standings: impl Iterator<Item = u64>) {
         self.now_ms = now_ms;
-        self.standings.clear();
-        self.standings.extend(standings);
+        self.users.iter_mut().zip(standings).for_each(|(user, standing)| user.standing = standing);
         self.begin();
     }
 
     fn begin(&mut self) {
-        let mut keys = std::mem::take(&mut self.heap).into_vec();
-        keys.clear();
+        self.heap.clear();
+        self.last = None;
+        self.users.iter_mut().for_each(|user| user.lanes.clear());
         for number in 0..self.lanes.len() {
             self.lanes[number].ahead = None;
-            keys.extend(self.lanes[number].first.map(|job| Reverse(self.key(number, job))));
+            self.push(number, self.lanes[number].first);
         }
-        self.heap = keys.into();
+        (0..self.users.len()).for_each(|user| self.come_back(user));
     }
 
-    fn key(&self, number: usize, (job, submitted_ms): (&JobId, &u64)) -> Key {
-        let Queue { lane, user, .. } = &self.lanes[number];
-        Key {
-            level: Reverse(level(lane.priority, *submitted_ms, self.now_ms)),
-            standing: self.standings[*user],
-            job: *job,
-            lane: number,
-        }
-    }
-
-    /// The next job. Its lane rests until it is given its place or passed over.
+    /// The next job. Its lane rests until it is given its place or passed over, before the next turn.
     pub(crate) fn next(&mut self) -> Option<Turn<'a>> {
-        loop {
-            let Reverse(mut key) = self.heap.pop()?;
-            let queue = &self.lanes[key.lane];
-            let standing = self.standings[queue.user];
-            if standing == key.standing {
-                self.taken += 1;
-                return Some(Turn { job: key.job, lane: queue.lane, number: key.lane });
-            }
-            // The user was given something since.
-            key.standing = standing;
-            self.heap.push(Reverse(key));
+        if let Some(user) = self.last.take() {
+            self.come_back(user);
         }
+        let Reverse(UserKey { user, .. }) = self.heap.pop()?;
+        let Reverse(LaneKey { job, lane: number, .. }) = self.users[user].lanes.pop()?;
+        self.last = Some(user);
+        self.taken += 1;
+        Some(Turn { job, lane: self.lanes[number].lane, number })
     }
 
     /// The job was given memory: its user steps back, and its lane goes on without it.
     pub(crate) fn place(&mut self, turn: &Turn<'a>, vram_bytes: u64) {
         let queue = &mut self.lanes[turn.number];
-        self.standings[queue.user] += Holding::of_one(vram_bytes);
+        self.users[queue.user].standing += Holding::of_one(vram_bytes);
         queue.first = queue.rest.next();
         let next = queue.first;
         self.push(turn.number, next);
@@ -146,8 +151,22 @@ impl<'a> Turns<'a> {
     }
 
     fn push(&mut self, number: usize, next: Option<(&JobId, &u64)>) {
-        if let Some(next) = next {
-            self.heap.push(Reverse(self.key(number, next)));
+        let Some((job, submitted_ms)) = next else { return };
+        let Queue { lane, user, .. } = &self.lanes[number];
+        let level = Reverse(level(lane.priority, *submitted_ms, self.now_ms));
+        self.users[*user].lanes.push(Reverse(LaneKey { level, job: *job, lane: number }));
+    }
+
+    /// A user with lanes that go on waits for another turn.
+    fn come_back(&mut self, user: usize) {
+        let User { standing, lanes, .. } = &self.users[user];
+        if let Some(Reverse(LaneKey { level, job, .. })) = lanes.peek() {
+            self.heap.push(Reverse(UserKey {
+                level: *level,
+                standing: *standing,
+                job: *job,
+                user,
+            }));
         }
     }
 }

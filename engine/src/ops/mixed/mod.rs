@@ -232,9 +232,16 @@ impl Backend for Mixed {
         self.product(Way::Back, dy, w, low, onto)
     }
 
+    /// The narrower of the two is transposed, and with it the result where it has to be.
     fn project_dw(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         let ((_, outs), (_, ins)) = (dy.dims2()?, x.dims2()?);
-        tensor(self.transposed_times(&[dy], x)?, &[outs, ins])
+        if outs <= ins {
+            return tensor(self.transposed_times(&[dy], x)?, &[outs, ins]);
+        }
+        let across = self.transposed_times(&[x], dy)?;
+        let mut turned: Vec<f32> = Vec::with_capacity(outs * ins);
+        (0..outs).for_each(|out| turned.extend(across.iter().skip(out).step_by(outs)));
+        tensor(turned, &[outs, ins])
     }
 
     /// So many rows of the sum at a time that their half of `dyᵀ` is small.
