@@ -105,11 +105,11 @@ impl<'a> Training<'a> {
         // Input, normed, gradients of both.
         let around = h * (3 * F32 + self.number);
         let logits = rows * (v * (F32 + capped + rounded) + around);
-        // One half of the product turned, which f32 does as it multiplies.
+        // One half of the product turned; in f32 what the product lays out of both.
         let learning = match self.head_parameters() {
             0 => 0,
             _ if self.number == BF16 => SLAB_ROWS as u64 * BF16 * rows,
-            _ => 0,
+            _ => SLAB_ROWS as u64 * F32 * h,
         };
         // The end of the residual stream and its gradient.
         let stream = 2 * self.boundary();
