@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleetune_proto::blob::{ChunkStream, StoredBlob, StoredError, give};
+use fleetune_proto::blob::{ChunkStream, StoredBlob, StoredError, give, read_hash};
 use fleetune_proto::v1;
 use fleetune_proto::v1::blobs_server::{Blobs, BlobsServer};
 use fleetune_shared::BlobHash;
@@ -109,11 +109,8 @@ fn busy<E>(_: E) -> Status {
     Status::resource_exhausted("it serves others, ask again in a moment")
 }
 
-fn read_hash(bytes: &[u8]) -> Result<BlobHash, Status> {
-    bytes.try_into().map(BlobHash).map_err(|_| {
-        let found = bytes.len();
-        Status::invalid_argument(format!("a hash of {found} bytes, expected BLAKE3's 32"))
-    })
+fn hash(bytes: &[u8]) -> Result<BlobHash, Status> {
+    read_hash(bytes).map_err(Status::invalid_argument)
 }
 
 /// What whoever asked is told; a blob that is damaged is kept no longer.
@@ -153,8 +150,8 @@ impl Blobs for Counter {
             let message = format!("{found} hashes asked for, expected at most {STAT_HASHES_MAX}");
             return Err(Status::resource_exhausted(message));
         }
-        let stat = |hash: &Vec<u8>| -> Result<v1::BlobStat, Status> {
-            let bytes = self.cache.bytes_of(read_hash(hash)?);
+        let stat = |name: &Vec<u8>| -> Result<v1::BlobStat, Status> {
+            let bytes = self.cache.bytes_of(hash(name)?);
             Ok(v1::BlobStat { complete: bytes.is_some(), bytes_present: bytes.unwrap_or(0) })
         };
         let stats = hashes.iter().map(stat).collect::<Result<_, _>>()?;
@@ -172,7 +169,7 @@ impl Blobs for Counter {
         &self,
         request: Request<v1::OutlineRequest>,
     ) -> Result<Response<v1::OutlineReply>, Status> {
-        let blob = read_hash(&request.into_inner().hash)?;
+        let blob = hash(&request.into_inner().hash)?;
         let _transfer = self.transfers.try_acquire().map_err(busy)?;
         let values = self.open(blob).await?.outline().to_bytes();
         Ok(Response::new(v1::OutlineReply { values }))
@@ -184,8 +181,8 @@ impl Blobs for Counter {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<Self::GetStream>, Status> {
-        let v1::GetRequest { hash, offset, length } = request.into_inner();
-        let blob = read_hash(&hash)?;
+        let v1::GetRequest { hash: name, offset, length } = request.into_inner();
+        let blob = hash(&name)?;
         let transfer = Arc::clone(&self.transfers).try_acquire_owned().map_err(busy)?;
         let opened = self.open(blob).await?.chunks(offset, length);
         let cache = Arc::clone(&self.cache);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleetune_proto::blob::{ChunkStream, give};
+use fleetune_proto::blob::{ChunkStream, give, read_hash};
 use fleetune_proto::v1::{self, blobs_server, put_part::Part};
 use fleetune_shared::BlobHash;
 use tokio::sync::Semaphore;
@@ -66,9 +66,7 @@ async fn next(parts: &mut Streaming<v1::PutPart>) -> Result<Option<Part>, Error>
 }
 
 fn hash(bytes: &[u8]) -> Result<BlobHash, Error> {
-    bytes.try_into().map(BlobHash).map_err(|_| {
-        Error::Invalid(format!("a hash of {} bytes, expected BLAKE3's 32", bytes.len()))
-    })
+    read_hash(bytes).map_err(Error::Invalid)
 }
 
 #[tonic::async_trait]

@@ -151,7 +151,7 @@ impl Packed for FourBit {
     }
 
     fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()> {
-        self.unpack_as(from, out, nibbles::to_f32)
+        self.unpack_as(from, out, nibbles::one_by_one)
     }
 
     fn unpack_bf16(&self, from: usize, out: &mut [bf16]) -> Result<()> {

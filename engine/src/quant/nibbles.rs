@@ -5,12 +5,7 @@ use half::bf16;
 use crate::ops::number::Number;
 use crate::ops::wide::wide;
 
-/// What `codes` stand for in `book`, two a byte with the upper half first, times `scale`.
-pub(super) fn to_f32(book: &[f32; 16], scale: f32, codes: &[u8], out: &mut [f32]) {
-    one_by_one(book, scale, codes, out);
-}
-
-/// As [`to_f32`], each product as the nearest bf16.
+/// As [`one_by_one`], to bf16.
 pub(super) fn to_bf16(book: &[f32; 16], scale: f32, codes: &[u8], out: &mut [bf16]) {
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
@@ -27,7 +22,8 @@ pub(super) fn to_bf16(book: &[f32; 16], scale: f32, codes: &[u8], out: &mut [bf1
 }
 
 wide! {
-    fn one_by_one[N: Number](book: &[f32; 16], scale: f32, codes: &[u8], out: &mut [N]) {
+    /// What `codes` stand for in `book`, two a byte with the upper half first, times `scale`.
+    pub(super) fn one_by_one[N: Number](book: &[f32; 16], scale: f32, codes: &[u8], out: &mut [N]) {
         let number = |code: u8| N::narrow(book[usize::from(code)] * scale);
         let (pairs, odd) = out.as_chunks_mut::<2>();
         for (pair, byte) in pairs.iter_mut().zip(codes) {
@@ -90,7 +86,7 @@ mod tests {
                 for count in [2 * codes.len(), 2 * codes.len() - 1, 33, 1, 0] {
                     let code = |i: usize| usize::from(codes[i / 2] >> (4 - i % 2 * 4) & 15);
                     let mut exact = vec![0.0; count];
-                    to_f32(book, scale, &codes, &mut exact);
+                    one_by_one(book, scale, &codes, &mut exact);
                     let mut rounded = vec![bf16::ONE; count];
                     to_bf16(book, scale, &codes, &mut rounded);
                     for i in 0..count {

@@ -14,3 +14,17 @@ mod stored;
 pub use give::{ChunkStream, give};
 pub use outline::{CHUNK_BYTES, Outline, OutlineError, OutlineHasher};
 pub use stored::{Chunks, StoredBlob, StoredError};
+
+use fleetune_shared::BlobHash;
+
+/// The name of a blob as a request has it.
+///
+/// # Errors
+/// What is wrong with it, for whoever asked.
+pub fn read_hash(bytes: &[u8]) -> Result<BlobHash, String> {
+    let found = bytes.len();
+    bytes
+        .try_into()
+        .map(BlobHash)
+        .map_err(|_| format!("a hash of {found} bytes, expected BLAKE3's 32"))
+}

@@ -104,10 +104,12 @@ wide! {
         let (to, to_rest) = p.as_chunks_mut::<16>();
         to.iter_mut().zip(whole).for_each(|(to, x)| sixteen(to, x));
         // The rest is filled up with what becomes nothing.
-        let (mut last, mut to_last) = ([f32::NEG_INFINITY; 16], [bf16::ZERO; 16]);
-        last[..rest.len()].copy_from_slice(rest);
-        sixteen(&mut to_last, &last);
-        to_rest.copy_from_slice(&to_last[..rest.len()]);
+        if !rest.is_empty() {
+            let (mut last, mut to_last) = ([f32::NEG_INFINITY; 16], [bf16::ZERO; 16]);
+            last[..rest.len()].copy_from_slice(rest);
+            sixteen(&mut to_last, &last);
+            to_rest.copy_from_slice(&to_last[..rest.len()]);
+        }
         let sum: f32 = sums.iter().sum();
         (sum, most + sum.ln())
     }

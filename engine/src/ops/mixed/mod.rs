@@ -238,10 +238,8 @@ impl Backend for Mixed {
         if outs <= ins {
             return tensor(self.transposed_times(&[dy], x)?, &[outs, ins]);
         }
-        let across = self.transposed_times(&[x], dy)?;
-        let mut turned: Vec<f32> = Vec::with_capacity(outs * ins);
-        (0..outs).for_each(|out| turned.extend(across.iter().skip(out).step_by(outs)));
-        tensor(turned, &[outs, ins])
+        let across = tensor(self.transposed_times(&[x], dy)?, &[ins, outs])?;
+        Ok(across.t()?.contiguous()?)
     }
 
     /// So many rows of the sum at a time that their half of `dyᵀ` is small.

@@ -21,6 +21,11 @@ struct Strides {
 }
 
 impl Strides {
+    /// As [`view_matrix`] gives them.
+    const fn of([row, column]: [usize; 2]) -> Self {
+        Self { row, column }
+    }
+
     const fn rows_of(width: usize) -> Self {
         Self { row: width, column: 1 }
     }
@@ -50,13 +55,12 @@ pub(super) fn matmul(lhs: &Tensor, rhs: &Tensor, cores: Cores) -> Result<Tensor>
         return Err(EngineError::input(format!("a product of {shapes:?}")));
     }
     let ((lhs, lhs_strides), (rhs, rhs_strides)) = (view_matrix(lhs)?, view_matrix(rhs)?);
-    let strides = |[row, column]: [usize; 2]| Strides { row, column };
     let of = |out: &mut [f32]| {
         product(
             (m, n, k),
             (out, Strides::rows_of(n)),
-            (&lhs, strides(lhs_strides)),
-            (&rhs, strides(rhs_strides)),
+            (&lhs, Strides::of(lhs_strides)),
+            (&rhs, Strides::of(rhs_strides)),
             false,
             cores,
         );
@@ -70,13 +74,12 @@ pub(super) fn add_matmul(sum: &Tensor, lhs: &Tensor, rhs: &Tensor) -> Result<()>
     let ((m, k), (inner, n)) = (lhs.dims2()?, rhs.dims2()?);
     fits(sum, &[m, n], k == inner)?;
     let ((lhs, lhs_strides), (rhs, rhs_strides)) = (view_matrix(lhs)?, view_matrix(rhs)?);
-    let strides = |[row, column]: [usize; 2]| Strides { row, column };
     edit(sum, |sum| {
         product(
             (m, n, k),
             (sum, Strides::rows_of(n)),
-            (&lhs, strides(lhs_strides)),
-            (&rhs, strides(rhs_strides)),
+            (&lhs, Strides::of(lhs_strides)),
+            (&rhs, Strides::of(rhs_strides)),
             true,
             Cores::All,
         );
