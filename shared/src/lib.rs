@@ -49,7 +49,7 @@ pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};
 pub use history::{Accuracy, AsRun, AttemptEnd, AttemptRecord, Peak, PeakSource, quantile};
 pub use id::{AgentName, Attempt, BlobHash, IdError, JobId, RequestId};
 pub use job::{Input, InputRole, JobSpec, MergeSpec, Work};
-pub use memory_plan::{Keeps, MemoryPlan, head_rows};
+pub use memory_plan::{Keeps, MemoryPlan, head_rows, piece_tokens};
 pub use model_merge::{
     MergeDtype, MergedModel, ModelMerge, ModelMergeError, ModelMergeMethod, Setting,
 };

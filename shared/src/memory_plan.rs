@@ -128,6 +128,19 @@ pub const fn head_rows(bf16: bool) -> usize {
     if bf16 { 256 } else { 128 }
 }
 
+/// Tokens of a piece: as many as give products enough rows to be worth laying out a weight for them.
+const PIECE_TOKENS: usize = 1024;
+
+/// Tokens that are learned from at the same time, where one sequence alone has no more: micro-batches pass in pieces,
+/// whose gradients add up, and blocks keep what one piece needs. `None` where they pass whole: on a GPU, which wants
+/// all the rows it can have; where rows of a micro-batch are compared with each other; where a gradient is used up as
+/// soon as it is there. As [`head_rows`] a matter of the recipe, for sums are cut where pieces are.
+#[must_use]
+pub fn piece_tokens(recipe: &Recipe, device: Device) -> Option<usize> {
+    let whole = recipe.objective.couples_rows() || recipe.optim.in_backward;
+    (device == Device::Cpu && !whole).then_some(PIECE_TOKENS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

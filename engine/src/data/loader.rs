@@ -1,15 +1,14 @@
 //! The order of sequences and how they are cut into steps: an epoch is a permutation, a step is `accumulation`
 //! micro-batches of `micro_batch` sequences, and the last step of an epoch is as small as what is left. Steps never mix
-//! epochs, so the arithmetic of epochs, steps and warm-up is that of transformers' `Trainer`.
-
-use std::cmp::Reverse;
+//! epochs, so the arithmetic of epochs, steps and warm-up is that of transformers' `Trainer`. A micro-batch may pass in
+//! pieces, see [`fleetune_shared::piece_tokens`].
 
 use fleetune_shared::recipe::{Batching, Duration, Sampling};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, MicroBatch};
+use super::{Dataset, MicroBatch, piece};
 use crate::{EngineError, Result};
 
 /// Where a run stands in its data; with the seed it is all a resumed run needs to know.
@@ -26,6 +25,8 @@ pub struct Cursor {
 pub struct Loader {
     data: Dataset,
     batching: Batching,
+    /// Tokens of a piece that is more than one sequence.
+    piece: usize,
     sampling: Sampling,
     seed: u64,
     cursor: Cursor,
@@ -38,7 +39,14 @@ impl Loader {
     #[must_use]
     pub fn new(dataset: &Dataset, batching: Batching, sampling: Sampling, seed: u64) -> Self {
         let order = epoch_order(dataset.len(), sampling, seed, 0);
-        Self { data: dataset.clone(), batching, sampling, seed, cursor: Cursor::default(), order }
+        let cursor = Cursor::default();
+        Self { data: dataset.clone(), batching, piece: usize::MAX, sampling, seed, cursor, order }
+    }
+
+    /// Hands micro-batches out in runs of sequences with at most so many tokens together, unless one alone has more.
+    #[must_use]
+    pub fn in_pieces(self, tokens: Option<usize>) -> Self {
+        Self { piece: tokens.unwrap_or(usize::MAX), ..self }
     }
 
     /// Where the next step begins.
@@ -66,15 +74,15 @@ impl Loader {
         Ok(())
     }
 
-    /// The micro-batches of one optimizer step: at least one, none of them empty.
+    /// The micro-batches of one optimizer step, or their pieces: at least one, none of them empty.
     ///
     /// # Errors
     /// Rows that cannot be read back.
     pub fn next_step(&mut self) -> Result<Vec<MicroBatch>> {
         let end = (self.cursor.position + self.step_rows()).min(self.order.len());
-        let batches = self.order[self.cursor.position..end]
-            .chunks(self.batching.micro_batch)
-            .map(|chunk| self.data.micro_batch(chunk))
+        let batches = self
+            .pieces(&self.order[self.cursor.position..end])?
+            .map(|sequences| self.data.micro_batch(sequences))
             .collect::<Result<_>>()?;
         self.cursor.position = end;
         if end == self.order.len() {
@@ -106,8 +114,8 @@ impl Loader {
         self.cursor.epoch as f64 + self.cursor.position as f64 / self.data.len().max(1) as f64
     }
 
-    /// The largest micro-batch any order can produce: the longest sequences together. A run that survives it will
-    /// not run out of memory later.
+    /// The largest micro-batch, or piece of one, that any order can produce. A run that survives it will not run out of
+    /// memory later.
     ///
     /// # Errors
     /// Rows that cannot be read back.
@@ -116,7 +124,7 @@ impl Loader {
         self.data.micro_batch(&longest)
     }
 
-    /// As [`Self::longest_step`]; `None` where the next step has a micro-batch as large.
+    /// As [`Self::longest_step`]; `None` where the next step has one as large.
     ///
     /// # Errors
     /// Rows that cannot be read back.
@@ -124,11 +132,24 @@ impl Loader {
         let sizes = self.sizes()?;
         let (longest, tokens) = self.longest(&sizes);
         let end = (self.cursor.position + self.step_rows()).min(self.order.len());
-        let mut next = self.order[self.cursor.position..end].chunks(self.batching.micro_batch);
-        if next.any(|chunk| chunk.iter().map(|i| sizes[*i]).sum::<usize>() == tokens) {
+        let mut next = self.pieces(&self.order[self.cursor.position..end])?;
+        if next.any(|piece| piece.iter().map(|i| sizes[*i]).sum::<usize>() == tokens) {
             return Ok(None);
         }
         self.data.micro_batch(&longest).map(Some)
+    }
+
+    /// Sequences that are learned from together.
+    fn pieces<'s>(&self, step: &'s [usize]) -> Result<impl Iterator<Item = &'s [usize]>> {
+        let size = |i: &usize| self.data.tokens_computed_of(*i);
+        let sizes: Vec<usize> = step.iter().map(size).collect::<Result<_>>()?;
+        let micro_batch = self.batching.micro_batch;
+        let cuts = sizes.chunks(micro_batch).map(|sizes| piece::cut(sizes, self.piece));
+        let cuts: Vec<_> = cuts.collect();
+        Ok(step
+            .chunks(micro_batch)
+            .zip(cuts)
+            .flat_map(|(sequences, cuts)| cuts.into_iter().map(|range| &sequences[range])))
     }
 
     /// Tokens that are computed for each sequence.
@@ -136,11 +157,9 @@ impl Loader {
         (0..self.data.len()).map(|i| self.data.tokens_computed_of(i)).collect()
     }
 
-    /// The sequences of the largest micro-batch, and its tokens.
+    /// The sequences of the largest piece, and its tokens.
     fn longest(&self, sizes: &[usize]) -> (Vec<usize>, usize) {
-        let mut sequences: Vec<usize> = (0..sizes.len()).collect();
-        sequences.sort_by_key(|i| Reverse(sizes[*i]));
-        sequences.truncate(self.batching.micro_batch);
+        let sequences = piece::largest(sizes, self.batching.micro_batch, self.piece);
         let tokens = sequences.iter().map(|i| sizes[*i]).sum();
         (sequences, tokens)
     }

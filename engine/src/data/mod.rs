@@ -19,6 +19,7 @@ mod load;
 mod loader;
 mod mixture;
 mod pack;
+mod piece;
 mod preview;
 mod rows;
 mod sequences;

@@ -29,6 +29,7 @@ impl<'a> Evaluator<'a> {
         settings: &Evaluation,
         objective: &Objective,
         rows: &'a Dataset,
+        piece: Option<usize>,
     ) -> Result<Self> {
         let metric = name_of(&settings.best.metric);
         let learner = Learner::new(objective, rows);
@@ -42,7 +43,7 @@ impl<'a> Evaluator<'a> {
             )));
         }
         let batching = Batching { micro_batch: settings.micro_batch, accumulation: 1 };
-        let rows = Loader::new(rows, batching, Sampling::Sequential, 0);
+        let rows = Loader::new(rows, batching, Sampling::Sequential, 0).in_pieces(piece);
         Ok(Self { strategy: settings.strategy, steps: settings.steps, rows, learner })
     }
 
@@ -100,7 +101,7 @@ mod tests {
         let recipe = fleetune_shared::Recipe::read(&text).unwrap();
         let settings = recipe.evaluation;
         let rows = Dataset::of(&[Row { input_ids: vec![1, 2], labels: vec![1, 2] }]);
-        let evaluator = Evaluator::new(&settings, &recipe.objective, &rows).unwrap();
+        let evaluator = Evaluator::new(&settings, &recipe.objective, &rows, None).unwrap();
         let asked = (1..=total)
             .filter(|step| evaluator.due(*step, epoch_ends.contains(step), *step == total));
         asked.collect()

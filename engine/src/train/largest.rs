@@ -1,25 +1,30 @@
 //! The largest micro-batch a run has had: what its peak of memory came from.
 
-use fleetune_shared::recipe::Objective;
+use fleetune_shared::recipe::{Batching, Objective};
 use fleetune_shared::{AsRun, Device, Estimate, MemoryPlan, ModelSpec, Recipe, head_rows};
 
 use crate::data::MicroBatch;
 
-/// Sizes of the micro-batch with the most tokens computed, of those learned from in this process.
+/// Sizes of the micro-batch, or piece of one, with the most tokens computed, of those learned from in this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Largest {
     tokens: usize,
     supervised: usize,
     sequences: usize,
+    /// As many as added up to a step's gradients at most.
+    portions: usize,
 }
 
 impl Largest {
-    pub(super) fn hear(&mut self, batch: &MicroBatch) {
-        *self = (*self).max(Self {
+    /// One of `portions` of a step.
+    pub(super) fn hear(&mut self, batch: &MicroBatch, portions: usize) {
+        let heard = Self {
             tokens: batch.tokens_computed(),
             supervised: batch.supervised(),
             sequences: batch.sequences.len(),
-        });
+            portions: 0,
+        };
+        *self = Self { portions: self.portions.max(portions), ..(*self).max(heard) };
     }
 
     /// The estimate of a run whose every micro-batch is this one. None where it had fewer labelled positions than one
@@ -39,7 +44,7 @@ impl Largest {
             return None;
         }
         let mut ran = recipe.clone();
-        ran.batching.micro_batch = self.sequences;
+        ran.batching = Batching { micro_batch: self.sequences, accumulation: self.portions };
         ran.data.max_length = self.tokens.div_ceil(rows);
         let estimate = Estimate::of_plan(model, &ran, device, plan);
         Some(AsRun { rows: rows as u64, tokens: self.tokens as u64, estimate })
@@ -66,7 +71,7 @@ mod tests {
         )
         .unwrap();
         let mut largest = Largest::default();
-        batches.iter().for_each(|batch| largest.hear(batch));
+        batches.iter().for_each(|batch| largest.hear(batch, 1));
         largest.as_run(&model, &recipe, Device::Cpu, &MemoryPlan::default())
     }
 

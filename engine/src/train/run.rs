@@ -5,7 +5,7 @@ use std::time::Instant;
 use fleetune_shared::recipe::{Method, Objective};
 use fleetune_shared::{
     AdapterConfig, BestEvaluation, Estimate, PeakSource, Recipe, StepMetrics, TrainOrder,
-    TrainSummary, TrainerEvent,
+    TrainSummary, TrainerEvent, piece_tokens,
 };
 
 use super::Observer;
@@ -45,7 +45,9 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     let Setup { recipe, dataset, held_out, template, mut model, adapter, model_hash, data_hash } =
         Setup::of(order, observer)?;
     let estimate = Estimate::of_plan(model.spec(), &recipe, order.device, &model.memory_plan);
-    let mut loader = Loader::new(&dataset, recipe.batching, recipe.data.sampling, recipe.seed);
+    let piece = piece_tokens(&recipe, order.device);
+    let mut loader =
+        Loader::new(&dataset, recipe.batching, recipe.data.sampling, recipe.seed).in_pieces(piece);
     let steps_total = loader.steps_total(recipe.duration);
     let mut state = State::new(recipe.file(), steps_total, model_hash, data_hash);
 
@@ -69,8 +71,9 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
             }
         }
     }
-    let evaluator =
-        held_out.as_ref().map(|rows| Evaluator::new(&recipe.evaluation, &recipe.objective, rows));
+    let evaluator = held_out
+        .as_ref()
+        .map(|rows| Evaluator::new(&recipe.evaluation, &recipe.objective, rows, piece));
     let evaluator = evaluator.transpose()?;
     // What an interrupted run did after this checkpoint is done again.
     checkpoint::forget_after(&order.out, state.step)?;
@@ -203,7 +206,7 @@ impl Run<'_> {
             }
             Ok(())
         };
-        self.largest.hear(&longest);
+        self.largest.hear(&longest, 1);
         self.learner.learn(&mut self.model, &longest, 1.0, &mut forget)?;
         memory::check()?;
         self.model.clear_gradients();
@@ -259,7 +262,7 @@ impl Run<'_> {
     /// still the number of tokens.
     ///
     /// The loss is summed over all micro-batches and divided once, by the step's supervised tokens or its answers:
-    /// k micro-batches of b rows are one of k·b.
+    /// k micro-batches of b rows are one of k·b, and their pieces are micro-batches.
     fn step(
         &mut self,
         schedule: &Schedule,
@@ -289,7 +292,7 @@ impl Run<'_> {
                 return Ok(None);
             }
             let (seed, micro_batch) = (self.recipe.seed, index as u64);
-            self.largest.hear(batch);
+            self.largest.hear(batch, batches.len());
             self.model.noise = Some(Noise { seed, step, micro_batch });
             let (model, optimizer) = (&mut self.model, &mut self.optimizer);
             let mut step_now = |trainable: &mut Trainable| {

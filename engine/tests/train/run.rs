@@ -38,6 +38,27 @@ fn k_micro_batches_of_b_are_b_of_k() {
 }
 
 #[test]
+fn a_micro_batch_that_is_large_passes_in_pieces() {
+    let run = |rows: u64, accumulation: u64| {
+        let story = Story::tiny(json!({
+            "packing": true,
+            "max_length": 600,
+            "per_device_train_batch_size": rows,
+            "gradient_accumulation_steps": accumulation,
+            "lora_dropout": 0.1,
+            "max_steps": 3,
+        }));
+        let (summary, watch) = story.run();
+        let numbers = |step: &StepMetrics| (step.loss, step.grad_norm, step.supervised_tokens);
+        let steps: Vec<_> = watch.steps().into_iter().map(numbers).collect();
+        (summary.unwrap().as_run.unwrap(), steps)
+    };
+    let (whole, parts) = (run(2, 1), run(1, 2));
+    assert!(whole.1[0].2 > 1024, "more than a piece");
+    assert_eq!(whole, parts);
+}
+
+#[test]
 fn the_longest_micro_batch_is_tried_before_shorter_ones_are_learned() {
     let run = Story::tiny(json!({"max_steps": 1, "per_device_train_batch_size": 2})).run();
     assert!(run.1.logged("dry run of the longest micro-batch: 2 rows"));
@@ -45,8 +66,9 @@ fn the_longest_micro_batch_is_tried_before_shorter_ones_are_learned() {
 
 #[test]
 fn an_adapter_run_leaves_an_adapter_metrics_and_a_report() {
-    let recipe =
-        json!({"r": 4, "max_steps": 3, "learning_rate": 1e-2, "per_device_train_batch_size": 20});
+    let recipe = json!({
+        "r": 4, "max_steps": 3, "learning_rate": 1e-2, "per_device_train_batch_size": 20, "max_length": 50,
+    });
     let story = Story::tiny(recipe);
     let (summary, watch) = story.run();
     let summary = summary.unwrap();

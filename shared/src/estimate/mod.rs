@@ -108,7 +108,7 @@ impl Estimate {
     /// As [`Self::of_training`], of a run whose blocks keep what `plan` says.
     #[must_use]
     pub fn of_plan(model: &ModelSpec, recipe: &Recipe, device: Device, plan: &MemoryPlan) -> Self {
-        Training::new(model, recipe, plan).peak(runtime(device))
+        Training::new(model, recipe, plan, device).peak(runtime(device))
     }
 
     /// Sizes a merge: the base, then the merged model, one after the other to compare their logits. Writing the

@@ -11,10 +11,10 @@
 use std::ops::Range;
 
 use super::{CHUNK_NUMBERS, Estimate, F32, PAGED_NUMBERS, SLAB_ROWS, TILE_NUMBERS};
-use crate::memory_plan::{Keeps, MemoryPlan, head_rows};
+use crate::memory_plan::{Keeps, MemoryPlan, head_rows, piece_tokens};
 use crate::peft::{AdapterLayout, ModuleKind};
 use crate::recipe::{Freeze, Method, Objective, OptimName, Quantization};
-use crate::{AdapterConfig, ByteSize, ModelSpec, NormPlacement, Recipe, held};
+use crate::{AdapterConfig, ByteSize, Device, ModelSpec, NormPlacement, Recipe, held};
 
 const BF16: u64 = 2;
 /// Bytes that are read from a file at a time.
@@ -29,16 +29,28 @@ pub(super) struct Training<'a> {
     plan: &'a MemoryPlan,
     layout: Option<AdapterLayout>,
     config: Option<AdapterConfig>,
-    /// Of the micro-batch that is learned from.
+    /// Of what is learned from at the same time: a micro-batch, or a piece of one.
     tokens: u64,
     rows: u64,
+    /// What a step's gradients are the sum of.
+    portions: u64,
     /// Bytes of one number of an activation.
     number: u64,
 }
 
 impl<'a> Training<'a> {
-    pub(super) fn new(model: &'a ModelSpec, recipe: &'a Recipe, plan: &'a MemoryPlan) -> Self {
-        let rows = (recipe.batching.micro_batch * recipe.objective.answers()) as u64;
+    pub(super) fn new(
+        model: &'a ModelSpec,
+        recipe: &'a Recipe,
+        plan: &'a MemoryPlan,
+        device: Device,
+    ) -> Self {
+        let (answers, length) = (recipe.objective.answers(), recipe.data.max_length);
+        let micro_batch = recipe.batching.micro_batch;
+        let most = piece_tokens(recipe, device).unwrap_or(usize::MAX);
+        // Shorter rows fill a piece further than the longest do.
+        let tokens = (micro_batch * answers * length).min(most.max(answers * length));
+        let rows = tokens.div_ceil(length);
         // A recipe that fits its model has a layout.
         let config = AdapterConfig::of(&recipe.method, model, &recipe.model);
         let layout = config.as_ref().and_then(|config| config.layout(model).ok());
@@ -48,8 +60,10 @@ impl<'a> Training<'a> {
             plan,
             layout,
             config,
-            tokens: rows * recipe.data.max_length as u64,
-            rows,
+            tokens: tokens as u64,
+            rows: rows as u64,
+            portions: (recipe.batching.accumulation * (micro_batch * answers).div_ceil(rows))
+                as u64,
             number: if recipe.quantization.computes_in_bf16() { BF16 } else { F32 },
         }
     }
@@ -329,9 +343,9 @@ impl<'a> Training<'a> {
         F32 * self.head_parameters()
     }
 
-    /// Whether gradients of earlier micro-batches are there when a later one begins.
+    /// Whether earlier gradients are there when more are made.
     fn accumulates(&self) -> bool {
-        self.recipe.batching.accumulation > 1
+        self.portions > 1
     }
 
     /// Bytes of all gradients together.

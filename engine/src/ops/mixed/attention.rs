@@ -1,13 +1,14 @@
 //! Causal attention whose five products multiply bf16 (FlashAttention-2, arXiv 2307.08691).
 //!
-//! Tasks and what their queries see are those of the portable twin. A task packs its keys and values once; its queries
-//! pass in tiles. Of a tile's square matrices the transposed products take what they need by rows, so that nothing
+//! Tasks, their parts and what their queries see are those of the portable twin. A part packs its keys and values once;
+//! its queries and keys pass in tiles. Of a tile's square matrices the transposed products take what they need by rows, so that nothing
 //! square is ever transposed: dVᵀ = dOᵀ·P and dKᵀ = Qᵀ·dS, turned once at the end.
 
 use std::ops::Range;
 
 use candle_core::Tensor;
 use half::bf16;
+use rayon::prelude::*;
 
 use super::kernel::COLUMNS;
 use super::pack;
@@ -18,14 +19,17 @@ use crate::ops::number::Number;
 use crate::ops::portable::attention::{Task, gradients, outputs};
 use crate::ops::portable::exp::exp;
 use crate::ops::portable::reduce::max;
+use crate::ops::portable::rows::plus;
 use crate::ops::portable::tanh::{capped, slope};
 use crate::ops::slices::{narrow, view, view_as, written};
 use crate::ops::wide::wide;
 
 /// Scores of a tile: as many as stay in the second cache with their gradients.
 const TILE: usize = 48 << 10;
-/// Rows a tile has at least, so that a panel is worth reading.
-const LEAST_ROWS: usize = 32;
+/// Keys of a tile at most: with their values they stay there too.
+const TILE_KEYS: usize = 512;
+/// Rows a tile has at most.
+const TILE_ROWS: usize = 192;
 
 /// Queries of one tile, and the keys they look at.
 struct Tile {
@@ -34,26 +38,36 @@ struct Tile {
     keys: Range<usize>,
 }
 
-fn tiles<'t>(task: &'t Task<'_>) -> impl Iterator<Item = Tile> + 't {
-    let rows = (TILE / task.span.keys().min(task.window).max(1)).clamp(LEAST_ROWS, 192);
-    let tokens = (rows / task.group).max(1);
-    (0..task.queries()).step_by(tokens).map(move |from| {
-        let to = (from + tokens).min(task.queries());
-        // Whole panels.
-        let first = task.seen(from).start / COLUMNS * COLUMNS;
-        Tile {
-            tokens: from..to,
-            rows: (to - from) * task.group,
-            keys: first..task.seen(to - 1).end,
-        }
-    })
+/// Runs of queries, as `tokens` of the task.
+fn runs(task: &Task) -> impl Iterator<Item = Range<usize>> {
+    let keys = task.span.keys().min(task.window).clamp(1, TILE_KEYS);
+    let tokens = ((TILE / keys).min(TILE_ROWS) / task.group).max(1);
+    let queries = task.queries();
+    (0..queries).step_by(tokens).map(move |from| from..(from + tokens).min(queries))
+}
+
+/// All keys, in runs of about the same length that begin with whole panels.
+fn key_runs(task: &Task) -> impl Iterator<Item = Range<usize>> + Clone {
+    let all = task.span.keys();
+    let run = all.div_ceil(all.div_ceil(TILE_KEYS).max(1)).next_multiple_of(COLUMNS);
+    (0..all).step_by(run).map(move |from| from..(from + run).min(all))
 }
 
 impl Tile {
+    /// None where `tokens` see none of `keys`.
+    fn of(task: &Task, tokens: Range<usize>, keys: &Range<usize>) -> Option<Self> {
+        // Whole panels.
+        let first = task.seen(tokens.start).start / COLUMNS * COLUMNS;
+        let seen = keys.start.max(first)..keys.end.min(task.seen(tokens.end - 1).end);
+        let rows = tokens.len() * task.group;
+        (!seen.is_empty()).then_some(Self { tokens, rows, keys: seen })
+    }
+
     /// Which of the tile's keys row `row` sees.
-    fn seen(&self, task: &Task<'_>, row: usize) -> Range<usize> {
-        let seen = task.seen(self.tokens.start + row / task.group);
-        seen.start - self.keys.start..seen.end - self.keys.start
+    fn seen(&self, task: &Task, row: usize) -> Range<usize> {
+        let Range { start, end } = task.seen(self.tokens.start + row / task.group);
+        let within = |key: usize| key.clamp(self.keys.start, self.keys.end) - self.keys.start;
+        within(start)..within(end)
     }
 
     /// Numbers of a row of scores: the keys, and one more where that makes it even.
@@ -62,7 +76,7 @@ impl Tile {
     }
 
     /// The tile's rows of a query-shaped tensor: `[rows, head_dim]`.
-    fn gather(&self, task: &Task<'_>, all: &[bf16], heads: usize) -> Vec<bf16> {
+    fn gather(&self, task: &Task, all: &[bf16], heads: usize) -> Vec<bf16> {
         let (width, stride) = (task.width(), heads * task.head_dim);
         let at = |t: usize| (task.span.q.start + t) * stride + task.kv_head * width;
         pick(all, width, self.tokens.clone().map(at))
@@ -70,7 +84,7 @@ impl Tile {
 }
 
 /// A task's head of a key-shaped tensor: `[keys, head_dim]`.
-fn head(task: &Task<'_>, all: &[bf16], kv_heads: usize) -> Vec<bf16> {
+fn head(task: &Task, all: &[bf16], kv_heads: usize) -> Vec<bf16> {
     let (width, stride) = (task.head_dim, kv_heads * task.head_dim);
     pick(all, width, task.span.key_rows().map(|t| t * stride + task.kv_head * width))
 }
@@ -89,9 +103,8 @@ wide! {
 }
 
 wide! {
-    /// `e^(scale · x − m)` with the largest exponent `m`; gives the sum of them and the log-sum-exp.
-    fn exponentials(p: &mut [bf16], scores: &[f32], scale: f32) -> (f32, f32) {
-        let most = max(scores) * scale;
+    /// `e^(scale · x − most)`; gives the sum of them.
+    fn exponentials(p: &mut [bf16], scores: &[f32], scale: f32, most: f32) -> f32 {
         let mut sums = [0.0f32; 16];
         let mut sixteen = |to: &mut [bf16; 16], x: &[f32; 16]| {
             for i in 0..16 {
@@ -110,8 +123,7 @@ wide! {
             sixteen(&mut to_last, &last);
             to_rest.copy_from_slice(&to_last[..rest.len()]);
         }
-        let sum: f32 = sums.iter().sum();
-        (sum, most + sum.ln())
+        sums.iter().sum()
     }
 }
 
@@ -134,7 +146,7 @@ pub(super) fn forward(
 }
 
 fn forward_one(
-    task: &Task<'_>,
+    task: &Task,
     q: &[bf16],
     k: &[bf16],
     v: &[bf16],
@@ -146,34 +158,50 @@ fn forward_one(
     values.take_rows(&head(task, v, shape.kv_heads), dim, dim);
     let mut out = vec![bf16::ZERO; task.queries() * task.width()];
     let mut lse = Vec::with_capacity(task.queries() * task.group);
-    let (mut scores, mut p, mut sums) = (Vec::new(), Vec::new(), Vec::new());
-    for tile in tiles(task) {
-        let (width, rows) = (tile.width(), tile.rows);
-        let q = tile.gather(task, q, shape.heads);
-        scores.resize(rows * width, 0.0);
-        let left = Rows { numbers: &q, stride: dim, count: rows };
-        keys.times(left, (tile.keys.clone(), 0..dim), (&mut scores, width), false);
-        p.clear();
-        p.resize(rows * width, bf16::ZERO);
-        sums.clear();
-        let each = scores.chunks_exact_mut(width).zip(p.chunks_exact_mut(width));
-        for (row, (scores, p)) in each.enumerate() {
-            let seen = tile.seen(task, row);
-            let scores = &mut scores[seen.clone()];
-            if let Some(cap) = shape.soft_cap {
-                cap_all(scores, scale, cap as f32);
+    let (mut scores, mut p, mut rows_out) = (Vec::new(), Vec::new(), Vec::new());
+    for tokens in runs(task) {
+        let rows = tokens.len() * task.group;
+        // The largest exponent of each row so far, and the sum of e to the power of all of them less that one.
+        let (mut most, mut sums) = (vec![f32::NEG_INFINITY; rows], vec![0.0; rows]);
+        rows_out.resize(rows * dim, 0.0);
+        let mut first = true;
+        for tile in key_runs(task).filter_map(|keys| Tile::of(task, tokens.clone(), &keys)) {
+            let width = tile.width();
+            let q = tile.gather(task, q, shape.heads);
+            scores.resize(rows * width, 0.0);
+            let left = Rows { numbers: &q, stride: dim, count: rows };
+            keys.times(left, (tile.keys.clone(), 0..dim), (&mut scores, width), false);
+            p.clear();
+            p.resize(rows * width, bf16::ZERO);
+            let each = scores.chunks_exact_mut(width).zip(p.chunks_exact_mut(width));
+            for (row, (scores, p)) in each.enumerate() {
+                let seen = tile.seen(task, row);
+                if seen.is_empty() {
+                    continue;
+                }
+                let scores = &mut scores[seen.clone()];
+                if let Some(cap) = shape.soft_cap {
+                    cap_all(scores, scale, cap as f32);
+                }
+                let larger = most[row].max(max(scores) * scale);
+                let factor = (most[row] - larger).exp();
+                if !first && factor < 1.0 {
+                    let so_far = &mut rows_out[row * dim..(row + 1) * dim];
+                    so_far.iter_mut().for_each(|x| *x *= factor);
+                    sums[row] *= factor;
+                }
+                most[row] = larger;
+                sums[row] += exponentials(&mut p[seen], scores, scale, larger);
             }
-            let (sum, log) = exponentials(&mut p[seen], scores, scale);
-            sums.push(sum);
-            lse.push(log);
+            let left = Rows { numbers: &p, stride: width, count: rows };
+            values.times(left, (0..dim, tile.keys.clone()), (&mut rows_out, dim), !first);
+            first = false;
         }
-        let mut rows_out = vec![0.0; rows * dim];
-        let left = Rows { numbers: &p, stride: width, count: rows };
-        values.times(left, (0..dim, tile.keys.clone()), (&mut rows_out, dim), false);
-        let to = out[tile.tokens.start * task.width()..].chunks_exact_mut(dim);
+        let to = out[tokens.start * task.width()..].chunks_exact_mut(dim);
         for ((to, from), sum) in to.zip(rows_out.chunks_exact(dim)).zip(&sums) {
             shrink(to, from, 1.0 / sum);
         }
+        lse.extend(most.iter().zip(&sums).map(|(most, sum)| most + sum.ln()));
     }
     (out, lse)
 }
@@ -233,7 +261,41 @@ pub(super) fn backward(
     gradients(q, k, shape, |task| Ok(backward_one(task, &given, shape)))
 }
 
-fn backward_one(task: &Task<'_>, given: &Given<'_>, shape: &AttentionShape<'_>) -> [Vec<bf16>; 3] {
+fn backward_one(task: &Task, given: &Given<'_>, shape: &AttentionShape<'_>) -> [Vec<bf16>; 3] {
+    let parts = task.parts();
+    let mut parts: Vec<_> = parts
+        .par_iter()
+        .map(|part| (part.span.keys(), backward_part(part, given, shape)))
+        .collect();
+    // The last sees all keys.
+    let Some((all, mut whole)) = parts.pop() else { return Default::default() };
+    let mut dq = Vec::with_capacity(task.queries() * task.width());
+    for (keys, part) in parts {
+        dq.extend(part.dq);
+        for (sum, more) in [(&mut whole.dk, part.dk), (&mut whole.dv, part.dv)] {
+            let rows = sum.chunks_exact_mut(all).zip(more.chunks_exact(keys));
+            rows.for_each(|(sum, more)| plus(&mut sum[..keys], more));
+        }
+    }
+    dq.extend(whole.dq);
+    let back = |sum: &[f32]| {
+        let (rounded, ()) = written(sum.len(), |to| narrow(to, sum));
+        turned(&rounded, all, task.head_dim)
+    };
+    [dq, back(&whole.dk), back(&whole.dv)]
+}
+
+/// What the queries of one part lead to.
+struct Part {
+    /// `[queries, group · head_dim]`.
+    dq: Vec<bf16>,
+    /// `[head_dim, keys]`, as is `dv`.
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+/// Keys pass outside, queries inside: what a run of keys is told stays in the second cache meanwhile.
+fn backward_part(task: &Task, given: &Given<'_>, shape: &AttentionShape<'_>) -> Part {
     let (dim, scale) = (task.head_dim, shape.scale as f32);
     let cap = shape.soft_cap.map(|cap| cap as f32);
     let (key, value) = (head(task, given.k, shape.kv_heads), head(task, given.v, shape.kv_heads));
@@ -242,12 +304,14 @@ fn backward_one(task: &Task<'_>, given: &Given<'_>, shape: &AttentionShape<'_>) 
     k_rows.take_rows(&key, dim, dim);
     v_columns.take_columns(&value, dim);
     let all = task.span.keys();
-    let mut dq = vec![bf16::ZERO; task.queries() * task.width()];
+    let mut dq = vec![0f32; task.queries() * task.width()];
     // Transposed: `[dim, keys]`.
     let (mut dk, mut dv) = (vec![0f32; dim * all], vec![0f32; dim * all]);
     let (mut scores, mut dp, mut ds) = (Vec::new(), Vec::new(), Vec::new());
     let mut square = Panels::default();
-    for tile in tiles(task) {
+    let tiles = key_runs(task)
+        .flat_map(|keys| runs(task).filter_map(move |tokens| Tile::of(task, tokens, &keys)));
+    for tile in tiles {
         let (width, rows) = (tile.width(), tile.rows);
         let [q, dout, out] =
             [given.q, given.dout, given.out].map(|all| tile.gather(task, all, shape.heads));
@@ -275,7 +339,7 @@ fn backward_one(task: &Task<'_>, given: &Given<'_>, shape: &AttentionShape<'_>) 
         narrow(&mut ds, &dp);
         let left = Rows { numbers: &ds, stride: width, count: rows };
         let to = &mut dq[tile.tokens.start * task.width()..];
-        k_rows.times(left, (0..dim, tile.keys.clone()), (to, dim), false);
+        k_rows.times(left, (0..dim, tile.keys.clone()), (to, dim), true);
         // Rows of a transposed tile are filled up to pairs.
         let depth = rows.next_multiple_of(2);
         for (square_of, left, sum) in [(&scores, dout, &mut dv), (&dp, q, &mut dk)] {
@@ -286,11 +350,8 @@ fn backward_one(task: &Task<'_>, given: &Given<'_>, shape: &AttentionShape<'_>) 
             square.times(left, (0..tile.keys.len(), 0..rows), to, true);
         }
     }
-    let back = |sum: &[f32]| {
-        let (rounded, ()) = written(sum.len(), |to| narrow(to, sum));
-        turned(&rounded, all, dim)
-    };
-    [dq, back(&dk), back(&dv)]
+    let (dq, ()) = written(dq.len(), |to| narrow(to, &dq));
+    Part { dq, dk, dv }
 }
 
 /// `xᵀ` of rows of `width`, each row filled up to `depth` with zeros.
@@ -328,6 +389,7 @@ mod tests {
         let spans = [Span::causal(0..130), Span::causal(130..137)];
         let cached = [Span { q: 0..3, prefix: 0..0, k: 0..60 }];
         let shared = [Span::causal(0..130), Span { prefix: 0..101, ..Span::causal(130..177) }];
+        let parts = [Span::causal(0..1100), Span { prefix: 0..701, ..Span::causal(1100..1107) }];
         for (spans, window, soft_cap, head_dim) in [
             (&spans[..], None, None, 64),
             (&spans[..], Some(50), None, 20),
@@ -335,6 +397,8 @@ mod tests {
             (&cached[..], Some(58), None, 16),
             (&shared[..], None, None, 64),
             (&shared[..], Some(50), None, 20),
+            (&parts[..], None, None, 16),
+            (&parts[..], Some(600), Some(3.0), 16),
         ] {
             let (queries, keys) = (spans.last().unwrap().q.end, spans.last().unwrap().k.end);
             let (heads, kv_heads) = (6, 2);

@@ -23,22 +23,25 @@ use crate::ops::{AttentionShape, Span};
 
 /// Rows of a tile: as many as keep a tile of 512 keys in the second cache.
 const TILE_ROWS: usize = 192;
+/// Queries of a part: few enough that the cores share one long example evenly.
+const PART: usize = 1024;
 
-/// An example and a key head, and how they lie in the tensors.
-pub(crate) struct Task<'a> {
-    pub(crate) span: &'a Span,
+/// An example, or a part of one, and a key head, and how they lie in the tensors.
+pub(crate) struct Task {
+    pub(crate) span: Span,
     pub(crate) kv_head: usize,
     pub(crate) group: usize,
     pub(crate) head_dim: usize,
     pub(crate) window: usize,
 }
 
-impl Task<'_> {
-    fn all<'a>(shape: &AttentionShape<'a>) -> Vec<Task<'a>> {
+impl Task {
+    fn all(shape: &AttentionShape<'_>) -> Vec<Self> {
         let group = shape.heads / shape.kv_heads;
-        let task = |span| {
-            (0..shape.kv_heads).map(move |kv_head| Task {
-                span,
+        let task = |span: &'_ Span| {
+            let span = span.clone();
+            (0..shape.kv_heads).map(move |kv_head| Self {
+                span: span.clone(),
                 kv_head,
                 group,
                 head_dim: shape.head_dim,
@@ -46,6 +49,21 @@ impl Task<'_> {
             })
         };
         shape.spans.iter().flat_map(task).collect()
+    }
+
+    /// The task cut into runs of queries, each with the keys it sees: what no cut depends on is the number of cores.
+    pub(crate) fn parts(&self) -> Vec<Self> {
+        let Span { q, prefix, k } = &self.span;
+        let part = |from: usize| {
+            let to = (from + PART).min(q.len());
+            let span = Span {
+                q: q.start + from..q.start + to,
+                prefix: prefix.clone(),
+                k: k.start..k.end - (q.len() - to),
+            };
+            Self { span, ..*self }
+        };
+        (0..q.len()).step_by(PART).map(part).collect()
     }
 
     pub(crate) fn queries(&self) -> usize {
@@ -111,7 +129,7 @@ impl Task<'_> {
     fn head(&self, all: &Tensor) -> Result<Tensor> {
         let head = all.narrow(1, self.kv_head * self.head_dim, self.head_dim)?;
         let rows = |rows: &Range<usize>| head.narrow(0, rows.start, rows.len());
-        let Span { prefix, k, .. } = self.span;
+        let Span { prefix, k, .. } = &self.span;
         Ok(if prefix.is_empty() { rows(k)? } else { Tensor::cat(&[rows(prefix)?, rows(k)?], 0)? })
     }
 }
@@ -131,10 +149,10 @@ pub(crate) fn forward(
 pub(crate) fn outputs<N: Number>(
     q: &Tensor,
     shape: &AttentionShape<'_>,
-    of: impl Fn(&Task<'_>) -> Result<(Vec<N>, Vec<f32>)> + Sync,
+    of: impl Fn(&Task) -> Result<(Vec<N>, Vec<f32>)> + Sync,
 ) -> Result<(Tensor, Tensor)> {
     let (tokens, width) = q.dims2()?;
-    let tasks = Task::all(shape);
+    let tasks: Vec<_> = Task::all(shape).iter().flat_map(Task::parts).collect();
     let done: Vec<_> = tasks.par_iter().map(&of).collect::<Result<_>>()?;
     let (mut out, mut lse) = (vec![N::default(); tokens * width], vec![0.0; tokens * shape.heads]);
     for (task, (task_out, task_lse)) in tasks.iter().zip(&done) {
@@ -146,7 +164,7 @@ pub(crate) fn outputs<N: Number>(
 
 /// Output `[queries, group · head_dim]` and log-sum-exp `[queries, group]` of one task.
 fn forward_one(
-    task: &Task<'_>,
+    task: &Task,
     q: &[f32],
     k: &Tensor,
     v: &Tensor,
@@ -217,7 +235,7 @@ fn scatter<N: Copy>(
 }
 
 /// Adds one task's rows of a key-shaped tensor to their places: keys of a prefix are those of several tasks.
-fn add_keys<N: Number>(all: &mut [N], rows: &[N], task: &Task<'_>, width: usize) {
+fn add_keys<N: Number>(all: &mut [N], rows: &[N], task: &Task, width: usize) {
     let part = task.head_dim;
     for (row, at) in rows.chunks_exact(part).zip(task.span.key_rows()) {
         plus(&mut all[at * width + task.kv_head * part..][..part], row);
@@ -237,7 +255,20 @@ pub(crate) fn backward(
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let (dout, numbers, out, lse) = (view(dout)?, view(q)?, view(out)?, view(lse)?);
     let rows = Rows { dout: &dout, q: &numbers, out: &out, lse: &lse };
-    gradients(q, k, shape, |task| backward_one(task, &rows, k, v, shape))
+    gradients(q, k, shape, |task| {
+        let parts = task.parts();
+        let of = |part| backward_one(part, &rows, k, v, shape);
+        let mut parts = parts.par_iter().map(of).collect::<Result<Vec<_>>>()?;
+        let Some([last_dq, mut dk, mut dv]) = parts.pop() else { return Ok(Default::default()) };
+        let mut dq = Vec::new();
+        for [part_dq, part_dk, part_dv] in parts {
+            dq.extend(part_dq);
+            plus(&mut dk[..part_dk.len()], &part_dk);
+            plus(&mut dv[..part_dv.len()], &part_dv);
+        }
+        dq.extend(last_dq);
+        Ok([dq, dk, dv])
+    })
 }
 
 /// Gradients for `q`, `k` and `v` put together from those of all tasks, which share the cores.
@@ -245,7 +276,7 @@ pub(crate) fn gradients<N: Number>(
     q: &Tensor,
     k: &Tensor,
     shape: &AttentionShape<'_>,
-    of: impl Fn(&Task<'_>) -> Result<[Vec<N>; 3]> + Sync,
+    of: impl Fn(&Task) -> Result<[Vec<N>; 3]> + Sync,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let ((queries, width), (keys, kv_width)) = (q.dims2()?, k.dims2()?);
     let tasks = Task::all(shape);
@@ -270,7 +301,7 @@ struct Rows<'a> {
 }
 
 fn backward_one(
-    task: &Task<'_>,
+    task: &Task,
     rows: &Rows<'_>,
     k: &Tensor,
     v: &Tensor,
@@ -343,7 +374,7 @@ mod tests {
     #[test]
     fn a_window_bounds_what_a_tile_reads() {
         let span = Span::causal(0..10_000);
-        let task = |window| Task { span: &span, kv_head: 0, group: 2, head_dim: 4, window };
+        let task = |window| Task { span: span.clone(), kv_head: 0, group: 2, head_dim: 4, window };
         let read = |window| -> usize { task(window).tiles().map(|(.., keys)| keys.len()).sum() };
         let tiles = task(64).tiles().count();
         assert!(read(64) <= tiles * (64 + TILE_ROWS / 2));
@@ -356,9 +387,22 @@ mod tests {
         let all = Span::causal(0..10);
         // The last query alone, its window's keys kept and no others.
         let last = Span { q: 0..1, prefix: 0..0, k: 0..4 };
-        let seen = |span, t| Task { span, kv_head: 0, group: 1, head_dim: 2, window: 4 }.seen(t);
+        let seen = |span: &Span, t| {
+            Task { span: span.clone(), kv_head: 0, group: 1, head_dim: 2, window: 4 }.seen(t)
+        };
         assert_eq!(seen(&all, 9), 6..10);
         assert_eq!(seen(&last, 0), 0..4);
+    }
+
+    #[test]
+    fn parts_see_what_the_whole_sees() {
+        let span = Span { q: 5..5 + PART + 70, prefix: 2..6, k: 10..PART + 90 };
+        let whole = Task { span, kv_head: 1, group: 2, head_dim: 4, window: 500 };
+        let parts = whole.parts();
+        let seen = |task: &Task| (0..task.queries()).map(|t| task.seen(t)).collect::<Vec<_>>();
+        assert_eq!(parts.iter().map(Task::queries).collect::<Vec<_>>(), [PART, 70]);
+        assert_eq!(parts.iter().flat_map(seen).collect::<Vec<_>>(), seen(&whole));
+        assert_eq!((parts[1].span.q.start, parts[1].span.k.end), (5 + PART, whole.span.k.end));
     }
 
     fn waves(rows: usize, width: usize, phase: f32) -> Tensor {

@@ -38,6 +38,20 @@ impl Objective {
         }
     }
 
+    /// Whether what a row teaches depends on the others of its micro-batch.
+    #[must_use]
+    pub fn couples_rows(&self) -> bool {
+        let of_all = |(loss, _): &(DpoLoss, f64)| {
+            matches!(loss, DpoLoss::Sft | DpoLoss::Aot | DpoLoss::AotUnpaired)
+        };
+        match self {
+            Self::Sft(_) | Self::Reward(_) => false,
+            Self::Dpo(dpo) => dpo.rpo_alpha.is_some() || dpo.losses.iter().any(of_all),
+            Self::Cpo(cpo) => cpo.alpha != 0.0,
+            Self::Kto(_) | Self::Orpo { .. } => true,
+        }
+    }
+
     /// Rows of tokens that one line of the data becomes and that are learned from at once.
     #[must_use]
     pub fn answers(&self) -> usize {
