@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fleetune_shared::{AgentName, ByteSize};
 
+use crate::gpu_choice::GpuChoice;
 use crate::owner::OwnerPolicy;
 
 /// What computes, as the owner chose it.
@@ -30,8 +31,8 @@ pub struct CardSettings {
     pub vram: Option<ByteSize>,
     /// Its name, or another name for a real one.
     pub name: Option<String>,
-    /// Which of the machine's GPUs, counted from 0 as `nvidia-smi` does.
-    pub gpu: u32,
+    /// Which of the machine's GPUs, or which part of one.
+    pub gpu: GpuChoice,
     /// Most jobs it takes at once; one on a GPU and any number on a declared card where absent.
     pub max_jobs: Option<u32>,
     /// Words for jobs to ask for.

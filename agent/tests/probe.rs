@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 
 use fleetune_agent::probe::Probe;
-use fleetune_agent::{CardSettings, DeviceChoice};
+use fleetune_agent::{CardSettings, DeviceChoice, GpuChoice};
 use fleetune_shared::{ByteSize, Card, Device};
 use fleetune_stub_nvml::{Answers, CardAnswer, ProcessAnswer, Stub};
 
@@ -36,7 +36,7 @@ fn a_card_is_read_watched_and_lost() {
     let open = |settings: &CardSettings| Probe::open_with(settings, Some(library.as_os_str()));
 
     // Two GPUs, the second is ours.
-    let second = CardSettings { gpu: 1, ..card(DeviceChoice::Auto) };
+    let second = CardSettings { gpu: GpuChoice::Index(1), ..card(DeviceChoice::Auto) };
     let mut probe = open(&second).unwrap();
     let trainers = BTreeSet::from([4711]);
     let offer = probe.look(&trainers).offer;
@@ -75,7 +75,7 @@ fn a_card_is_read_watched_and_lost() {
     assert_eq!(probe.look(&BTreeSet::new()).offer.vram_bytes_foreign, ByteSize(1 << 28));
 
     // A third GPU was never there, and a driver may not be loaded.
-    let third = CardSettings { gpu: 2, ..card(DeviceChoice::Cpu) };
+    let third = CardSettings { gpu: GpuChoice::Index(2), ..card(DeviceChoice::Cpu) };
     assert_eq!(
         open(&third).unwrap_err().to_string(),
         "gpu 2: the driver knows 2, counted from 0; choose one with --gpu"

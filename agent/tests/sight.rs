@@ -25,10 +25,8 @@ fn a_driver_tells_who_is_there_how_hot_it_is_and_what_went_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let stub = Stub::install(folder.path(), &machine(CardAnswer::rtx_4000_ada())).unwrap();
     let library = fleetune_stub_nvml::library().unwrap();
-    let open = || Probe::open_with(&CardSettings::default(), Some(library.as_os_str()));
-
     // A workstation's card that rests: the driver's own share is all that is in use.
-    let mut probe = open().unwrap();
+    let mut probe = Probe::open_with(&CardSettings::default(), Some(library.as_os_str())).unwrap();
     let rests = see(&mut probe);
     assert_eq!(rests.vram_bytes_foreign, Some(ByteSize(1 << 28)));
     assert!(rests.strangers.is_empty() && rests.tells_strangers && rests.xid.is_none());
@@ -87,15 +85,7 @@ fn a_driver_tells_who_is_there_how_hot_it_is_and_what_went_wrong() {
     assert!(told);
 
     // A card that is lost says so.
-    stub.answer(&machine(CardAnswer { error: 15, ..card.clone() })).unwrap();
+    stub.answer(&machine(CardAnswer { error: 15, ..card })).unwrap();
     let error = probe.look(&BTreeSet::new()).sight.unwrap_err();
     assert!(error.contains("fell off the bus"), "{error}");
-
-    // A card that is divided is refused with what to do.
-    stub.answer(&machine(CardAnswer { mig: true, ..card })).unwrap();
-    assert_eq!(
-        open().unwrap_err().to_string(),
-        "gpu 0 is divided into MIG instances, and only whole GPUs are lent: end that (`nvidia-smi -i 0 -mig 0`), or \
-         choose another with --gpu"
-    );
 }

@@ -3,14 +3,14 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
-use fleetune_shared::recipe::{CheckpointingChoice, CheckpointingLevel};
 use fleetune_shared::view::{CardVerdict, Explanation, Verdict};
 use fleetune_shared::{
-    Availability, ByteSize, CardFamily, Device, Estimate, JobId, JobSpec, Recipe, RequestId, Work,
+    Availability, ByteSize, CardFamily, Change, Device, Estimate, JobId, JobSpec, Recipe,
+    RequestId, Sizer, Work, changed, changes_to_fit,
 };
 
 use crate::Liveness;
-use crate::learning::{Traits, UpTo};
+use crate::learning::Traits;
 use crate::placement::{Forecast, Start};
 use crate::state::{
     Agent, Command, Job, Lease, Phase, Reply, Shape, State, Submitted, anti_affinity, level,
@@ -128,7 +128,7 @@ impl<'a> Picture<'a> {
     /// queue against every card of a large fleet would take minutes.
     pub(crate) fn in_short(&self, job: &Job) -> String {
         match self.rank(job.id) {
-            ..FAR => self.explain(job).summary,
+            ..FAR => self.summary(job, &self.verdicts_of(job), self.ahead(job)),
             rank => format!("{rank} jobs go first"),
         }
     }
@@ -136,14 +136,37 @@ impl<'a> Picture<'a> {
     /// Why a job is where it is.
     #[must_use]
     pub fn explain(&self, job: &Job) -> Explanation {
-        let spec = &job.spec;
-        let cards = self.verdicts(spec, &Shape::of_job(job), job.lease());
-        let ahead: Vec<JobId> = match job.phase {
-            Phase::Queued => self.queue()[..self.rank(job.id)].to_vec(),
-            _ => Vec::new(),
+        let (cards, ahead) = (self.verdicts_of(job), self.ahead(job));
+        let summary = self.summary(job, &cards, ahead);
+        let hint = match job.phase {
+            Phase::Queued => self.hint(&job.spec, &cards).or_else(|| self.sooner(&cards)),
+            _ => None,
         };
-        let summary = match &job.phase {
-            Phase::Queued => self.waiting(job, &cards, &ahead),
+        let (expected_start_ms, start_note) = self.expected(job);
+        Explanation {
+            summary,
+            estimate: self.estimate_of(job),
+            ahead: ahead.to_vec(),
+            cards,
+            hint,
+            expected_start_ms,
+            start_note,
+            rung: job.rung.view(),
+        }
+    }
+
+    /// Waiting jobs that go before this one.
+    fn ahead(&self, job: &Job) -> &[JobId] {
+        match job.phase {
+            Phase::Queued => &self.queue()[..self.rank(job.id)],
+            _ => &[],
+        }
+    }
+
+    /// Why a job is where it is, in one line.
+    fn summary(&self, job: &Job, cards: &[CardVerdict], ahead: &[JobId]) -> String {
+        match &job.phase {
+            Phase::Queued => self.waiting(job, cards, ahead),
             Phase::Assigned(lease) => {
                 format!("assigned to `{}`, its trainer is starting", lease.agent)
             }
@@ -153,20 +176,6 @@ impl<'a> Picture<'a> {
                 format!("failed: {}", job.failure.as_ref().map_or("", |f| f.message.as_str()))
             }
             Phase::Cancelled => "cancelled by a user".into(),
-        };
-        let queued = job.phase == Phase::Queued;
-        let hint =
-            if queued { self.hint(spec, &cards).or_else(|| self.sooner(&cards)) } else { None };
-        let (expected_start_ms, start_note) = self.expected(job);
-        Explanation {
-            summary,
-            estimate: self.estimate_of(job),
-            ahead,
-            cards,
-            hint,
-            expected_start_ms,
-            start_note,
-            rung: job.rung.view(),
         }
     }
 
@@ -321,41 +330,30 @@ impl<'a> Picture<'a> {
         first.map(|agent| agent.offer.card.device).unwrap_or_default()
     }
 
-    /// The nearest change to the recipe that would fit some card: what costs nothing in quality first.
+    /// What to change in the recipe so that the card that comes closest holds it: what `fleetune estimate` says, by what
+    /// the fleet has learned.
     fn hint(&self, spec: &JobSpec, cards: &[CardVerdict]) -> Option<String> {
         let Work::Train { recipe } = &spec.work else { return None };
-        let roomiest = closest(cards).filter(|c| c.verdict == Verdict::TooSmall)?;
-        let usable = roomiest.card.usable();
-        let (family, traits) = (CardFamily::of(&roomiest.card), Traits::of(spec));
-        let needed = |changed: &Recipe| {
-            let length = UpTo::of(changed.data.max_length as u64);
-            let traits = Traits { length, ..traits };
-            let estimate = Estimate::of_training(&spec.model, changed, family.device).total();
-            self.state.corrections().of(family, traits).times(estimate)
+        let near = closest(cards).filter(|c| c.verdict == Verdict::TooSmall)?;
+        let (card, family) = (&near.card.name, CardFamily::of(&near.card));
+        let model = Box::new(spec.model.clone());
+        let sizer = Sizer::Fleetune { model, device: family.device };
+        let need = |recipe: &Recipe| {
+            let traits = Traits::of_training(recipe, &spec.model);
+            self.state.corrections().of(family, traits).times(sizer.size(recipe).total())
         };
-        let changes = [(false, false), (true, false), (true, true)];
-        let candidate = changes.into_iter().find_map(|(checkpointing, shorter)| {
-            let mut rows = recipe.batching.micro_batch as u64;
-            loop {
-                let (text, changed) = change(recipe, rows, checkpointing, shorter)?;
-                let needed = needed(&changed);
-                if needed <= usable {
-                    return Some((text, needed));
-                }
-                if rows == 1 {
-                    return None;
-                }
-                rows /= 2;
-            }
+        let changes = changes_to_fit(&sizer, recipe, near.card.usable(), &need);
+        let found = changes.and_then(|changes| {
+            let needed = need(&changed(&sizer, recipe, &changes)?);
+            let keys: Vec<_> = changes.into_iter().map(Change::keys).collect();
+            Some((keys.join(", "), needed))
         });
-        Some(match candidate {
-            Some((text, needed)) => format!(
-                "set {text}: it would need {needed} and fit {} on `{}`",
-                roomiest.card.name, roomiest.agent
-            ),
+        Some(match found {
+            Some((keys, needed)) => {
+                format!("set {keys}: it would need {needed} and fit {card} on `{}`", near.agent)
+            }
             None => format!(
-                "no smaller batch or length makes it fit {}: choose a smaller model or join a larger card",
-                roomiest.card.name
+                "no change of its recipe makes it fit {card}: choose a smaller model or join a larger card"
             ),
         })
     }
@@ -404,6 +402,11 @@ impl<'a> Picture<'a> {
         let card = some(Verdict::Unsuitable)?;
         let lacks = card.lacks.as_deref()?;
         Some(format!("`{}` has room for it but {lacks}", card.agent))
+    }
+
+    /// Each card's answer to a job of the fleet.
+    fn verdicts_of(&self, job: &Job) -> Vec<CardVerdict> {
+        self.verdicts(&job.spec, &Shape::of_job(job), job.lease())
     }
 
     /// Each card's answer to a job; what the job itself was promised stays open to it.
@@ -498,33 +501,4 @@ fn refusal(spec: &JobSpec, cards: &[CardVerdict]) -> String {
         near.vram_bytes_margin,
         ByteSize(near.vram_bytes_needed.0.saturating_sub(usable.0)),
     )
-}
-
-/// The recipe with smaller micro-batches at the same global batch, checkpointing, and half the length.
-fn change(
-    recipe: &Recipe,
-    rows: u64,
-    checkpointing: bool,
-    shorter: bool,
-) -> Option<(String, Recipe)> {
-    let mut file = recipe.file().clone();
-    let mut words = Vec::new();
-    let before = recipe.batching;
-    if rows < before.micro_batch as u64 {
-        let accumulation = (before.micro_batch * before.accumulation) as u64 / rows;
-        file.per_device_train_batch_size = Some(rows);
-        file.gradient_accumulation_steps = Some(accumulation);
-        words.push(format!("per_device_train_batch_size: {rows}"));
-        words.push(format!("gradient_accumulation_steps: {accumulation}"));
-    }
-    if checkpointing && recipe.gradient_checkpointing == CheckpointingLevel::None {
-        file.gradient_checkpointing = Some(CheckpointingChoice::Switch(true));
-        words.push("gradient_checkpointing: true".into());
-    }
-    if shorter {
-        let length = (recipe.data.max_length / 2).max(2) as u64;
-        file.max_length = Some(length);
-        words.push(format!("max_length: {length}"));
-    }
-    Some((words.join(", "), Recipe::try_from(file).ok()?))
 }

@@ -5,7 +5,7 @@ mod story;
 use fleetune_scheduler::state::{Command, Effect, Submitted};
 use fleetune_scheduler::{explain, view};
 use fleetune_shared::view::Verdict;
-use fleetune_shared::{ByteSize, Device, JobSpec, Work};
+use fleetune_shared::{ByteSize, Device, Fit, JobSpec, Sizer, Work, changed};
 use story::{Fleet, GIB, model, name, needs, recipe, urgent};
 
 #[test]
@@ -97,11 +97,9 @@ fn cards_a_waiting_job_cannot_use_stay_busy() {
 #[test]
 fn a_job_too_big_for_every_card_is_refused_with_numbers_and_a_way_out() {
     let mut fleet = Fleet::with(&[("bench-1", 10.0), ("bench-2", 20.0)]);
-    let work = Work::Train {
-        recipe: Box::new(recipe(
-            "per_device_train_batch_size: 16\nmax_length: 1024\ngradient_checkpointing: none",
-        )),
-    };
+    let asked =
+        recipe("per_device_train_batch_size: 16\nmax_length: 1024\ngradient_checkpointing: none");
+    let work = Work::Train { recipe: Box::new(asked.clone()) };
     let estimates = JobSpec::estimates_of(&work, &model());
     let spec = JobSpec { work, estimates, ..needs(0.0) };
     let Submitted::Refused(why) = fleet.try_submit(spec) else { panic!("accepted") };
@@ -109,23 +107,16 @@ fn a_job_too_big_for_every_card_is_refused_with_numbers_and_a_way_out() {
     assert!(why.summary.contains("19.50 GiB"), "{}", why.summary);
     assert!(why.summary.contains("too little"), "{}", why.summary);
     let hint = why.hint.expect("a change that would make it fit");
-    assert!(hint.contains("per_device_train_batch_size: "), "{hint}");
-    assert!(hint.contains("gradient_accumulation_steps: "), "{hint}");
+    // It is what `fleetune estimate` says of that card.
+    let sizer = Sizer::Fleetune { model: Box::new(model()), device: Device::Cpu };
+    let (need, near) = (sizer.size(&asked), story::offer(20.0).card);
+    let changes = Fit::of(&sizer, &asked, &need, near).changes.unwrap();
+    let keys: Vec<_> = changes.iter().map(|change| change.keys()).collect();
+    assert!(hint.starts_with(&format!("set {}: it would need ", keys.join(", "))), "{hint}");
     assert_eq!(fleet.state.jobs().count(), 0, "a refused job does not exist");
 
     // The change that is named does fit.
-    let number = |key: &str| -> u64 {
-        let rest = &hint[hint.find(key).unwrap() + key.len() + 2..];
-        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
-    };
-    let work = Work::Train {
-        recipe: Box::new(recipe(&format!(
-            "per_device_train_batch_size: {}\ngradient_accumulation_steps: {}\nmax_length: 1024\n\
-             gradient_checkpointing: none",
-            number("per_device_train_batch_size"),
-            number("gradient_accumulation_steps"),
-        ))),
-    };
+    let work = Work::Train { recipe: Box::new(changed(&sizer, &asked, &changes).unwrap()) };
     let estimates = JobSpec::estimates_of(&work, &model());
     assert!(estimates[&Device::Cpu].total() <= story::offer(20.0).card.usable());
     fleet.submit(JobSpec { work, estimates, ..needs(0.0) });

@@ -250,3 +250,49 @@ fn an_attempts_peak_is_what_the_driver_said_its_trainer_held() {
     let peak = record["vram_bytes_peak"].as_u64().unwrap();
     assert!(peak > 0 && peak < GIB, "{record:#}");
 }
+
+#[test]
+fn two_instances_of_a_divided_gpu_are_two_cards() {
+    let mut sandbox = Sandbox::new(PROGRAM);
+    // The smaller one holds none of the jobs.
+    let divided = |on_large: u64| {
+        let mut card = CardAnswer::a100_divided();
+        if let Some(instances) = &mut card.instances {
+            instances[1].total = 24 << 20;
+            if on_large > 0 {
+                instances[0] = instances[0].clone().with("/usr/bin/blender", 4_190_000, on_large);
+            }
+        }
+        machine(card)
+    };
+    let stub = Stub::write(sandbox.folder(), &divided(0)).unwrap();
+    let library = fleetune_stub_nvml::library().unwrap().display().to_string();
+    let answers = stub.answers().display().to_string();
+    let driver = [("FLEETUNE_NVML", &library[..]), (ANSWERS, &answers)];
+    sandbox.start_agent_with("small", &["--gpu", "MIG-1"], &driver);
+    sandbox.start_agent_with("large", &["--gpu", "0:0", "--idle-after", "1s"], &driver);
+    let state = |s: &Sandbox, name: &str| {
+        let agents = s.json(&["agents"])?;
+        let agent = agents.as_array()?.iter().find(|agent| agent["name"] == name)?.clone();
+        Some((agent["offer"]["availability"]["state"].as_str()?.to_owned(), agent))
+    };
+    let cards = ["large", "small"].map(|name| state(&sandbox, name).unwrap().1["offer"].clone());
+    assert_eq!(cards[0]["card"]["name"], "NVIDIA A100-PCIE-40GB MIG 3g.20gb", "{cards:#?}");
+    assert_eq!(cards[1]["card"]["vram_bytes_total"], 24 << 20, "{cards:#?}");
+
+    let job = sandbox.submit(&recipe(&sandbox, STEPS));
+    let ended = sandbox.wait_job(job, LIMIT);
+    assert_eq!((&ended["phase"], &ended["agent"]), (&"succeeded".into(), &"large".into()));
+
+    // Somebody comes to the larger one.
+    stub.answer(&divided(6 * GIB)).unwrap();
+    let taken = sandbox.wait_for("the larger one to close", LIMIT, |s| {
+        state(s, "large").filter(|(state, _)| state == "owner")
+    });
+    assert_eq!(taken.1["offer"]["vram_bytes_foreign"], (6 * GIB) + (16 << 20), "{:#}", taken.1);
+    let (untouched, small) = state(&sandbox, "small").unwrap();
+    assert_eq!(
+        (&untouched[..], &small["offer"]["vram_bytes_foreign"]),
+        ("open", &(16 << 20).into())
+    );
+}

@@ -1,4 +1,4 @@
-//! What card this agent lends: asked from the driver, or declared by its owner.
+//! What card this agent lends: a GPU or a MIG instance of one, asked from the driver, or declared by its owner.
 //!
 //! ```text
 //!   --vram given ──────────────▶ Declared      placement honours the size, the trainer is held to it
@@ -8,6 +8,7 @@
 //!
 //! `crate::owner` looks again and again, and decides whether the card takes jobs.
 
+mod find;
 mod nvml;
 mod sight;
 mod xid;
@@ -48,14 +49,55 @@ pub enum ProbeError {
         /// There are.
         count: u32,
     },
-    /// The GPU is divided.
+    /// The driver has nothing of that name.
+    #[error("--gpu {uuid}: the driver knows none of that name; it knows {there}")]
+    NoSuchUuid {
+        /// Asked for.
+        uuid: String,
+        /// There are.
+        there: String,
+    },
+    /// The whole of a divided GPU.
     #[error(
-        "gpu {index} is divided into MIG instances, and only whole GPUs are lent: \
-         end that (`nvidia-smi -i {index} -mig 0`), or choose another with --gpu"
+        "gpu {index} is divided into MIG instances, and each of them takes an agent of its own; choose one with --gpu: \
+         {parts}"
     )]
     Divided {
         /// Asked for.
         index: u32,
+        /// It has.
+        parts: String,
+    },
+    /// A GPU that can be divided and is not.
+    #[error(
+        "gpu {index} is in MIG mode and has no instances: make some (`nvidia-smi mig -i {index} -cgi PROFILES -C`), or \
+         end that mode (`nvidia-smi -i {index} -mig 0`)"
+    )]
+    NotYetDivided {
+        /// Asked for.
+        index: u32,
+    },
+    /// A part of a whole GPU.
+    #[error(
+        "--gpu {index}:{instance}: gpu {index} is not divided into MIG instances; --gpu {index} lends it whole"
+    )]
+    Undivided {
+        /// Asked for.
+        index: u32,
+        /// Of it.
+        instance: u32,
+    },
+    /// The GPU has other instances.
+    #[error(
+        "--gpu {index}:{instance}: gpu {index} has no such MIG instance; choose one with --gpu: {parts}"
+    )]
+    NoSuchInstance {
+        /// Asked for.
+        index: u32,
+        /// Of it.
+        instance: u32,
+        /// It has.
+        parts: String,
     },
     /// Built for the CPU only.
     #[error(
@@ -138,7 +180,7 @@ impl Probe {
         device: Device,
         library: Option<&OsStr>,
     ) -> Result<Self, ProbeError> {
-        let gpu = Gpu::open(library, settings.gpu)?;
+        let gpu = Gpu::open(library, &settings.gpu)?;
         let identity = gpu.identity()?;
         let name = settings.name.clone().unwrap_or(identity.name);
         let total = identity.vram_bytes_total;
@@ -165,7 +207,7 @@ impl Probe {
         self.card.device
     }
 
-    /// The driver's name for the GPU, if a trainer is to compute on it.
+    /// The driver's name for the GPU or the part of it, if a trainer is to compute on it.
     pub fn gpu_uuid(&self) -> Option<&str> {
         let gpu = self.gpu.as_ref().filter(|_| self.card.device == Device::Cuda)?;
         Some(gpu.uuid())
@@ -257,5 +299,13 @@ mod tests {
         assert_eq!((pids, sight.load_percent), (vec![here], Some(30)));
         let sight = probe.look(&BTreeSet::new()).sight.unwrap();
         assert_eq!((sight.strangers.len(), sight.load_percent), (3, Some(0)));
+        assert_eq!(probe.gpu_uuid(), Some("GPU-0"));
+
+        // On a MIG instance that is all the trainer may see.
+        let divided = Answers { cards: vec![CardAnswer::a100_divided()], ..Answers::default() };
+        stub.answer(&divided).unwrap();
+        let settings = CardSettings { gpu: "0:1".parse().unwrap(), ..settings };
+        let probe = Probe::driven(&settings, Device::Cuda, Some(library.as_os_str())).unwrap();
+        assert_eq!(probe.gpu_uuid(), Some("MIG-1"));
     }
 }

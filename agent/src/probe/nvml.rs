@@ -1,6 +1,7 @@
 //! The driver's own account of a GPU, through NVIDIA's management library, loaded at run time.
 //!
-//! With [`super::xid`] the only place that knows `nvml-wrapper`.
+//! A MIG instance answers for its memory and processes, the GPU it is a part of for what both share: heat, power,
+//! errors. With [`super::find`] and [`super::xid`] the only place that knows `nvml-wrapper`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -18,20 +19,24 @@ use nvml_wrapper::{Device, Nvml};
 use tracing::info;
 
 use super::ProbeError;
+use super::find::{Found, find};
 use super::sight::{Sight, Stranger, plain};
 use super::xid::Xids;
+use crate::gpu_choice::GpuChoice;
 
 /// What is loaded unless told otherwise.
 const LIBRARY: &str = "libnvidia-ml.so.1";
 /// Room for the path of a program.
 const NAME_BYTES_MAX: usize = 1024;
 
-/// One GPU, as its driver knows it.
+/// One GPU, or a MIG instance of one, as its driver knows it.
 #[derive(Debug)]
 pub(super) struct Gpu {
     nvml: Arc<Nvml>,
-    /// Survives another card's fall off the bus, which an index does not.
+    /// Of what is lent.
     uuid: String,
+    /// Of the GPU it is a part of; of a whole one the same.
+    whole_uuid: String,
     xids: Xids,
     /// Until when, by the driver's clock, processes' use of the GPU has been asked for.
     sampled_us: u64,
@@ -57,8 +62,8 @@ pub(super) struct Usage {
 }
 
 impl Gpu {
-    /// Loads the library and finds the GPU with this index.
-    pub(super) fn open(library: Option<&OsStr>, index: u32) -> Result<Self, ProbeError> {
+    /// Loads the library and finds what was chosen.
+    pub(super) fn open(library: Option<&OsStr>, choice: &GpuChoice) -> Result<Self, ProbeError> {
         let library = library.unwrap_or_else(|| OsStr::new(LIBRARY));
         let nvml = Nvml::builder().lib_path(library).init().map_err(|error| {
             let why = match error {
@@ -68,19 +73,10 @@ impl Gpu {
             };
             ProbeError::NoDriver { why }
         })?;
-        let count = nvml.device_count()?;
-        if index >= count {
-            return Err(ProbeError::NoSuchGpu { index, count });
-        }
-        let device = nvml.device_by_index(index)?;
-        // Cards that cannot be divided answer with an error.
-        if device.mig_mode().is_ok_and(|mode| mode.current != 0) {
-            return Err(ProbeError::Divided { index });
-        }
-        let uuid = device.uuid()?;
+        let Found { uuid, whole_uuid } = find(&nvml, choice)?;
         let nvml = Arc::new(nvml);
-        let xids = Xids::listen(&nvml, &uuid);
-        Ok(Self { nvml, uuid, xids, sampled_us: 0, silent: false })
+        let xids = Xids::listen(&nvml, &whole_uuid);
+        Ok(Self { nvml, uuid, whole_uuid, xids, sampled_us: 0, silent: false })
     }
 
     pub(super) fn uuid(&self) -> &str {
@@ -89,7 +85,8 @@ impl Gpu {
 
     pub(super) fn identity(&self) -> Result<Identity, NvmlError> {
         let device = self.nvml.device_by_uuid(self.uuid.as_str())?;
-        let capability = device.cuda_compute_capability()?;
+        let whole = self.nvml.device_by_uuid(self.whole_uuid.as_str())?;
+        let capability = whole.cuda_compute_capability()?;
         Ok(Identity {
             name: device.name()?,
             vram_bytes_total: ByteSize(device.memory_info()?.total),
@@ -106,6 +103,7 @@ impl Gpu {
     ) -> Result<Usage, NvmlError> {
         let nvml = Arc::clone(&self.nvml);
         let device = nvml.device_by_uuid(self.uuid.as_str())?;
+        let whole = nvml.device_by_uuid(self.whole_uuid.as_str())?;
         let memory = device.memory_info()?;
         let held = ByteSize(memory.total.saturating_sub(memory.free));
         let processes = self.told(processes(&device))?;
@@ -126,8 +124,8 @@ impl Gpu {
                 && strangers.iter().all(|stranger| stranger.vram_bytes.is_some()),
             strangers,
             load_percent: self.load(&device, trainers),
-            telemetry: Some(telemetry(&device)),
-            celsius_slowdown: device.temperature_threshold(TemperatureThreshold::Slowdown).ok(),
+            telemetry: Some(telemetry(&device, &whole)),
+            celsius_slowdown: whole.temperature_threshold(TemperatureThreshold::Slowdown).ok(),
             xid: self.xids.last(),
         };
         Ok(Usage { held, ours, sight })
@@ -162,7 +160,7 @@ impl Gpu {
         plain(&kernels.or_else(drivers)?)
     }
 
-    /// Part of its time that the GPU computes for others.
+    /// Part of its time that the GPU computes for others; of MIG instances drivers do not tell.
     fn load(&mut self, device: &Device<'_>, trainers: &BTreeSet<u32>) -> Option<u32> {
         if trainers.is_empty() {
             return device.utilization_rates().ok().map(|rates| rates.gpu);
@@ -185,9 +183,9 @@ impl Gpu {
     }
 }
 
-/// What the GPU is doing.
-fn telemetry(device: &Device<'_>) -> Telemetry {
-    let reasons = device.current_throttle_reasons().unwrap_or(ThrottleReasons::NONE);
+/// What the GPU is doing: of what is lent its load, of the whole the rest.
+fn telemetry(device: &Device<'_>, whole: &Device<'_>) -> Telemetry {
+    let reasons = whole.current_throttle_reasons().unwrap_or(ThrottleReasons::NONE);
     let heat = ThrottleReasons::SW_THERMAL_SLOWDOWN | ThrottleReasons::HW_THERMAL_SLOWDOWN;
     let clocks = ThrottleReasons::APPLICATIONS_CLOCKS_SETTING;
     let throttles = [
@@ -199,8 +197,8 @@ fn telemetry(device: &Device<'_>) -> Telemetry {
     let throttled = throttles.into_iter().filter(|(bits, _)| reasons.intersects(*bits));
     Telemetry {
         utilization_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
-        celsius: device.temperature(TemperatureSensor::Gpu).ok(),
-        milliwatts: device.power_usage().ok(),
+        celsius: whole.temperature(TemperatureSensor::Gpu).ok(),
+        milliwatts: whole.power_usage().ok(),
         throttled: throttled.map(|(_, why)| why).collect(),
     }
 }
@@ -209,7 +207,12 @@ fn telemetry(device: &Device<'_>) -> Telemetry {
 fn processes(device: &Device<'_>) -> Result<BTreeMap<u32, Option<ByteSize>>, NvmlError> {
     let mut held = BTreeMap::new();
     let computing = device.running_compute_processes()?;
-    for process in computing.into_iter().chain(device.running_graphics_processes()?) {
+    let drawing = match device.running_graphics_processes() {
+        // Nothing can be drawn on most MIG instances.
+        Err(NvmlError::NotSupported) => Vec::new(),
+        drawing => drawing?,
+    };
+    for process in computing.into_iter().chain(drawing) {
         let bytes = match process.used_gpu_memory {
             UsedGpuMemory::Used(bytes) => Some(ByteSize(bytes)),
             UsedGpuMemory::Unavailable => None,

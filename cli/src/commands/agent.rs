@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use fleetune_agent::{CardSettings, DeviceChoice, Settings, ShareSettings};
+use fleetune_agent::{CardSettings, DeviceChoice, GpuChoice, Settings, ShareSettings};
 use fleetune_shared::{AgentName, ByteSize};
 
 use super::owner::OwnerArgs;
@@ -70,9 +70,9 @@ pub(crate) struct CardArgs {
     /// The name of a declared card, such as "RTX 3080"; a known one brings its size
     #[arg(long, value_name = "NAME")]
     card: Option<String>,
-    /// Which GPU, counted as nvidia-smi does
-    #[arg(long, default_value_t = 0)]
-    gpu: u32,
+    /// Which GPU, counted as nvidia-smi does; 0:1 is the MIG instance 1 of GPU 0, and the UUID of either will do
+    #[arg(long, default_value_t, value_name = "N|N:M|UUID")]
+    gpu: GpuChoice,
     /// Most jobs the card takes at once; one on a GPU where absent, as many as fit on a declared card
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     max_jobs_per_card: Option<u32>,
@@ -138,7 +138,7 @@ impl CardArgs {
             device: self.device.into(),
             vram,
             name: self.card.clone(),
-            gpu: self.gpu,
+            gpu: self.gpu.clone(),
             max_jobs: self.max_jobs_per_card,
             labels: self.labels.iter().cloned().collect(),
         };

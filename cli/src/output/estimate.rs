@@ -1,6 +1,6 @@
 //! `fleetune estimate`: a job's memory piece by piece, and which cards would hold it.
 
-use fleetune_shared::{Bounded, ByteSize, Estimate, Fit, Verdict};
+use fleetune_shared::{Bounded, ByteSize, Estimate, Fit, Headroom};
 use serde_json::{Value, json};
 
 use super::bar::bar;
@@ -54,10 +54,10 @@ fn left(fit: &Fit, needed: ByteSize) -> String {
 
 /// A changed recipe's keys, or that there are none.
 fn changes(fit: &Fit) -> String {
-    match (&fit.changes, fit.verdict) {
-        (_, Verdict::Comfortable | Verdict::Tight) => String::new(),
-        (None, Verdict::No) => "no change here would do".into(),
-        (Some(changes), Verdict::No) => {
+    match (&fit.changes, fit.headroom) {
+        (_, Headroom::Comfortable | Headroom::Tight) => String::new(),
+        (None, Headroom::No) => "no change here would do".into(),
+        (Some(changes), Headroom::No) => {
             changes.iter().map(|change| change.keys()).collect::<Vec<_>>().join(", ")
         }
     }
@@ -66,7 +66,7 @@ fn changes(fit: &Fit) -> String {
 impl Show for Sizing {
     fn table(&self, style: Style) -> String {
         let needed = self.need.total();
-        let misfits = self.fits.iter().any(|fit| fit.verdict == Verdict::No);
+        let misfits = self.fits.iter().any(|fit| fit.headroom == Headroom::No);
         let mut columns =
             vec!["card", "?>memory", "?>usable", ">left", "verdict", "?>longest", "?>rows"];
         if misfits {
@@ -75,17 +75,17 @@ impl Show for Sizing {
         let mut cards = Table::new(style, &columns);
         let most = |count: Option<u64>| count.map_or_else(|| "–".into(), |count| count.to_string());
         for fit in &self.fits {
-            let colour = match fit.verdict {
-                Verdict::Comfortable => Colour::Good,
-                Verdict::Tight => Colour::Waiting,
-                Verdict::No => Colour::Bad,
+            let colour = match fit.headroom {
+                Headroom::Comfortable => Colour::Good,
+                Headroom::Tight => Colour::Waiting,
+                Headroom::No => Colour::Bad,
             };
             let mut fields = vec![
                 plain_line(&fit.card.name).into(),
                 fit.card.vram_bytes_total.to_string().into(),
                 fit.card.usable().to_string().into(),
                 left(fit, needed).into(),
-                Field::new(fit.verdict.word(), colour),
+                Field::new(fit.headroom.word(), colour),
                 most(fit.length).into(),
                 most(fit.rows).into(),
             ];
@@ -123,8 +123,8 @@ impl Show for Sizing {
                 "name": fit.card.name,
                 "vram_bytes_total": fit.card.vram_bytes_total,
                 "vram_bytes_usable": fit.card.usable(),
-                "fits": fit.verdict != Verdict::No,
-                "verdict": fit.verdict,
+                "fits": fit.headroom != Headroom::No,
+                "verdict": fit.headroom,
                 "max_length_fits": fit.length,
                 "micro_batch_fits": fit.rows,
                 "changes_to_fit": changes,

@@ -1,7 +1,7 @@
 //! What of a job decides how far its estimate is off, as a small key.
 
 use fleetune_shared::recipe::{Lora, Method, Quantization};
-use fleetune_shared::{JobSpec, ModelSpec, Work};
+use fleetune_shared::{JobSpec, ModelSpec, Recipe, Work};
 use serde::{Deserialize, Serialize};
 
 /// What kind of job it is, apart from its sizes, which the estimate knows.
@@ -24,23 +24,26 @@ impl Traits {
     /// Of a job as it was submitted.
     #[must_use]
     pub fn of(spec: &JobSpec) -> Self {
-        let attention = AttentionKind::of(&spec.model);
-        let parameters = UpTo::of(spec.model.parameters());
         match &spec.work {
-            Work::Train { recipe } => Self {
-                method: MethodKind::of(&recipe.method),
-                dtype: DtypeKind::of(recipe.quantization),
-                attention,
-                length: UpTo::of(recipe.data.max_length as u64),
-                parameters,
-            },
+            Work::Train { recipe } => Self::of_training(recipe, &spec.model),
             Work::Merge(_) => Self {
                 method: MethodKind::Merge,
                 dtype: DtypeKind::Float32,
-                attention,
+                attention: AttentionKind::of(&spec.model),
                 length: UpTo::of(0),
-                parameters,
+                parameters: UpTo::of(spec.model.parameters()),
             },
+        }
+    }
+
+    /// Of a run of `recipe` on `model`.
+    pub(crate) fn of_training(recipe: &Recipe, model: &ModelSpec) -> Self {
+        Self {
+            method: MethodKind::of(&recipe.method),
+            dtype: DtypeKind::of(recipe.quantization),
+            attention: AttentionKind::of(model),
+            length: UpTo::of(recipe.data.max_length as u64),
+            parameters: UpTo::of(model.parameters()),
         }
     }
 }

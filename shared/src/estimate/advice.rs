@@ -13,8 +13,13 @@ use crate::{ByteSize, Recipe};
 pub enum Change {
     /// Keep only each block's input.
     GradientCheckpointing,
-    /// Rows at a time, with as much more accumulation: the same steps.
-    MicroBatch(u64),
+    /// Fewer rows at a time, with as much more accumulation: the same steps.
+    MicroBatch {
+        /// Rows at a time.
+        rows: u64,
+        /// How many times a step.
+        accumulation: u64,
+    },
     /// Another optimizer.
     Optimizer(OptimName),
     /// Each gradient moves its weights as soon as it is there; nothing is clipped by all of them.
@@ -31,7 +36,9 @@ impl Change {
     pub fn keys(self) -> String {
         match self {
             Self::GradientCheckpointing => "gradient_checkpointing: true".into(),
-            Self::MicroBatch(rows) => format!("per_device_train_batch_size: {rows}"),
+            Self::MicroBatch { rows, accumulation } => format!(
+                "per_device_train_batch_size: {rows}, gradient_accumulation_steps: {accumulation}"
+            ),
             Self::Optimizer(name) => {
                 let name = serde_json::to_value(name).unwrap_or_default();
                 format!("optim: {}", name.as_str().unwrap_or_default())
@@ -47,10 +54,9 @@ impl Change {
             Self::GradientCheckpointing => {
                 file.gradient_checkpointing = Some(CheckpointingChoice::Switch(true));
             }
-            Self::MicroBatch(rows) => {
-                let steps = rows_of(&file) * file.gradient_accumulation_steps.unwrap_or(1);
+            Self::MicroBatch { rows, accumulation } => {
                 file.per_device_train_batch_size = Some(rows);
-                file.gradient_accumulation_steps = Some((steps / rows.max(1)).max(1));
+                file.gradient_accumulation_steps = Some(accumulation);
             }
             Self::Optimizer(name) => file.optim = Some(name),
             Self::OptimizerInBackward => {
@@ -67,15 +73,20 @@ impl Change {
     }
 }
 
-fn rows_of(file: &RecipeFile) -> u64 {
-    file.per_device_train_batch_size.unwrap_or(8)
+/// The recipe with changes made, prepared; `None` where it is then no recipe.
+#[must_use]
+pub fn changed(sizer: &Sizer, recipe: &Recipe, changes: &[Change]) -> Option<Recipe> {
+    prepared(sizer, changes.iter().fold(recipe.file().clone(), |file, change| change.on(file)))
 }
 
-/// Bytes of the recipe with its changes, `None` where it is then no recipe.
-fn need(sizer: &Sizer, file: RecipeFile) -> Option<ByteSize> {
+fn prepared(sizer: &Sizer, file: RecipeFile) -> Option<Recipe> {
     let recipe = Recipe::try_from(RecipeFile { sweep: None, ..file }).ok()?;
-    let recipe = sizer.prepare(recipe).ok()?;
-    Some(sizer.size(&recipe).total())
+    sizer.prepare(recipe).ok()
+}
+
+/// Bytes of the recipe as it is written, `None` where it is none.
+fn need(sizer: &Sizer, file: RecipeFile) -> Option<ByteSize> {
+    Some(sizer.size(&prepared(sizer, file)?).total())
 }
 
 /// The largest of `1..=most` that `fits`, which holds up to some number and for none above.
@@ -126,13 +137,20 @@ pub fn most_rows(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<u64> 
 /// The cheapest change that makes a prepared recipe fit `room`, or, where no single one does, the cheapest changes one
 /// upon the other; `None` where all of them together do not. Cheapest first: what costs time (checkpointing, fewer rows at
 /// a time), then what costs a little precision (states of eight bits, paged states, no clipping, a base of four bits), then
-/// what changes the data (shorter rows).
+/// what changes the data (shorter rows). `need` says what a prepared recipe takes: the sizer's estimate, or what was made
+/// of it.
 #[must_use]
-pub fn changes_to_fit(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<Vec<Change>> {
+pub fn changes_to_fit(
+    sizer: &Sizer,
+    recipe: &Recipe,
+    room: ByteSize,
+    need: &dyn Fn(&Recipe) -> ByteSize,
+) -> Option<Vec<Change>> {
+    let search = Search { sizer, need, room, length: recipe.data.max_length as u64 };
     let file = recipe.file();
     let ladder = ladder(sizer, recipe);
     for change in &ladder {
-        if let Some(change) = settled(*change, sizer, recipe, file.clone(), room) {
+        if let Some(change) = search.settled(*change, file) {
             return Some(vec![change]);
         }
     }
@@ -140,16 +158,16 @@ pub fn changes_to_fit(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<
     let mut made: Vec<Change> = Vec::new();
     let mut changed = file.clone();
     for change in ladder {
-        if let Some(change) = settled(change, sizer, recipe, changed.clone(), room) {
+        if let Some(change) = search.settled(change, &changed) {
             made.retain(|earlier| kind(*earlier) != kind(change));
             made.push(change);
-            return Some(only_needed(made, sizer, file, room));
+            return Some(search.only_needed(made, file));
         }
         if matches!(change, Change::Length(_)) {
             continue;
         }
-        let before = need(sizer, changed.clone());
-        let after = need(sizer, change.on(changed.clone()));
+        let before = search.need(changed.clone());
+        let after = search.need(change.on(changed.clone()));
         // What does not help is not asked for.
         if after.is_some() && after < before {
             made.retain(|earlier| kind(*earlier) != kind(change));
@@ -160,40 +178,46 @@ pub fn changes_to_fit(sizer: &Sizer, recipe: &Recipe, room: ByteSize) -> Option<
     None
 }
 
-/// Leaves out what the others do without, the dearest first.
-fn only_needed(
-    mut made: Vec<Change>,
-    sizer: &Sizer,
-    file: &RecipeFile,
+/// What changes are held against.
+struct Search<'a> {
+    sizer: &'a Sizer,
+    need: &'a dyn Fn(&Recipe) -> ByteSize,
     room: ByteSize,
-) -> Vec<Change> {
-    for at in (0..made.len()).rev() {
-        let others = made.iter().enumerate().filter(|(other, _)| *other != at);
-        let file = others.fold(file.clone(), |file, (_, change)| change.on(file));
-        if need(sizer, file).is_some_and(|need| need <= room) {
-            made.remove(at);
-        }
-    }
-    made
+    /// Of the recipe's rows, in tokens.
+    length: u64,
 }
 
-/// The change in the mildest form that fits, if one does.
-fn settled(
-    change: Change,
-    sizer: &Sizer,
-    recipe: &Recipe,
-    file: RecipeFile,
-    room: ByteSize,
-) -> Option<Change> {
-    let fits =
-        |change: Change| need(sizer, change.on(file.clone())).is_some_and(|need| need <= room);
-    match change {
-        Change::Length(_) => {
-            let most = recipe.data.max_length as u64 / LENGTH_STEP;
-            let steps = largest(most, |steps| fits(Change::Length(steps * LENGTH_STEP)))?;
-            Some(Change::Length(steps * LENGTH_STEP))
+impl Search<'_> {
+    fn need(&self, file: RecipeFile) -> Option<ByteSize> {
+        Some((self.need)(&prepared(self.sizer, file)?))
+    }
+
+    fn fits(&self, file: RecipeFile) -> bool {
+        self.need(file).is_some_and(|need| need <= self.room)
+    }
+
+    /// The change in the mildest form that fits, if one does.
+    fn settled(&self, change: Change, file: &RecipeFile) -> Option<Change> {
+        let fits = |change: Change| self.fits(change.on(file.clone()));
+        match change {
+            Change::Length(_) => {
+                let most = self.length / LENGTH_STEP;
+                let steps = largest(most, |steps| fits(Change::Length(steps * LENGTH_STEP)))?;
+                Some(Change::Length(steps * LENGTH_STEP))
+            }
+            other => fits(other).then_some(other),
         }
-        other => fits(other).then_some(other),
+    }
+
+    /// Leaves out what the others do without, the dearest first.
+    fn only_needed(&self, mut made: Vec<Change>, file: &RecipeFile) -> Vec<Change> {
+        for at in (0..made.len()).rev() {
+            let others = made.iter().enumerate().filter(|(other, _)| *other != at);
+            if self.fits(others.fold(file.clone(), |file, (_, change)| change.on(file))) {
+                made.remove(at);
+            }
+        }
+        made
     }
 }
 
@@ -209,9 +233,11 @@ fn ladder(sizer: &Sizer, recipe: &Recipe) -> Vec<Change> {
     if !matches!(level, CheckpointingLevel::Block | CheckpointingLevel::Auto) {
         ladder.push(Change::GradientCheckpointing);
     }
-    let mut rows = recipe.batching.micro_batch as u64 / 2;
+    let batching = recipe.batching;
+    let step = (batching.micro_batch * batching.accumulation) as u64;
+    let mut rows = batching.micro_batch as u64 / 2;
     while rows >= 1 {
-        ladder.push(Change::MicroBatch(rows));
+        ladder.push(Change::MicroBatch { rows, accumulation: step / rows });
         rows /= 2;
     }
     match recipe.optim.name {

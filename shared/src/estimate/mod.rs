@@ -4,7 +4,7 @@
 //! measured peaks. Other runtimes are sized by [`torch`], as PyTorch allocates.
 //!
 //! ```text
-//!   Recipe + Sizer ──▶ Bounded ──Card──▶ Verdict ──▶ advice: what else would fit
+//!   Recipe + Sizer ──▶ Bounded ──Card──▶ Headroom ──▶ advice: what else would fit
 //!            │         estimate, low..high
 //!            ├─ Fleetune: ModelSpec  ─▶ training
 //!            └─ Torch:    ModelShape ─▶ torch
@@ -13,10 +13,10 @@
 mod advice;
 mod bounded;
 mod fit;
+mod headroom;
 mod sizer;
 mod torch;
 mod training;
-mod verdict;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,12 +24,12 @@ use self::training::Training;
 use crate::memory_plan::MemoryPlan;
 use crate::{ByteSize, Device, ModelSpec, Recipe};
 
-pub use advice::{Change, changes_to_fit, longest_length, most_rows};
+pub use advice::{Change, changed, changes_to_fit, longest_length, most_rows};
 pub use bounded::Bounded;
 pub use fit::Fit;
+pub use headroom::Headroom;
 pub use sizer::Sizer;
 pub use torch::{Attention, CardClass, Meter, Precision, Runtime, TorchSetting};
-pub use verdict::Verdict;
 
 /// One piece of an estimate: its name and its bytes.
 pub type EstimatePart = (&'static str, ByteSize);

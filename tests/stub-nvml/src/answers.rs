@@ -80,8 +80,9 @@ pub struct CardAnswer {
     pub celsius_slowdown: Option<u32>,
     /// An error to be told of, by NVIDIA's number.
     pub xid: Option<u64>,
-    /// Whether it is divided into MIG instances.
-    pub mig: bool,
+    /// The MIG instances it is divided into: each answers for its name, UUID, memory and processes, the card for the
+    /// rest. One with the error 6 is a number that is vacant.
+    pub instances: Option<Vec<Self>>,
     /// Returned by every call for this card instead of an answer: 15 is a card that fell off the bus.
     pub error: u32,
 }
@@ -105,6 +106,22 @@ impl CardAnswer {
     #[must_use]
     pub fn rtx_3090() -> Self {
         Self::of("NVIDIA GeForce RTX 3090", 24 * GIB, (8, 6))
+    }
+
+    /// A server's card of 40 GiB, divided into instances of 19.5 and of 4.75 GiB.
+    #[must_use]
+    pub fn a100_divided() -> Self {
+        let whole = Self::of("NVIDIA A100-PCIE-40GB", 40 * GIB, (8, 0));
+        let instance = |number: u32, profile: &str, total| Self {
+            name: format!("{} MIG {profile}", whole.name),
+            uuid: format!("MIG-{number}"),
+            total,
+            reserved: 16 << 20,
+            ..Self::default()
+        };
+        let instances =
+            vec![instance(0, "3g.20gb", 39 * (GIB / 2)), instance(1, "1g.5gb", 19 * (GIB / 4))];
+        Self { instances: Some(instances), ..whole }
     }
 
     fn of(name: &str, total: u64, compute: (i32, i32)) -> Self {

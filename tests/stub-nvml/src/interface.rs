@@ -17,8 +17,13 @@ const UNKNOWN: c_uint = 999;
 /// `NVML_VALUE_NOT_AVAILABLE`.
 const NOT_AVAILABLE: u64 = u64::MAX;
 
-/// A card's index plus one, so that none is null.
+/// A card's index plus one, so that none is null; of a MIG instance with its number plus one from [`INSTANCE`] on.
 pub type Handle = *mut c_void;
+
+/// Where a MIG instance's number begins in a handle.
+const INSTANCE: u32 = 16;
+/// Most MIG instances of a card.
+const INSTANCES_MAX: c_uint = 7;
 
 /// `nvmlMemory_v2_t`.
 #[repr(C)]
@@ -48,11 +53,53 @@ fn answers() -> Result<Answers, c_uint> {
     if answers.error == SUCCESS { Ok(answers) } else { Err(answers.error) }
 }
 
-pub(crate) fn card(handle: Handle) -> Result<CardAnswer, c_uint> {
-    let index = (handle as usize).checked_sub(1).ok_or(INVALID_ARGUMENT)?;
-    let mut card = answers()?.cards.into_iter().nth(index).ok_or(INVALID_ARGUMENT)?;
-    card.processes = card.processes.into_iter().flat_map(resolved).collect();
+/// A handle's card, and its number of a MIG instance.
+fn parts(handle: Handle) -> Result<(usize, Option<usize>), c_uint> {
+    let (card, instance) = (handle as usize & ((1 << INSTANCE) - 1), handle as usize >> INSTANCE);
+    Ok((card.checked_sub(1).ok_or(INVALID_ARGUMENT)?, instance.checked_sub(1)))
+}
+
+fn handle(card: usize, instance: Option<usize>) -> Handle {
+    let instance = instance.map_or(0, |instance| instance + 1);
+    ((card + 1) | (instance << INSTANCE)) as Handle
+}
+
+fn whole(index: usize) -> Result<CardAnswer, c_uint> {
+    let card = answers()?.cards.into_iter().nth(index).ok_or(INVALID_ARGUMENT)?;
     if card.error == SUCCESS { Ok(card) } else { Err(card.error) }
+}
+
+fn instance(card: usize, number: usize) -> Result<CardAnswer, c_uint> {
+    let instances = whole(card)?.instances.ok_or(NOT_FOUND)?;
+    let instance = instances.into_iter().nth(number).ok_or(NOT_FOUND)?;
+    if instance.error == SUCCESS { Ok(instance) } else { Err(instance.error) }
+}
+
+/// What a whole card answers for; nobody asks an instance for it.
+pub(crate) fn card(handle: Handle) -> Result<CardAnswer, c_uint> {
+    match parts(handle)? {
+        (index, None) => whole(index).map(with_children),
+        (_, Some(_)) => Err(NOT_SUPPORTED),
+    }
+}
+
+/// What a card and an instance answer for.
+fn device(handle: Handle) -> Result<CardAnswer, c_uint> {
+    match parts(handle)? {
+        (card, Some(number)) => instance(card, number).map(with_children),
+        (_, None) => card(handle),
+    }
+}
+
+/// What a card answers for as long as it is not divided.
+fn undivided(handle: Handle) -> Result<CardAnswer, c_uint> {
+    let card = card(handle)?;
+    if card.instances.is_none() { Ok(card) } else { Err(NOT_SUPPORTED) }
+}
+
+fn with_children(mut card: CardAnswer) -> CardAnswer {
+    card.processes = card.processes.into_iter().flat_map(resolved).collect();
+    card
 }
 
 /// A process as it is, or one for each child of this process.
@@ -122,9 +169,13 @@ pub extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> c_uint {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, handle: *mut Handle) -> c_uint {
-    let device = (index as usize + 1) as Handle;
-    code(card(device).and_then(|_| put(handle, device)))
+pub extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, place: *mut Handle) -> c_uint {
+    code(whole(index as usize).and_then(|_| put(place, handle(index as usize, None))))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetIndex(device: Handle, index: *mut c_uint) -> c_uint {
+    code(card(device).and_then(|_| put(index, parts(device)?.0 as c_uint)))
 }
 
 /// # Safety
@@ -132,29 +183,34 @@ pub extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, handle: *mut Hand
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(
     uuid: *const c_char,
-    handle: *mut Handle,
+    place: *mut Handle,
 ) -> c_uint {
     // SAFETY: the caller's promise.
     let uuid = unsafe { CStr::from_ptr(uuid) }.to_string_lossy();
     code(answers().and_then(|answers| {
-        let index = answers.cards.iter().position(|card| card.uuid == uuid).ok_or(NOT_FOUND)?;
-        put(handle, (index + 1) as Handle)
+        let found = answers.cards.iter().enumerate().find_map(|(index, card)| {
+            let instances = card.instances.iter().flatten();
+            let part = instances.clone().position(|instance| instance.uuid == uuid);
+            let whole = (card.uuid == uuid).then(|| handle(index, None));
+            whole.or_else(|| part.map(|part| handle(index, Some(part))))
+        });
+        put(place, found.ok_or(NOT_FOUND)?)
     }))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetName(device: Handle, text: *mut c_char, length: c_uint) -> c_uint {
-    code(card(device).and_then(|card| put_text(text, length, &card.name)))
+    code(self::device(device).and_then(|card| put_text(text, length, &card.name)))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetUUID(device: Handle, text: *mut c_char, length: c_uint) -> c_uint {
-    code(card(device).and_then(|card| put_text(text, length, &card.uuid)))
+    code(self::device(device).and_then(|card| put_text(text, length, &card.uuid)))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: Handle, memory: *mut Memory) -> c_uint {
-    code(card(device).and_then(|card| {
+    code(self::device(device).and_then(|card| {
         put(
             memory,
             Memory {
@@ -189,7 +245,7 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     processes: *mut Process,
 ) -> c_uint {
     // SAFETY: the caller's promise.
-    unsafe { list(device, count, processes, |card| card.processes) }
+    unsafe { list(self::device(device), count, processes, |card| card.processes) }
 }
 
 /// # Safety
@@ -201,18 +257,18 @@ pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v3(
     processes: *mut Process,
 ) -> c_uint {
     // SAFETY: the caller's promise.
-    unsafe { list(device, count, processes, |card| card.graphics) }
+    unsafe { list(card(device), count, processes, |card| card.graphics) }
 }
 
 /// # Safety
 /// `count` holds how many processes there is room for at `processes`.
 unsafe fn list(
-    device: Handle,
+    card: Result<CardAnswer, c_uint>,
     count: *mut c_uint,
     processes: *mut Process,
     pick: impl Fn(CardAnswer) -> Vec<ProcessAnswer>,
 ) -> c_uint {
-    let listed = match card(device) {
+    let listed = match card {
         Ok(card) if card.processes_error != SUCCESS => return card.processes_error,
         Ok(card) => pick(card),
         Err(error) => return error,
@@ -248,7 +304,10 @@ pub struct Utilization {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetUtilizationRates(device: Handle, rates: *mut Utilization) -> c_uint {
-    code(card(device).and_then(|card| put(rates, Utilization { gpu: card.utilization, memory: 0 })))
+    code(
+        undivided(device)
+            .and_then(|card| put(rates, Utilization { gpu: card.utilization, memory: 0 })),
+    )
 }
 
 /// `nvmlProcessUtilizationSample_t`.
@@ -271,7 +330,7 @@ pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
     count: *mut c_uint,
     _since_us: u64,
 ) -> c_uint {
-    let card = match card(device) {
+    let card = match undivided(device) {
         Ok(card) => card,
         Err(error) => return error,
     };
@@ -331,9 +390,41 @@ pub extern "C" fn nvmlDeviceGetMigMode(
     pending: *mut c_uint,
 ) -> c_uint {
     code(card(device).and_then(|card| {
-        put(current, c_uint::from(card.mig))?;
-        put(pending, c_uint::from(card.mig))
+        let divided = c_uint::from(card.instances.is_some());
+        put(current, divided)?;
+        put(pending, divided)
     }))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetMaxMigDeviceCount(device: Handle, count: *mut c_uint) -> c_uint {
+    code(card(device).and_then(|_| put(count, INSTANCES_MAX)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
+    device: Handle,
+    number: c_uint,
+    place: *mut Handle,
+) -> c_uint {
+    code(card(device).and_then(|_| {
+        let (index, number) = (parts(device)?.0, number as usize);
+        instance(index, number)?;
+        put(place, handle(index, Some(number)))
+    }))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceIsMigDeviceHandle(device: Handle, is: *mut c_uint) -> c_uint {
+    code(parts(device).and_then(|(_, instance)| put(is, c_uint::from(instance.is_some()))))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(
+    device: Handle,
+    place: *mut Handle,
+) -> c_uint {
+    code(parts(device).and_then(|(index, _)| put(place, handle(index, None))))
 }
 
 #[unsafe(no_mangle)]
@@ -343,7 +434,9 @@ pub extern "C" fn nvmlSystemGetProcessName(
     length: c_uint,
 ) -> c_uint {
     code(answers().and_then(|answers| {
-        let all = answers.cards.iter().flat_map(|card| card.processes.iter().chain(&card.graphics));
+        let parts = answers.cards.iter().flat_map(|card| card.instances.iter().flatten());
+        let all = answers.cards.iter().chain(parts);
+        let all = all.flat_map(|card| card.processes.iter().chain(&card.graphics));
         let process = all.into_iter().find(|process| process.pid == pid).ok_or(NOT_FOUND)?;
         put_text(text, length, &process.name)
     }))

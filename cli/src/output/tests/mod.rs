@@ -3,7 +3,7 @@
 pub(crate) mod views;
 
 use fleetune_shared::peft::{Lint, Reader};
-use fleetune_shared::{Bounded, ByteSize, Change, Fit, Verdict, view};
+use fleetune_shared::{Bounded, ByteSize, Change, Fit, Headroom, view};
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -91,24 +91,24 @@ fn a_closed_card_says_why_below_the_table() {
 
 #[test]
 fn what_a_recipe_needs() {
-    let fit = |gib, verdict, length, rows, changes| Fit {
+    let fit = |gib, headroom, length, rows, changes| Fit {
         card: card(gib),
-        verdict,
+        headroom,
         length,
         rows,
         changes,
     };
-    let longest = Some(vec![Change::MicroBatch(1), Change::Length(512)]);
+    let longest = Some(vec![Change::MicroBatch { rows: 1, accumulation: 4 }, Change::Length(512)]);
     let sizing = Sizing {
         name: "tone".into(),
         about: "3.21 billion parameters, fleetune on CUDA, 4 rows of 2048 tokens at a time".into(),
         need: Bounded { estimate: estimate(), low: ByteSize(9 << 30), high: ByteSize(11 << 30) },
         useful: ByteSize(12 << 30),
         fits: vec![
-            fit(6, Verdict::No, None, None, None),
-            fit(8, Verdict::No, None, Some(2), longest),
-            fit(10, Verdict::Tight, Some(2112), Some(4), None),
-            fit(24, Verdict::Comfortable, Some(16384), Some(30), None),
+            fit(6, Headroom::No, None, None, None),
+            fit(8, Headroom::No, None, Some(2), longest),
+            fit(10, Headroom::Tight, Some(2112), Some(4), None),
+            fit(24, Headroom::Comfortable, Some(16384), Some(30), None),
         ],
     };
     assert_snapshot!("estimate_table", sizing.table(Style::PLAIN));

@@ -1,10 +1,10 @@
 //! Which job fits which card: the table of `docs/estimate.md`, as this engine would train on CUDA.
 
-use fleetune_shared::Verdict::{Comfortable, No, Tight};
+use fleetune_shared::Headroom::{Comfortable, No, Tight};
 use fleetune_shared::recipe::RecipeFile;
 use fleetune_shared::{
-    Bounded, ByteSize, Card, Change, Device, Fit, ModelShape, ModelSpec, Recipe, Sizer,
-    TorchSetting, Verdict, changes_to_fit, known_config, longest_length, most_rows,
+    Bounded, ByteSize, Card, Change, Device, Fit, Headroom, ModelShape, ModelSpec, Recipe, Sizer,
+    TorchSetting, changes_to_fit, known_config, longest_length, most_rows,
 };
 use serde_json::{Map, Value};
 
@@ -48,9 +48,9 @@ const FULL: &str = "use_peft=false dtype=bfloat16";
 const QLORA: &str = "load_in_4bit=true bnb_4bit_use_double_quant=true dtype=bfloat16 r=16";
 
 /// What, of which model, with which keys, on 10 GB, on 20 GB.
-type Row = (&'static str, &'static str, &'static str, Verdict, Verdict);
+type Row = (&'static str, &'static str, &'static str, Headroom, Headroom);
 
-fn table() -> Vec<(String, &'static str, String, Verdict, Verdict)> {
+fn table() -> Vec<(String, &'static str, String, Headroom, Headroom)> {
     let rows: [Row; 9] = [
         (
             "1B full, paged 8-bit AdamW",
@@ -125,13 +125,13 @@ fn table() -> Vec<(String, &'static str, String, Verdict, Verdict)> {
 }
 
 #[test]
-fn the_table_of_verdicts_comes_out() {
+fn the_table_comes_out() {
     let cards = [card("RTX 3080", 10), card("RTX 4000 Ada", 20)];
     let mut wrong = Vec::new();
     for (what, model, keys, ten, twenty) in table() {
         let (_, need) = prepared(&ours(model), model, &keys);
-        let found = cards.each_ref().map(|card| Verdict::of(&need, card));
-        let words = found.map(Verdict::word);
+        let found = cards.each_ref().map(|card| Headroom::of(&need, card));
+        let words = found.map(Headroom::word);
         eprintln!(
             "| {what} | {} | {} to {} | {} | {} |",
             need.total(),
@@ -193,9 +193,9 @@ fn the_cheapest_change_that_helps_is_found() {
     let changes = |sizer: &Sizer, model, keys: &str, gib| {
         let recipe = sizer.prepare(recipe(model, keys)).unwrap();
         let room = card("a card", gib).usable();
-        let found = changes_to_fit(sizer, &recipe, room);
+        let found = changes_to_fit(sizer, &recipe, room, &|recipe| sizer.size(recipe).total());
         let fit = Fit::of(sizer, &recipe, &sizer.size(&recipe), card("a card", gib));
-        assert_eq!((fit.verdict, &fit.changes), (No, &found));
+        assert_eq!((fit.headroom, &fit.changes), (No, &found));
         found.map(|changes| changes.into_iter().map(Change::keys).collect::<Vec<_>>())
     };
     let three = ours("llama-3.2-3b");
@@ -207,7 +207,7 @@ fn the_cheapest_change_that_helps_is_found() {
     let found = changes(&three, "llama-3.2-3b", &keys(8, ""), 16);
     assert_eq!(found, Some(vec!["gradient_checkpointing: true".to_owned()]));
     let found = changes(&three, "llama-3.2-3b", &keys(8, "gradient_checkpointing=true"), 10);
-    assert_eq!(found.unwrap(), ["per_device_train_batch_size: 4"]);
+    assert_eq!(found.unwrap(), ["per_device_train_batch_size: 4, gradient_accumulation_steps: 2"]);
     let full = "use_peft=false dtype=bfloat16 per_device_train_batch_size=1 max_length=256";
     let found = changes(&three, "llama-3.2-3b", full, 24);
     assert_eq!(found.unwrap(), ["optim: paged_adamw_8bit"]);

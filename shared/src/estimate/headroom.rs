@@ -1,14 +1,14 @@
-//! What an estimate means for a card.
+//! What an estimate leaves of a card.
 
 use serde::{Deserialize, Serialize};
 
 use super::Bounded;
 use crate::Card;
 
-/// Whether a job fits a card that is otherwise empty.
+/// How well a job fits a card that is otherwise empty. What a card of a fleet answers is [`Verdict`](crate::view::Verdict).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum Headroom {
     /// The most it is thought to need fits, and 5 % of the card stay free.
     Comfortable,
     /// The likeliest fits what placement lends, and that is all that can be said.
@@ -20,8 +20,8 @@ pub enum Verdict {
 /// A card's part that stays free beside the most a comfortable job is thought to need.
 const FREE: u64 = 20;
 
-impl Verdict {
-    /// Of a job on a card. [`Verdict::No`] exactly where placement would not have it: [`Card::usable`] decides.
+impl Headroom {
+    /// Of a job on a card. [`Headroom::No`] exactly where placement would not have it: [`Card::usable`] decides.
     #[must_use]
     pub fn of(need: &Bounded, card: &Card) -> Self {
         let total = card.vram_bytes_total.0;
