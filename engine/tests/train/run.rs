@@ -42,20 +42,20 @@ fn a_micro_batch_that_is_large_passes_in_pieces() {
     let run = |rows: u64, accumulation: u64| {
         let story = Story::tiny(json!({
             "packing": true,
-            "max_length": 600,
+            "max_length": 512,
             "per_device_train_batch_size": rows,
             "gradient_accumulation_steps": accumulation,
             "lora_dropout": 0.1,
             "max_steps": 3,
         }));
         let (summary, watch) = story.run();
+        let summary = summary.unwrap();
+        assert!(summary.tokens > 3 * 1024, "more than a piece");
         let numbers = |step: &StepMetrics| (step.loss, step.grad_norm, step.supervised_tokens);
         let steps: Vec<_> = watch.steps().into_iter().map(numbers).collect();
-        (summary.unwrap().as_run.unwrap(), steps)
+        (summary.as_run.unwrap(), steps)
     };
-    let (whole, parts) = (run(2, 1), run(1, 2));
-    assert!(whole.1[0].2 > 1024, "more than a piece");
-    assert_eq!(whole, parts);
+    assert_eq!(run(3, 1), run(2, 2));
 }
 
 #[test]
@@ -67,17 +67,18 @@ fn the_longest_micro_batch_is_tried_before_shorter_ones_are_learned() {
 #[test]
 fn an_adapter_run_leaves_an_adapter_metrics_and_a_report() {
     let recipe = json!({
-        "r": 4, "max_steps": 3, "learning_rate": 1e-2, "per_device_train_batch_size": 20, "max_length": 50,
+        "r": 4, "max_steps": 3, "learning_rate": 1e-2, "per_device_train_batch_size": 20, "max_length": 51,
+        "over_length": "truncate",
     });
     let story = Story::tiny(recipe);
     let (summary, watch) = story.run();
     let summary = summary.unwrap();
     assert_eq!(summary.steps, 3);
     assert!(summary.loss_last < summary.loss_first);
-    // All twenty rows at once are the largest micro-batch there is, and shorter than `max_length`.
+    // All twenty rows at once are the largest micro-batch there is, and pass in one piece.
     let (ran, estimate) = (summary.as_run.unwrap(), summary.estimate.unwrap());
     assert_eq!((ran.rows, 3 * ran.tokens), (20, summary.tokens));
-    assert!(ran.estimate.total() < estimate.total());
+    assert!(ran.estimate.total() <= estimate.total());
     assert!(watch.logged("20 rows"));
     assert!(!watch.logged("dry run"), "the first step is as large as any");
     let told = watch.events.iter().filter(|e| !matches!(e, TrainerEvent::Log { .. }));
