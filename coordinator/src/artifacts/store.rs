@@ -15,6 +15,9 @@ use super::{BlobError, Upload, io_error};
 /// An upload that nobody continued for so long is given up.
 const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// A blob that was young a minute ago is not made young again: whoever asks for it has that much less time.
+const TOUCH_AFTER: Duration = Duration::from_secs(60);
+
 /// How much of a blob is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
@@ -58,14 +61,18 @@ impl BlobStore {
     /// How much of a blob is here. A whole blob asked for counts as young again: whoever asks is about to use it.
     pub(crate) fn stat(&self, hash: BlobHash) -> Result<Presence, BlobError> {
         let path = self.whole_path(hash);
-        match File::options().append(true).open(&path) {
-            Ok(file) => {
-                file.set_modified(SystemTime::now()).map_err(io_error("touch", &path))?;
-                let bytes = file.metadata().map_err(io_error("look at", &path))?.len();
-                return Ok(Presence::Whole { bytes });
+        let looked = fs::metadata(&path).and_then(|metadata| {
+            let now = SystemTime::now();
+            let age = now.duration_since(metadata.modified()?);
+            if age.is_err() || age.is_ok_and(|age| age > TOUCH_AFTER) {
+                File::options().append(true).open(&path)?.set_modified(now)?;
             }
+            Ok(metadata.len())
+        });
+        match looked {
+            Ok(bytes) => return Ok(Presence::Whole { bytes }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error("open", &path)(error)),
+            Err(error) => return Err(io_error("look at", &path)(error)),
         }
         Ok(match fs::metadata(self.partial_path(hash)) {
             Ok(metadata) => Presence::Partial { bytes: metadata.len() },
