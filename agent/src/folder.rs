@@ -135,10 +135,11 @@ mod tests {
             fs::create_dir_all(data.attempts().join(name)).unwrap();
         }
         let id = AttemptId::of_wire(8, 2);
-        data.workspace(id).write_result(&crate::runner::WorkResult {
+        let result = crate::runner::WorkResult {
             kind: fleetune_shared::ArtifactKind::Adapter,
             summary: fleetune_shared::TrainSummary::default(),
-        });
+        };
+        data.workspace(id).write_result(&result).unwrap();
         assert_eq!(data.sweep().unwrap(), [id]);
         let left: Vec<_> = fs::read_dir(data.attempts()).unwrap().flatten().collect();
         assert_eq!(left.len(), 1);

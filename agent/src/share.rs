@@ -109,6 +109,10 @@ fn busy<E>(_: E) -> Status {
     Status::resource_exhausted("it serves others, ask again in a moment")
 }
 
+fn no_uploads() -> Status {
+    Status::permission_denied("an agent takes no uploads; send it to the coordinator")
+}
+
 fn hash(bytes: &[u8]) -> Result<BlobHash, Status> {
     read_hash(bytes).map_err(Status::invalid_argument)
 }
@@ -162,7 +166,14 @@ impl Blobs for Counter {
         &self,
         _: Request<Streaming<v1::PutPart>>,
     ) -> Result<Response<v1::PutReply>, Status> {
-        Err(Status::permission_denied("an agent takes no uploads; send it to the coordinator"))
+        Err(no_uploads())
+    }
+
+    async fn put_small(
+        &self,
+        _: Request<v1::PutSmallRequest>,
+    ) -> Result<Response<v1::PutReply>, Status> {
+        Err(no_uploads())
     }
 
     async fn outline(

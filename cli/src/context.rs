@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use fleetune_proto::Client;
+use tokio::runtime::Runtime;
 
 use crate::Failure;
 use crate::output::Output;
@@ -45,9 +46,19 @@ where
     runtime()?.block_on(future)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new("io", format!("starting threads: {error}")))
+/// The same on this thread alone, for a verb that waits more than it does: its messages to itself pass no other thread.
+pub(crate) fn block_on_one_thread<F, T>(future: F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    build(tokio::runtime::Builder::new_current_thread())?.block_on(future)
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    build(tokio::runtime::Builder::new_multi_thread())
+}
+
+fn build(mut builder: tokio::runtime::Builder) -> Result<Runtime, Failure> {
+    let failed = |error| Failure::new("io", format!("starting threads: {error}"));
+    builder.enable_all().build().map_err(failed)
 }

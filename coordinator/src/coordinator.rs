@@ -15,8 +15,8 @@ use crate::dispatch::Sessions;
 use crate::error::Error;
 use crate::fleet_state::{self, FleetState};
 use crate::journal::Journal;
-use crate::raft::Node;
 use crate::raft::storage::{Disk, DiskSpace};
+use crate::raft::{Node, Proposal};
 
 /// Largest command taken; the log holds 64 MiB that are not yet written.
 const COMMAND_BYTES_MAX: usize = 16 << 20;
@@ -130,16 +130,17 @@ impl Coordinator {
 }
 
 /// A command as the log takes it.
-fn encode(command: &Command) -> Result<Vec<u8>, Error> {
-    let bytes = fleet_state::encode(command)
+fn encode(command: &Command) -> Result<Proposal<Command>, Error> {
+    let proposal = fleet_state::encode(command)
         .map_err(|error| Error::Invalid(format!("the request cannot be written down: {error}")))?;
-    if bytes.len() > COMMAND_BYTES_MAX {
-        let (found, limit) = (ByteSize(bytes.len() as u64), ByteSize(COMMAND_BYTES_MAX as u64));
+    let bytes = proposal.entry.len();
+    if bytes > COMMAND_BYTES_MAX {
+        let (found, limit) = (ByteSize(bytes as u64), ByteSize(COMMAND_BYTES_MAX as u64));
         return Err(Error::TooMuch(format!(
             "the request takes {found} in the log, expected at most {limit}; send it in parts"
         )));
     }
-    Ok(bytes)
+    Ok(proposal)
 }
 
 /// Everything a job reads, would resume from, or made.

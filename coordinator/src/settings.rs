@@ -21,7 +21,7 @@ pub struct Settings {
     pub lease: Duration,
     /// After so many log entries, a snapshot replaces them.
     pub snapshot_entries: u64,
-    /// Blobs that no job names are kept this long, so that an upload survives until its submit.
+    /// Blobs that no job names are kept this long, to the minute, so that an upload survives until its submit.
     pub blob_age_min: Duration,
 }
 

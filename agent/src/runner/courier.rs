@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::workspace::{Depth, files_of};
-use super::{Desk, Undelivered};
+use super::{Desk, Undelivered, blocking};
 
 /// A checkpoint set aside for upload.
 #[derive(Clone, Debug)]
@@ -64,7 +64,8 @@ async fn carry(
             // Left to the next turn of the loop.
             () = overtaken(inbox.clone()) => {}
         }
-        if let Err(error) = fs::remove_dir_all(&checkpoint.folder) {
+        let folder = checkpoint.folder.clone();
+        if let Err(error) = blocking(move || fs::remove_dir_all(folder)).await {
             warn!("{}: {error}", checkpoint.folder.display());
         }
     }

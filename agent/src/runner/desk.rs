@@ -80,25 +80,28 @@ impl Desk {
         folder: &Path,
         names: Vec<FileName>,
     ) -> Result<Vec<ArtifactFile>, Undelivered> {
-        let mut files = Vec::with_capacity(names.len());
-        for name in names {
-            let path = folder.join(name.as_str());
-            let mut refusals = 0;
-            let (blob, bytes) = loop {
-                match self.client.upload_file(&path, |_, _| {}).await {
-                    Ok(uploaded) => break uploaded,
-                    Err(error) if self.again_after(&error).await => {}
-                    // A blob that was damaged on its way, say.
-                    Err(error) if error.code != ErrorCode::Io && refusals < REFUSALS_MAX => {
-                        refusals += 1;
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                    Err(error) => return Err(Undelivered(format!("uploading {name}: {error}"))),
+        let paths: Vec<_> = names.iter().map(|name| folder.join(name.as_str())).collect();
+        let (mut uploaded, mut refusals) = (Vec::with_capacity(paths.len()), 0);
+        while let rest @ [_, ..] = &paths[uploaded.len()..] {
+            match self.client.upload_next(rest).await {
+                Ok(some) => {
+                    uploaded.extend(some);
+                    refusals = 0;
                 }
-            };
-            files.push(ArtifactFile { name, blob, bytes });
+                Err(error) if self.again_after(&error).await => {}
+                // A blob that was damaged on its way, say.
+                Err(error) if error.code != ErrorCode::Io && refusals < REFUSALS_MAX => {
+                    refusals += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => {
+                    let name = &names[uploaded.len()];
+                    return Err(Undelivered(format!("uploading {name}: {error}")));
+                }
+            }
         }
-        Ok(files)
+        let named = names.into_iter().zip(uploaded);
+        Ok(named.map(|(name, (blob, bytes))| ArtifactFile { name, blob, bytes }).collect())
     }
 
     /// Waits a moment if the coordinator is away, and says whether to try again.

@@ -19,6 +19,7 @@ mod lines;
 mod process;
 mod workspace;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use fleetune_proto::v1;
 use fleetune_proto::v1::report::What;
 use fleetune_shared::{Artifact, Device, FailureKind, Peak, PeakSource, TrainerEvent};
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::attempt::AttemptId;
@@ -134,7 +136,8 @@ impl Attempt {
         if let Some(mut process) = self.process.take() {
             process.kill().await;
         }
-        if let Err(error) = self.workspace.remove() {
+        let workspace = self.workspace.clone();
+        if let Err(error) = blocking(move || workspace.remove()).await {
             warn!("{}: {error}", self.workspace.root().display());
         }
     }
@@ -293,7 +296,10 @@ impl Attempt {
                     (summary.memory_bytes_peak, summary.peak_source) = (bytes, source);
                 }
                 let result = WorkResult { kind: start.result_kind(), summary: *summary };
-                self.workspace.write_result(&result);
+                let (workspace, mark) = (self.workspace.clone(), result.clone());
+                if let Err(error) = blocking(move || workspace.write_result(&mark)).await {
+                    warn!("{}: {error}", self.workspace.root().display());
+                }
                 Stage::Delivering(Box::new(result))
             }
             Ending::Stopped => {
@@ -376,10 +382,13 @@ impl Listener<'_> {
                 self.desk.tell(What::Started(v1::Started { step, steps_total })).await;
             }
             TrainerEvent::Step(metrics) => self.desk.metrics(metrics).await,
-            TrainerEvent::Checkpoint { step, folder } => match self.workspace.set_aside(&folder) {
-                Ok(folder) => self.courier.hand_over(Aside { step, folder }),
-                Err(error) => self.log(format!("checkpoint {step}: {error}")).await,
-            },
+            TrainerEvent::Checkpoint { step, folder } => {
+                let workspace = self.workspace.clone();
+                match blocking(move || workspace.set_aside(&folder)).await {
+                    Ok(folder) => self.courier.hand_over(Aside { step, folder }),
+                    Err(error) => self.log(format!("checkpoint {step}: {error}")).await,
+                }
+            }
             TrainerEvent::Peak { .. }
             | TrainerEvent::Finished { .. }
             | TrainerEvent::Failed { .. } => {}
@@ -391,6 +400,13 @@ impl Listener<'_> {
             self.desk.log(line).await;
         }
     }
+}
+
+/// Does what may wait for a disk, on a thread of its own: an agent has one for everything else.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// Waits for the wish that this attempt be released.

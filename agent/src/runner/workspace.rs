@@ -25,7 +25,7 @@ use tracing::warn;
 use crate::cache;
 
 /// What a finished trainer left: with the files in `out`, everything needed to deliver it, even after a restart.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct WorkResult {
     pub(crate) kind: ArtifactKind,
     pub(crate) summary: TrainSummary,
@@ -104,17 +104,12 @@ impl Workspace {
 
     /// Marks `out` as holding a result. A mark that cannot be written costs the result only if the agent restarts
     /// before it is delivered.
-    pub(crate) fn write_result(&self, result: &WorkResult) {
+    pub(crate) fn write_result(&self, result: &WorkResult) -> io::Result<()> {
         let new = self.path("result.json.new");
-        let write = || {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec(result)?)?;
-            file.sync_all()?;
-            fs::rename(&new, self.path("result.json"))
-        };
-        if let Err(error) = write() {
-            warn!("{}: {error}", new.display());
-        }
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec(result)?)?;
+        file.sync_all()?;
+        fs::rename(&new, self.path("result.json"))
     }
 
     /// Notes who the trainer is. Its start time tells it from a later process with the same number.

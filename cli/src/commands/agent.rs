@@ -9,7 +9,7 @@ use fleetune_shared::{AgentName, ByteSize};
 
 use super::owner::OwnerArgs;
 use crate::Failure;
-use crate::context::{Context, block_on, block_on_to_the_end};
+use crate::context::{Context, block_on, block_on_one_thread};
 use crate::fleet::{asked_to_stop, data_folder, listen_to_log};
 use crate::output::AgentList;
 
@@ -195,7 +195,7 @@ impl Agent {
                 let mut settings = self.card.settings(join)?;
                 settings.share =
                     self.share.map(|listen| ShareSettings { listen, dialled: self.share_as });
-                block_on_to_the_end(async {
+                block_on_one_thread(async {
                     Box::pin(fleetune_agent::run(settings, asked_to_stop())).await.map_err(failed)
                 })
             }

@@ -2,17 +2,21 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use fleetune_proto::blob::{Outline, StoredBlob, StoredError};
+use fleetune_proto::blob::{Outline, OutlineHasher, StoredBlob, StoredError};
 use fleetune_shared::BlobHash;
 
 use super::{BlobError, Upload, io_error};
 
 /// An upload that nobody continued for so long is given up.
 const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A blob that was young a minute ago is not made young again: whoever asks for it has that much less time.
+const TOUCH_AFTER: Duration = Duration::from_secs(60);
 
 /// How much of a blob is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +61,18 @@ impl BlobStore {
     /// How much of a blob is here. A whole blob asked for counts as young again: whoever asks is about to use it.
     pub(crate) fn stat(&self, hash: BlobHash) -> Result<Presence, BlobError> {
         let path = self.whole_path(hash);
-        match File::options().append(true).open(&path) {
-            Ok(file) => {
-                file.set_modified(SystemTime::now()).map_err(io_error("touch", &path))?;
-                let bytes = file.metadata().map_err(io_error("look at", &path))?.len();
-                return Ok(Presence::Whole { bytes });
+        let looked = fs::metadata(&path).and_then(|metadata| {
+            let now = SystemTime::now();
+            let age = now.duration_since(metadata.modified()?);
+            if age.is_err() || age.is_ok_and(|age| age > TOUCH_AFTER) {
+                File::options().append(true).open(&path)?.set_modified(now)?;
             }
+            Ok(metadata.len())
+        });
+        match looked {
+            Ok(bytes) => return Ok(Presence::Whole { bytes }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error("open", &path)(error)),
+            Err(error) => return Err(io_error("look at", &path)(error)),
         }
         Ok(match fs::metadata(self.partial_path(hash)) {
             Ok(metadata) => Presence::Partial { bytes: metadata.len() },
@@ -79,21 +87,52 @@ impl BlobStore {
         bytes: u64,
         offset: u64,
     ) -> Result<Option<Upload>, BlobError> {
-        if let Presence::Whole { bytes: stored } = self.stat(hash)? {
-            return if stored == bytes {
-                Ok(None)
-            } else {
-                Err(BlobError::Length { hash, sent: stored, declared: bytes })
-            };
+        if self.is_here(hash, bytes)? {
+            return Ok(None);
         }
-        let right = {
-            let mut uploading = self.uploading.lock().unwrap_or_else(PoisonError::into_inner);
-            if !uploading.insert(hash) {
-                return Err(BlobError::Contended(hash));
-            }
-            UploadRight { hash, uploading: Arc::clone(&self.uploading) }
-        };
+        let right = self.right(hash)?;
         Upload::begin(self.clone(), right, hash, bytes, offset).map(Some)
+    }
+
+    /// Takes a blob all at once: afterwards it is whole and durable. What a cut upload left of it is written over.
+    pub(crate) fn put(&self, hash: BlobHash, bytes: &[u8]) -> Result<(), BlobError> {
+        let mut hasher = OutlineHasher::default();
+        hasher.update(bytes);
+        let outline = hasher.finish();
+        if outline.blob() != hash {
+            return Err(BlobError::Mismatch { named: hash, found: outline.blob() });
+        }
+        if self.is_here(hash, bytes.len() as u64)? {
+            return Ok(());
+        }
+        let _right = self.right(hash)?;
+        let path = self.partial_path(hash);
+        let write = || {
+            let mut file = File::create(&path)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(io_error("write", &path))?;
+        self.publish(&outline)
+    }
+
+    /// Whether a blob of so many bytes is here already.
+    fn is_here(&self, hash: BlobHash, bytes: u64) -> Result<bool, BlobError> {
+        match self.stat(hash)? {
+            Presence::Whole { bytes: stored } if stored == bytes => Ok(true),
+            Presence::Whole { bytes: stored } => {
+                Err(BlobError::Length { hash, sent: stored, declared: bytes })
+            }
+            Presence::Partial { .. } | Presence::Absent => Ok(false),
+        }
+    }
+
+    fn right(&self, hash: BlobHash) -> Result<UploadRight, BlobError> {
+        let mut uploading = self.uploading.lock().unwrap_or_else(PoisonError::into_inner);
+        if !uploading.insert(hash) {
+            return Err(BlobError::Contended(hash));
+        }
+        Ok(UploadRight { hash, uploading: Arc::clone(&self.uploading) })
     }
 
     /// Opens a whole blob.

@@ -76,6 +76,24 @@ fn a_cut_upload_is_continued_and_never_visible_early() {
 }
 
 #[test]
+fn a_small_blob_comes_whole_and_over_what_a_cut_upload_left() {
+    let (folder, store) = store();
+    let (bytes, hash) = blob(5_000);
+    let mut upload = store.upload(hash, 5_000, 0).unwrap().unwrap();
+    upload.append(&bytes[..3_000]).unwrap();
+    assert!(matches!(store.put(hash, &bytes), Err(BlobError::Contended(_))));
+    drop(upload);
+    assert!(matches!(store.put(hash, &bytes[1..]), Err(BlobError::Mismatch { .. })));
+    assert_eq!(store.stat(hash).unwrap(), Presence::Partial { bytes: 3_000 });
+    // Once more changes nothing.
+    for _ in 0..2 {
+        store.put(hash, &bytes).unwrap();
+        assert_eq!(get(&store, hash, 0).unwrap(), bytes);
+    }
+    assert!(fs::read_dir(folder.path().join("partial")).unwrap().next().is_none());
+}
+
+#[test]
 fn what_is_not_what_it_says_is_thrown_away() {
     let (_folder, store) = store();
     let (bytes, hash) = blob(5_000);

@@ -13,8 +13,9 @@ use crate::coordinator::Coordinator;
 pub(super) fn carry_out(coordinator: &Coordinator, effect: Effect) {
     match effect {
         Effect::Start { agent, job, attempt } => {
-            let liveness = coordinator.sessions.liveness();
-            let start = coordinator.state(|state| start(state, &liveness, &agent, job, attempt));
+            let start = coordinator.sessions.look(|liveness| {
+                coordinator.state(|state| start(state, liveness, &agent, job, attempt))
+            });
             if let Some(start) = start {
                 tracing::info!(%agent, %job, %attempt, "start");
                 coordinator.sessions.send(&agent, Message::Start(start));

@@ -51,6 +51,18 @@ impl Blobs {
         tracing::debug!(blob = %hash.short(), bytes = header.bytes, "stored");
         Ok(v1::PutReply {})
     }
+
+    /// A message's own limit bounds how much this is.
+    async fn take_small(&self, blobs: Vec<v1::SmallBlob>) -> Result<v1::PutReply, Error> {
+        let _transfer = self.transfers.try_acquire().map_err(|_| Error::Busy)?;
+        self.coordinator.require_disk_space()?;
+        let store = self.coordinator.blobs.clone();
+        let put = move || -> Result<(), Error> {
+            blobs.iter().try_for_each(|blob| Ok(store.put(hash(&blob.hash)?, &blob.bytes)?))
+        };
+        spawn_blocking(put).await??;
+        Ok(v1::PutReply {})
+    }
 }
 
 async fn next(parts: &mut Streaming<v1::PutPart>) -> Result<Option<Part>, Error> {
@@ -98,6 +110,13 @@ impl blobs_server::Blobs for Blobs {
         request: Request<Streaming<v1::PutPart>>,
     ) -> Result<Response<v1::PutReply>, Status> {
         Ok(Response::new(self.take(request.into_inner()).await?))
+    }
+
+    async fn put_small(
+        &self,
+        request: Request<v1::PutSmallRequest>,
+    ) -> Result<Response<v1::PutReply>, Status> {
+        Ok(Response::new(self.take_small(request.into_inner().blobs).await?))
     }
 
     async fn outline(

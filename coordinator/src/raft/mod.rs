@@ -18,6 +18,6 @@ pub(crate) mod storage;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use machine::{Machine, MachineError};
+pub(crate) use machine::{Machine, MachineError, Proposal};
 pub(crate) use network::Alone;
 pub(crate) use node::{Event, Node, NodeError, NodeSettings, ProposeError};

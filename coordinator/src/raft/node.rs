@@ -24,7 +24,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc as tokio_mpsc, oneshot, watch};
 
 use super::logger;
-use super::machine::{Machine, MachineError};
+use super::machine::{Machine, MachineError, Proposal};
 use super::network::Network;
 use super::storage::{KeyValue, Log, StorageError};
 
@@ -109,8 +109,11 @@ pub(crate) enum Event<E> {
 
 type Answer<T> = oneshot::Sender<Result<T, ProposeError>>;
 
-enum Request<R> {
-    Propose(Vec<u8>, Answer<R>),
+/// Who waits for an entry, and what it says, where that was read.
+type Waiting<M> = (Answer<<M as Machine>::Reply>, Option<<M as Machine>::Command>);
+
+enum Request<M: Machine> {
+    Propose(Proposal<M::Command>, Answer<M::Reply>),
     Read(Answer<()>),
     #[cfg_attr(not(test), expect(dead_code, reason = "nobody sends to a cluster of one"))]
     Deliver(Vec<u8>),
@@ -119,7 +122,7 @@ enum Request<R> {
 
 /// A handle on a running node.
 pub(crate) struct Node<M: Machine> {
-    requests: mpsc::Sender<Request<M::Reply>>,
+    requests: mpsc::Sender<Request<M>>,
     permits: Semaphore,
     machine: Arc<RwLock<M>>,
     applied: watch::Receiver<u64>,
@@ -195,19 +198,22 @@ impl<M: Machine> Node<M> {
     }
 
     /// Puts a command into the log and answers once it was carried out: it is durable then.
-    pub(crate) async fn propose(&self, command: Vec<u8>) -> Result<M::Reply, ProposeError> {
+    pub(crate) async fn propose(
+        &self,
+        command: impl Into<Proposal<M::Command>>,
+    ) -> Result<M::Reply, ProposeError> {
         let _permit = self.permits.try_acquire().map_err(|_| ProposeError::Busy)?;
-        self.ask(|answer| Request::Propose(command, answer)).await
+        self.ask(|answer| Request::Propose(command.into(), answer)).await
     }
 
     /// Puts commands into the log in this order, without waiting in between; they share its syncs. One answer for each.
     pub(crate) async fn propose_all(
         &self,
-        commands: Vec<Vec<u8>>,
+        commands: Vec<impl Into<Proposal<M::Command>>>,
     ) -> Vec<Result<M::Reply, ProposeError>> {
         let asked = commands.into_iter().map(|command| {
             let permit = self.permits.try_acquire().map_err(|_| ProposeError::Busy)?;
-            Ok((permit, self.send(|answer| Request::Propose(command, answer))?))
+            Ok((permit, self.send(|answer| Request::Propose(command.into(), answer))?))
         });
         // All are sent before the first is waited for.
         let asked: Vec<_> = asked.collect();
@@ -228,14 +234,14 @@ impl<M: Machine> Node<M> {
 
     async fn ask<T>(
         &self,
-        request: impl FnOnce(Answer<T>) -> Request<M::Reply>,
+        request: impl FnOnce(Answer<T>) -> Request<M>,
     ) -> Result<T, ProposeError> {
         self.wait(self.send(request)?).await
     }
 
     fn send<T>(
         &self,
-        request: impl FnOnce(Answer<T>) -> Request<M::Reply>,
+        request: impl FnOnce(Answer<T>) -> Request<M>,
     ) -> Result<oneshot::Receiver<Result<T, ProposeError>>, ProposeError> {
         let (answer, wait) = oneshot::channel();
         self.requests.send(request(answer)).map_err(|_| ProposeError::Stopped)?;
@@ -286,12 +292,12 @@ struct Loop<M: Machine, S: KeyValue, N> {
     machine: Arc<RwLock<M>>,
     network: N,
     settings: NodeSettings,
-    inbox: mpsc::Receiver<Request<M::Reply>>,
+    inbox: mpsc::Receiver<Request<M>>,
     events: tokio_mpsc::UnboundedSender<Event<M::Effect>>,
     applied: watch::Sender<u64>,
     boot: u64,
     asked: u64,
-    proposals: HashMap<Vec<u8>, Answer<M::Reply>>,
+    proposals: HashMap<Vec<u8>, Waiting<M>>,
     reads: HashMap<Vec<u8>, Answer<()>>,
     /// To be answered once this index is applied.
     reads_known: Vec<(u64, Answer<()>)>,
@@ -332,13 +338,13 @@ impl<M: Machine, S: KeyValue, N: Network> Loop<M, S, N> {
         }
     }
 
-    fn take(&mut self, request: Request<M::Reply>) {
+    fn take(&mut self, request: Request<M>) {
         match request {
-            Request::Propose(command, answer) => {
+            Request::Propose(Proposal { entry, command }, answer) => {
                 let context = self.number();
-                match self.raw.propose(context.clone(), command) {
+                match self.raw.propose(context.clone(), entry) {
                     Ok(()) => {
-                        self.proposals.insert(context, answer);
+                        self.proposals.insert(context, (answer, command));
                     }
                     Err(_) => {
                         let leads = self.raw.raft.state == StateRole::Leader;
@@ -448,15 +454,16 @@ impl<M: Machine, S: KeyValue, N: Network> Loop<M, S, N> {
                 EntryType::EntryNormal if entry.data.is_empty() => {}
                 EntryType::EntryNormal => {
                     let index = entry.index;
-                    let (said, effects) = self
-                        .machine
-                        .write()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .apply(&entry.data)
-                        .map_err(|source| NodeError::Entry { index, source })?;
-                    if let Some(answer) = self.proposals.remove(&entry.context[..]) {
-                        answers.push((answer, said));
-                    }
+                    let (answer, command) = self.proposals.remove(&entry.context[..]).unzip();
+                    let command = match command.flatten() {
+                        Some(command) => command,
+                        None => M::read(&entry.data)
+                            .map_err(|source| NodeError::Entry { index, source })?,
+                    };
+                    let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+                    let (said, effects) = machine.apply(command);
+                    drop(machine);
+                    answers.extend(answer.map(|answer| (answer, said)));
                     if self.leading {
                         self.tell(Event::Applied(effects));
                     }
@@ -502,7 +509,7 @@ impl<M: Machine, S: KeyValue, N: Network> Loop<M, S, N> {
             if std::mem::take(&mut self.leading) {
                 self.tell(Event::Following);
             }
-            for (_, answer) in self.proposals.drain() {
+            for (_, (answer, _)) in self.proposals.drain() {
                 reply(answer, Err(ProposeError::Unknown));
             }
             let reads = self.reads.drain().map(|(_, answer)| answer);

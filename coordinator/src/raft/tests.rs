@@ -15,23 +15,29 @@ use tokio::sync::mpsc as tokio_mpsc;
 use super::network::Network;
 use super::node::Ended;
 use super::storage::{Database, Identity, KeyValue, Log, StorageError, Write};
-use super::{Alone, Event, Machine, MachineError, Node, NodeError, NodeSettings, ProposeError};
+use super::{
+    Alone, Event, Machine, MachineError, Node, NodeError, NodeSettings, Proposal, ProposeError,
+};
 
 /// Remembers what it was told; does not understand `?`.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Notebook(Vec<String>);
 
 impl Machine for Notebook {
+    type Command = String;
     type Reply = usize;
     type Effect = String;
 
-    fn apply(&mut self, command: &[u8]) -> Result<(usize, Vec<String>), MachineError> {
-        let line = String::from_utf8_lossy(command).into_owned();
-        if line == "?" {
-            return Err(MachineError("`?` is no command".into()));
+    fn read(entry: &[u8]) -> Result<String, MachineError> {
+        match &*String::from_utf8_lossy(entry) {
+            "?" => Err(MachineError("`?` is no command".into())),
+            line => Ok(line.to_owned()),
         }
+    }
+
+    fn apply(&mut self, line: String) -> (usize, Vec<String>) {
         self.0.push(line.clone());
-        Ok((self.0.len(), vec![line]))
+        (self.0.len(), vec![line])
     }
 
     fn snapshot(&self) -> Result<Vec<u8>, MachineError> {
@@ -262,7 +268,7 @@ async fn commands_that_go_together_are_carried_out_in_their_order() {
     let running = Running::start(folder.path(), &quick());
     running.node.catch_up().await.unwrap();
     let lines: Vec<String> = (1..=300).map(|number| format!("{number}")).collect();
-    let commands = lines.iter().map(|line| line.clone().into_bytes()).collect();
+    let commands: Vec<_> = lines.iter().map(|line| line.clone().into_bytes()).collect();
     let answers: Vec<_> = running.node.propose_all(commands).await;
     let counted: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
     assert_eq!(counted, (1..=300).collect::<Vec<_>>());
@@ -270,6 +276,21 @@ async fn commands_that_go_together_are_carried_out_in_their_order() {
     running.stop().await.unwrap();
     let batches = batches(folder.path());
     assert!(batches < 30, "{batches} batches for 300 commands");
+}
+
+#[tokio::test]
+async fn what_was_read_before_is_not_read_again() {
+    let folder = TempDir::new().unwrap();
+    let mut running = Running::start(folder.path(), &quick());
+    let understood = Proposal { entry: b"?".to_vec(), command: Some("!".to_owned()) };
+    assert_eq!(running.node.propose(understood).await, Ok(1));
+    assert_eq!(running.lines().await, ["!"]);
+    // Only by whoever proposed it, and while it is in the log.
+    running.node.stop();
+    running.ended.wait().await.unwrap();
+    drop(running);
+    let mut running = Running::start(folder.path(), &quick());
+    assert!(matches!(running.ended.wait().await, Err(NodeError::Entry { index: 3, .. })));
 }
 
 #[tokio::test]

@@ -87,6 +87,33 @@ async fn bytes_that_are_not_what_they_say_are_refused_by_name() {
 }
 
 #[tokio::test]
+async fn small_files_take_one_request_and_are_there_after_a_restart() {
+    let rig = Rig::start().await;
+    let client = rig.client();
+    let paths: Vec<_> = (0..3)
+        .map(|length| {
+            let path = rig.folder.path().join(format!("small {length}"));
+            fs::write(&path, bytes_and_hash(length * 1000).0).unwrap();
+            path
+        })
+        .collect();
+    let named = client.upload_next(&paths).await.unwrap();
+    let hashes: Vec<_> = named.iter().map(|(hash, _)| *hash).collect();
+    assert_eq!(hashes, [0, 1000, 2000].map(|length| bytes_and_hash(length).1));
+
+    let (bytes, hash) = bytes_and_hash(3000);
+    let damaged = v1::SmallBlob { hash: hash.0.to_vec(), bytes: bytes[1..].to_vec() };
+    let request = v1::PutSmallRequest { blobs: vec![damaged] };
+    let refused = BlobsClient::new(client.channel()).put_small(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::DataLoss, "{refused}");
+
+    let rig = rig.restart().await;
+    let asked = [&hashes[..], &[hash]].concat();
+    assert_eq!(client.stat(&asked).await.unwrap(), [None, None, None, Some(0)]);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_blob_damaged_on_disk_is_not_served() {
     let rig = Rig::start().await;
     let client = rig.client();

@@ -1,7 +1,8 @@
 //! Blobs on their way up: continued where they were cut, verified by their hash at the other end.
 
-use std::io::SeekFrom;
-use std::path::Path;
+use std::fs;
+use std::io::{self, Read, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use fleetune_shared::{BlobHash, ByteSize};
 use tokio::fs::File;
@@ -13,6 +14,11 @@ use tonic::{Code, Status};
 use super::patience::Patience;
 use super::{CHUNK_BYTES_MAX, Client, ClientError, ErrorCode};
 use crate::v1;
+
+/// Files up to this size are sent whole, several in one request.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+/// The hash of a small file, and what else is around it in its message.
+const SMALL_BYTES_AROUND: usize = 64;
 
 /// Bytes done and bytes in all.
 type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
@@ -36,6 +42,41 @@ impl Client {
             return Err(ClientError::new(ErrorCode::Internal, "an answer about other blobs"));
         }
         Ok(reply.stats.iter().map(|s| (!s.complete).then_some(s.bytes_present)).collect())
+    }
+
+    /// Uploads the first of these files, and with a small one those after it that find room in the same request; returns
+    /// what names each of them from now on.
+    ///
+    /// # Errors
+    /// As [`Client::upload_file`].
+    pub async fn upload_next(
+        &self,
+        paths: &[PathBuf],
+    ) -> Result<Vec<(BlobHash, ByteSize)>, ClientError> {
+        let candidates = paths.to_vec();
+        let small = blocking(move || read_small(&candidates)).await?;
+        if let (Some(path), true) = (paths.first(), small.is_empty()) {
+            return Ok(vec![self.upload_file(path, |_, _| {}).await?]);
+        }
+        let named = |(blob, bytes): &(BlobHash, Vec<u8>)| (*blob, ByteSize(bytes.len() as u64));
+        let named = small.iter().map(named).collect();
+        self.put_small(small).await?;
+        Ok(named)
+    }
+
+    async fn put_small(&self, blobs: Vec<(BlobHash, Vec<u8>)>) -> Result<(), ClientError> {
+        let blobs = blobs.into_iter();
+        let blobs = blobs.map(|(hash, bytes)| v1::SmallBlob { hash: hash.0.to_vec(), bytes });
+        let message = v1::PutSmallRequest { blobs: blobs.collect() };
+        let put = || async {
+            let answer = self.blobs().put_small(message.clone()).await;
+            // Another upload of the same blob is under way.
+            answer.map_err(|status| match status.code() {
+                Code::Aborted => Status::unavailable(status.message()),
+                _ => status,
+            })
+        };
+        self.ask(put).await.map(drop)
     }
 
     /// Hashes a file and uploads what the coordinator lacks of it; returns what names it from now on.
@@ -121,14 +162,44 @@ impl Client {
     }
 }
 
+/// The first of these files that are small, as many as one request takes.
+fn read_small(paths: &[PathBuf]) -> Result<Vec<(BlobHash, Vec<u8>)>, ClientError> {
+    let read = |path: &Path| {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(path)?;
+        file.take(SMALL_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        io::Result::Ok(bytes)
+    };
+    let (mut small, mut room) = (Vec::new(), CHUNK_BYTES_MAX);
+    for path in paths {
+        let bytes = read(path).map_err(|error| ClientError::io(path, &error))?;
+        let takes = bytes.len() + SMALL_BYTES_AROUND;
+        if bytes.len() > SMALL_BYTES_MAX || takes > room {
+            break;
+        }
+        room -= takes;
+        small.push((BlobHash(*blake3::hash(&bytes).as_bytes()), bytes));
+    }
+    Ok(small)
+}
+
 async fn hash_file(path: &Path) -> Result<(BlobHash, u64), ClientError> {
     let path = path.to_owned();
-    let hashing = tokio::task::spawn_blocking(move || {
+    let hash = move || {
         let mut hasher = blake3::Hasher::new();
-        std::fs::File::open(&path)
+        fs::File::open(&path)
             .and_then(|file| hasher.update_reader(file).map(|_| ()))
             .map_err(|error| ClientError::io(&path, &error))?;
         Ok((BlobHash(*hasher.finalize().as_bytes()), hasher.count()))
-    });
-    hashing.await.map_err(|e| ClientError::new(ErrorCode::Internal, e.to_string()))?
+    };
+    blocking(hash).await
+}
+
+/// Does what reads files on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
+) -> Result<T, ClientError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| ClientError::new(ErrorCode::Internal, e.to_string()))?
 }

@@ -22,6 +22,10 @@ struct Flaky {
     blobs: Arc<Mutex<HashMap<Vec<u8>, Vec<u8>>>>,
     /// Bytes received over all connections: a client that begins anew sends more than the blob has.
     received: Arc<Mutex<usize>>,
+    /// Requests with small blobs.
+    requests: Arc<Mutex<usize>>,
+    /// Whether the next of them meets another one with the same blob.
+    contended: Arc<Mutex<bool>>,
 }
 
 #[tonic::async_trait]
@@ -58,6 +62,23 @@ impl Blobs for Flaky {
                 return Err(Status::unavailable("the connection broke"));
             }
         }
+        Ok(Response::new(v1::PutReply {}))
+    }
+
+    async fn put_small(
+        &self,
+        request: Request<v1::PutSmallRequest>,
+    ) -> Result<Response<v1::PutReply>, Status> {
+        // Of two who send the same, one is turned away.
+        let first = std::mem::replace(&mut *self.contended.lock().unwrap(), false);
+        if first {
+            return Err(Status::aborted("another request"));
+        }
+        for blob in request.into_inner().blobs {
+            *self.received.lock().unwrap() += blob.bytes.len();
+            self.blobs.lock().unwrap().insert(blob.hash, blob.bytes);
+        }
+        *self.requests.lock().unwrap() += 1;
         Ok(Response::new(v1::PutReply {}))
     }
 
@@ -152,6 +173,39 @@ async fn a_blob_that_is_there_is_not_sent_again() {
     let (blob, size) = client.upload_file(&empty, |_, _| {}).await.unwrap();
     assert_eq!(size, ByteSize(0));
     assert_eq!(blob, BlobHash(*blake3::hash(b"").as_bytes()));
+}
+
+#[tokio::test]
+async fn small_files_travel_together_and_large_ones_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, client) = served().await;
+    *store.contended.lock().unwrap() = true;
+    let large = bytes();
+    let mut sent: Vec<(String, Vec<u8>)> =
+        (0..40).map(|i| (format!("small {i}"), vec![i; 60 << 10])).collect();
+    sent.insert(7, ("large".into(), large.clone()));
+    sent.push(("empty".into(), Vec::new()));
+    let paths: Vec<_> =
+        sent.iter().map(|(name, bytes)| write(folder.path(), name, bytes)).collect();
+    let mut named = Vec::new();
+    while named.len() < paths.len() {
+        named.extend(client.upload_next(&paths[named.len()..]).await.unwrap());
+    }
+    let hashed: Vec<_> = sent
+        .iter()
+        .map(|(_, bytes)| (BlobHash(*blake3::hash(bytes).as_bytes()), ByteSize(bytes.len() as u64)))
+        .collect();
+    assert_eq!(named, hashed);
+    let stored = store.blobs.lock().unwrap().clone();
+    assert!(sent.iter().zip(&named).all(|((_, bytes), (blob, _))| stored[&blob.0[..]] == *bytes));
+    // Seven before the large one, and 1.9 MiB after it, a MiB at a time.
+    assert_eq!(*store.requests.lock().unwrap(), 3);
+    let sum: usize = sent.iter().map(|(_, bytes)| bytes.len()).sum();
+    assert_eq!(*store.received.lock().unwrap(), sum);
+
+    assert_eq!(client.upload_next(&[]).await.unwrap(), []);
+    let lacking = [folder.path().join("small 1"), folder.path().join("none")];
+    assert_eq!(client.upload_next(&lacking).await.unwrap_err().code, ErrorCode::Io);
 }
 
 #[tokio::test]

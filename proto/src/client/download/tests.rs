@@ -69,6 +69,13 @@ impl Blobs for Holder {
         Err(Status::unimplemented("not asked here"))
     }
 
+    async fn put_small(
+        &self,
+        _: Request<v1::PutSmallRequest>,
+    ) -> Result<Response<v1::PutReply>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
     async fn outline(
         &self,
         _: Request<v1::OutlineRequest>,
