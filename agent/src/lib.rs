@@ -15,6 +15,7 @@
 
 mod alone;
 mod attempt;
+mod blocking;
 mod bounds;
 mod cache;
 mod confined;

@@ -185,7 +185,6 @@ fn a_weight_of_four_bits_is_never_whole_in_f32() {
 
 /// Bytes at the peak of a forward and a backward pass of attention over one sequence, its own tensors included.
 fn attention_peak(tokens: usize, window: Option<usize>) -> u64 {
-    // One key head is one task, so that how two threads meet does not decide.
     let (heads, kv_heads, head_dim) = (2, 1, 16);
     let random = |width| Tensor::randn(0.0_f32, 1.0, (tokens, width), &CpuDevice::Cpu).unwrap();
     memory::reset_peak();
@@ -208,6 +207,9 @@ fn attention_peak(tokens: usize, window: Option<usize>) -> u64 {
 }
 
 fn attention_grows_with_the_sequence() {
+    // How two threads meet would decide.
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let attention_peak = |tokens, window| alone.install(|| attention_peak(tokens, window));
     for window in [None, Some(256)] {
         attention_peak(1000, window);
         let (one, two) = (attention_peak(4000, window), attention_peak(8000, window));

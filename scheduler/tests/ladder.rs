@@ -16,7 +16,7 @@ use story::{Fleet, GIB, is_queued, model, needs, phase, recipe};
 
 /// A job that needs what its recipe is estimated at.
 fn trains(keys: &str) -> JobSpec {
-    let work = Work::Train { recipe: Box::new(recipe(&format!("max_length: 512\n{keys}"))) };
+    let work = Work::Train { recipe: Box::new(recipe(&format!("max_length: 256\n{keys}"))) };
     let estimates = JobSpec::estimates_of(&work, &model());
     JobSpec { work, estimates, ..needs(0.0) }
 }

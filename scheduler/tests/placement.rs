@@ -96,20 +96,20 @@ fn cards_a_waiting_job_cannot_use_stay_busy() {
 
 #[test]
 fn a_job_too_big_for_every_card_is_refused_with_numbers_and_a_way_out() {
-    let mut fleet = Fleet::with(&[("bench-1", 10.0), ("bench-2", 20.0)]);
+    let mut fleet = Fleet::with(&[("bench-1", 6.0), ("bench-2", 10.0)]);
     let asked =
-        recipe("per_device_train_batch_size: 16\nmax_length: 1024\ngradient_checkpointing: none");
+        recipe("per_device_train_batch_size: 2\nmax_length: 8192\ngradient_checkpointing: none");
     let work = Work::Train { recipe: Box::new(asked.clone()) };
     let estimates = JobSpec::estimates_of(&work, &model());
     let spec = JobSpec { work, estimates, ..needs(0.0) };
     let Submitted::Refused(why) = fleet.try_submit(spec) else { panic!("accepted") };
     assert!(why.summary.contains("`bench-2`"), "{}", why.summary);
-    assert!(why.summary.contains("19.50 GiB"), "{}", why.summary);
+    assert!(why.summary.contains("9.60 GiB"), "{}", why.summary);
     assert!(why.summary.contains("too little"), "{}", why.summary);
     let hint = why.hint.expect("a change that would make it fit");
     // It is what `fleetune estimate` says of that card.
     let sizer = Sizer::Fleetune { model: Box::new(model()), device: Device::Cpu };
-    let (need, near) = (sizer.size(&asked), story::offer(20.0).card);
+    let (need, near) = (sizer.size(&asked), story::offer(10.0).card);
     let changes = Fit::of(&sizer, &asked, &need, near).changes.unwrap();
     let keys: Vec<_> = changes.iter().map(|change| change.keys()).collect();
     assert!(hint.starts_with(&format!("set {}: it would need ", keys.join(", "))), "{hint}");
@@ -118,7 +118,7 @@ fn a_job_too_big_for_every_card_is_refused_with_numbers_and_a_way_out() {
     // The change that is named does fit.
     let work = Work::Train { recipe: Box::new(changed(&sizer, &asked, &changes).unwrap()) };
     let estimates = JobSpec::estimates_of(&work, &model());
-    assert!(estimates[&Device::Cpu].total() <= story::offer(20.0).card.usable());
+    assert!(estimates[&Device::Cpu].total() <= story::offer(10.0).card.usable());
     fleet.submit(JobSpec { work, estimates, ..needs(0.0) });
 }
 

@@ -20,6 +20,8 @@ use nix::sys::statvfs::statvfs;
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::blocking::blocking;
+
 /// Why an input is not here.
 #[derive(Debug, Error)]
 pub(crate) enum CacheError {
@@ -98,7 +100,9 @@ impl Cache {
         let mut whole = entry.lock().await;
         let blob = self.fetch(file, &mut whole, supply).await?;
         let path = folder.join(file.name.as_str());
-        link(&blob, &path).map_err(|source| CacheError::Io { path, source })
+        let to = path.clone();
+        let linked = blocking(move || link(&blob, &to)).await;
+        linked.map_err(|source| CacheError::Io { path, source })
     }
 
     /// As [`Cache::place`], for what is needed once: it is not kept.
@@ -248,12 +252,12 @@ pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
 
 async fn hash(path: &Path) -> io::Result<BlobHash> {
     let path = path.to_owned();
-    let hashing = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(File::open(path)?)?;
         Ok(BlobHash(*hasher.finalize().as_bytes()))
-    });
-    hashing.await.map_err(io::Error::other)?
+    })
+    .await
 }
 
 #[cfg(test)]

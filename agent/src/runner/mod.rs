@@ -19,7 +19,6 @@ mod lines;
 mod process;
 mod workspace;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,10 +27,10 @@ use fleetune_proto::v1;
 use fleetune_proto::v1::report::What;
 use fleetune_shared::{Artifact, Device, FailureKind, Peak, PeakSource, TrainerEvent};
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::attempt::AttemptId;
+use crate::blocking::blocking;
 use crate::cache::Cache;
 use courier::{Aside, Courier};
 use desk::{Desk, Undelivered};
@@ -400,13 +399,6 @@ impl Listener<'_> {
             self.desk.log(line).await;
         }
     }
-}
-
-/// Does what may wait for a disk, on a thread of its own: an agent has one for everything else.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// Waits for the wish that this attempt be released.

@@ -75,11 +75,11 @@ fn an_adapter_run_leaves_an_adapter_metrics_and_a_report() {
     let summary = summary.unwrap();
     assert_eq!(summary.steps, 3);
     assert!(summary.loss_last < summary.loss_first);
-    // All twenty rows at once are the largest micro-batch there is, and pass in one piece.
+    // All rows at once are the largest micro-batch there is, and pass in one piece.
     let (ran, estimate) = (summary.as_run.unwrap(), summary.estimate.unwrap());
-    assert_eq!((ran.rows, 3 * ran.tokens), (20, summary.tokens));
+    assert_eq!((ran.rows, 3 * ran.tokens), (summary.rows, summary.tokens));
     assert!(ran.estimate.total() <= estimate.total());
-    assert!(watch.logged("20 rows"));
+    assert!(watch.logged(&format!("{} rows", summary.rows)));
     assert!(!watch.logged("dry run"), "the first step is as large as any");
     let told = watch.events.iter().filter(|e| !matches!(e, TrainerEvent::Log { .. }));
     let told: Vec<_> = told.collect();

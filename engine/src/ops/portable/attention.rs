@@ -23,8 +23,11 @@ use crate::ops::{AttentionShape, Span};
 
 /// Rows of a tile: as many as keep a tile of 512 keys in the second cache.
 const TILE_ROWS: usize = 192;
-/// Queries of a part: few enough that the cores share one long example evenly.
+/// Queries that are worth a part of their own.
 const PART: usize = 1024;
+/// Parts of a task at most: enough for cores to share one long example, and few, for each has gradients for all keys it
+/// sees.
+const PARTS: usize = 4;
 
 /// An example, or a part of one, and a key head, and how they lie in the tensors.
 pub(crate) struct Task {
@@ -51,11 +54,12 @@ impl Task {
         shape.spans.iter().flat_map(task).collect()
     }
 
-    /// The task cut into runs of queries, each with the keys it sees: what no cut depends on is the number of cores.
+    /// The task cut into runs of queries, each with the keys it sees. No cut depends on the number of cores.
     pub(crate) fn parts(&self) -> Vec<Self> {
         let Span { q, prefix, k } = &self.span;
+        let queries = q.len().div_ceil(PARTS).max(PART);
         let part = |from: usize| {
-            let to = (from + PART).min(q.len());
+            let to = (from + queries).min(q.len());
             let span = Span {
                 q: q.start + from..q.start + to,
                 prefix: prefix.clone(),
@@ -63,7 +67,7 @@ impl Task {
             };
             Self { span, ..*self }
         };
-        (0..q.len()).step_by(PART).map(part).collect()
+        (0..q.len()).step_by(queries).map(part).collect()
     }
 
     pub(crate) fn queries(&self) -> usize {
@@ -403,6 +407,8 @@ mod tests {
         assert_eq!(parts.iter().map(Task::queries).collect::<Vec<_>>(), [PART, 70]);
         assert_eq!(parts.iter().flat_map(seen).collect::<Vec<_>>(), seen(&whole));
         assert_eq!((parts[1].span.q.start, parts[1].span.k.end), (5 + PART, whole.span.k.end));
+        let long = Task { span: Span::causal(0..100 * PART), ..whole };
+        assert_eq!(long.parts().len(), PARTS);
     }
 
     fn waves(rows: usize, width: usize, phase: f32) -> Tensor {
