@@ -82,6 +82,7 @@ impl Loader {
         let end = (self.cursor.position + self.step_rows()).min(self.order.len());
         let batches = self
             .pieces(&self.order[self.cursor.position..end])?
+            .into_iter()
             .map(|sequences| self.data.micro_batch(sequences))
             .collect::<Result<_>>()?;
         self.cursor.position = end;
@@ -132,24 +133,23 @@ impl Loader {
         let sizes = self.sizes()?;
         let (longest, tokens) = self.longest(&sizes);
         let end = (self.cursor.position + self.step_rows()).min(self.order.len());
-        let mut next = self.pieces(&self.order[self.cursor.position..end])?;
-        if next.any(|piece| piece.iter().map(|i| sizes[*i]).sum::<usize>() == tokens) {
+        let next = self.pieces(&self.order[self.cursor.position..end])?;
+        if next.iter().any(|piece| piece.iter().map(|i| sizes[*i]).sum::<usize>() == tokens) {
             return Ok(None);
         }
         self.data.micro_batch(&longest).map(Some)
     }
 
     /// Sequences that are learned from together.
-    fn pieces<'s>(&self, step: &'s [usize]) -> Result<impl Iterator<Item = &'s [usize]>> {
-        let size = |i: &usize| self.data.tokens_computed_of(*i);
-        let sizes: Vec<usize> = step.iter().map(size).collect::<Result<_>>()?;
-        let micro_batch = self.batching.micro_batch;
-        let cuts = sizes.chunks(micro_batch).map(|sizes| piece::cut(sizes, self.piece));
-        let cuts: Vec<_> = cuts.collect();
-        Ok(step
-            .chunks(micro_batch)
-            .zip(cuts)
-            .flat_map(|(sequences, cuts)| cuts.into_iter().map(|range| &sequences[range])))
+    fn pieces<'s>(&self, step: &'s [usize]) -> Result<Vec<&'s [usize]>> {
+        let mut pieces = Vec::new();
+        for sequences in step.chunks(self.batching.micro_batch) {
+            let sizes = sequences.iter().map(|i| self.data.tokens_computed_of(*i));
+            let sizes: Vec<usize> = sizes.collect::<Result<_>>()?;
+            let cuts = piece::cut(&sizes, self.piece).into_iter();
+            pieces.extend(cuts.map(|range| &sequences[range]));
+        }
+        Ok(pieces)
     }
 
     /// Tokens that are computed for each sequence.

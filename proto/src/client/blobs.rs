@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use super::blocking::blocking;
 use super::patience::Patience;
 use super::{CHUNK_BYTES_MAX, Client, ClientError, ErrorCode};
 use crate::v1;
@@ -54,7 +55,7 @@ impl Client {
         paths: &[PathBuf],
     ) -> Result<Vec<(BlobHash, ByteSize)>, ClientError> {
         let candidates = paths.to_vec();
-        let small = blocking(move || read_small(&candidates)).await?;
+        let small = blocking(move || read_small(&candidates)).await??;
         if let (Some(path), true) = (paths.first(), small.is_empty()) {
             return Ok(vec![self.upload_file(path, |_, _| {}).await?]);
         }
@@ -192,14 +193,5 @@ async fn hash_file(path: &Path) -> Result<(BlobHash, u64), ClientError> {
             .map_err(|error| ClientError::io(&path, &error))?;
         Ok((BlobHash(*hasher.finalize().as_bytes()), hasher.count()))
     };
-    blocking(hash).await
-}
-
-/// Does what reads files on a thread that may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
-) -> Result<T, ClientError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| ClientError::new(ErrorCode::Internal, e.to_string()))?
+    blocking(hash).await?
 }

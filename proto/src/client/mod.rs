@@ -4,6 +4,7 @@
 //! coordinator is away for a moment; a submit carries a request id, so that a retry is the same request.
 
 mod blobs;
+mod blocking;
 mod download;
 mod error;
 #[cfg(test)]

@@ -41,17 +41,16 @@ pub(crate) struct Task {
 impl Task {
     fn all(shape: &AttentionShape<'_>) -> Vec<Self> {
         let group = shape.heads / shape.kv_heads;
-        let task = |span: &'_ Span| {
-            let span = span.clone();
+        let tasks = |span| {
             (0..shape.kv_heads).map(move |kv_head| Self {
-                span: span.clone(),
+                span: Span::clone(span),
                 kv_head,
                 group,
                 head_dim: shape.head_dim,
                 window: shape.window.unwrap_or(usize::MAX),
             })
         };
-        shape.spans.iter().flat_map(task).collect()
+        shape.spans.iter().flat_map(tasks).collect()
     }
 
     /// The task cut into runs of queries, each with the keys it sees. No cut depends on the number of cores.

@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::missing::Missing;
 use crate::blob::{CHUNK_BYTES, Outline};
+use crate::client::blocking::blocking;
 use crate::client::error::is_transport;
 use crate::client::{ClientError, ErrorCode};
 use crate::v1;
@@ -224,10 +224,4 @@ async fn within<T>(
         let seconds = limit.as_secs();
         Err(Status::deadline_exceeded(format!("it sent no whole chunk within {seconds} s")))
     })
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ClientError> {
-    spawn_blocking(work).await.map_err(|e| ClientError::new(ErrorCode::Internal, e.to_string()))
 }
