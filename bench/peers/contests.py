@@ -63,6 +63,8 @@ CONTESTS = [
         4,
         (
             ours("bf16", "--method", "full", "--dtype", "bfloat16", *WRAPPED, quick=True),
+            # As few bytes for moments as there are: peers in bf16 keep theirs in bf16.
+            ours("bf16, 8-bit AdamW", "--method", "full", "--dtype", "bfloat16", *WRAPPED, "--set", "optim=adamw_8bit"),
             ours("f32", "--method", "full", "--dtype", "float32", *WRAPPED),
             theirs("TRL bf16 autocast", "--peer", "trl", "--method", "full", "--dtype", "amp"),
             theirs("torch bf16", "--peer", "bare", "--method", "full", "--dtype", "bf16", quick=True),

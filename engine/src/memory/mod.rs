@@ -26,6 +26,11 @@ static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// Where an allocation is a block of its own: what a C library takes for large as well.
 const LARGE: usize = 128 << 10;
 
+/// From this size on an allocation begins with a cache line: what loads one whole wants no more than one of them, a
+/// matrix register most of all.
+const LINED: usize = 1 << 10;
+const LINE: usize = 64;
+
 /// The system's allocator, counting; large blocks are kept for the next while a [`Steady`] lives.
 pub struct Meter;
 
@@ -39,6 +44,12 @@ fn grown(bytes: usize) {
 /// Whether it is a block of its own.
 fn large(layout: Layout) -> bool {
     layout.size() >= LARGE && layout.align() <= blocks::PAGE
+}
+
+/// What the system is asked for, where it is asked.
+fn lined(layout: Layout) -> Layout {
+    let lined = if layout.size() < LINED { Ok(layout) } else { layout.align_to(LINE) };
+    lined.unwrap_or(layout)
 }
 
 fn take(bytes: usize, zeroed: bool) -> *mut u8 {
@@ -56,8 +67,8 @@ fn counted(pointer: *mut u8, bytes: usize) -> *mut u8 {
 }
 
 #[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
-// SAFETY: small layouts are handed to `System` unchanged, large ones to `blocks`; which they are is told by the layout
-// alone, so what one gave comes back to the same.
+// SAFETY: small layouts are handed to `System`, with more of an alignment at most, large ones to `blocks`; which they
+// are and what is asked for is told by the layout alone, so what one gave comes back to the same.
 unsafe impl GlobalAlloc for Meter {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let bytes = layout.size();
@@ -65,7 +76,7 @@ unsafe impl GlobalAlloc for Meter {
             return counted(take(bytes, false), bytes);
         }
         // SAFETY: the caller's promise about `layout` is passed on.
-        counted(unsafe { System.alloc(layout) }, bytes)
+        counted(unsafe { System.alloc(lined(layout)) }, bytes)
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -74,14 +85,14 @@ unsafe impl GlobalAlloc for Meter {
             return counted(take(bytes, true), bytes);
         }
         // SAFETY: as in `alloc`.
-        counted(unsafe { System.alloc_zeroed(layout) }, bytes)
+        counted(unsafe { System.alloc_zeroed(lined(layout)) }, bytes)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         match NonNull::new(pointer) {
             Some(block) if large(layout) => blocks::give(block, layout.size()),
             // SAFETY: the caller got `pointer` from this allocator, that is from `System`, with this layout.
-            _ => unsafe { System.dealloc(pointer, layout) },
+            _ => unsafe { System.dealloc(pointer, lined(layout)) },
         }
         CURRENT.fetch_sub(layout.size(), Relaxed);
     }
@@ -91,7 +102,9 @@ unsafe impl GlobalAlloc for Meter {
         let wanted = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
         let moved = match (large(layout), large(wanted)) {
             // SAFETY: as in `dealloc`; `bytes` is the caller's promise.
-            (false, false) => unsafe { System.realloc(pointer, layout, bytes) },
+            (false, false) if lined(layout).align() == lined(wanted).align() => unsafe {
+                System.realloc(pointer, lined(layout), bytes)
+            },
             (true, true) => NonNull::new(pointer)
                 .and_then(|block| blocks::resize(block, layout.size(), bytes))
                 .map_or(ptr::null_mut(), NonNull::as_ptr),

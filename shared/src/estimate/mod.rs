@@ -59,8 +59,8 @@ pub struct Estimate {
 /// Numbers of a quantised weight that exist as f32 at the same time, unless one row has more (1 MiB).
 pub const TILE_NUMBERS: usize = 1 << 18;
 
-/// Numbers of a weight that are laid out for a product in bf16 at the same time, unless the result is bf16 as well: then
-/// the whole weight is.
+/// Numbers of a weight that are unpacked for a product in bf16 at the same time, unless its columns are summed into bf16:
+/// then the whole weight is. About as many are laid out at the same time by all tasks together.
 pub const CHUNK_NUMBERS: usize = 1 << 21;
 
 /// Tokens of the prompt whose logits a merge compares.

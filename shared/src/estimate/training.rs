@@ -283,7 +283,7 @@ impl<'a> Training<'a> {
         let angles = self.tokens * self.model.head_dim as u64 * F32 * tables;
         let how = self.recipe.quantization;
         let largest = self.largest();
-        let panels = BF16 * largest.max(CHUNK_NUMBERS as u64);
+        let panels = BF16 * CHUNK_NUMBERS as u64;
         let room = match how {
             Quantization::Bfloat16 => panels,
             _ if how.computes_in_bf16() => panels + BF16 * largest,

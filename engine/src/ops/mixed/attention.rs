@@ -155,7 +155,7 @@ fn forward_one(
     let (dim, scale) = (task.head_dim, shape.scale as f32);
     let (mut keys, mut values) = (Panels::default(), Panels::default());
     keys.take_columns(&head(task, k, shape.kv_heads), dim);
-    values.take_rows(&head(task, v, shape.kv_heads), dim, dim);
+    values.take_rows(&head(task, v, shape.kv_heads), (dim, task.span.keys()), &(0..dim));
     let mut out = vec![bf16::ZERO; task.queries() * task.width()];
     let mut lse = Vec::with_capacity(task.queries() * task.group);
     let (mut scores, mut p, mut rows_out) = (Vec::new(), Vec::new(), Vec::new());
@@ -301,7 +301,7 @@ fn backward_part(task: &Task, given: &Given<'_>, shape: &AttentionShape<'_>) -> 
     let (key, value) = (head(task, given.k, shape.kv_heads), head(task, given.v, shape.kv_heads));
     let [mut k_columns, mut k_rows, mut v_columns] = [(); 3].map(|()| Panels::default());
     k_columns.take_columns(&key, dim);
-    k_rows.take_rows(&key, dim, dim);
+    k_rows.take_rows(&key, (dim, task.span.keys()), &(0..dim));
     v_columns.take_columns(&value, dim);
     let all = task.span.keys();
     let mut dq = vec![0f32; task.queries() * task.width()];
@@ -343,7 +343,7 @@ fn backward_part(task: &Task, given: &Given<'_>, shape: &AttentionShape<'_>) -> 
         // Rows of a transposed tile are filled up to pairs.
         let depth = rows.next_multiple_of(2);
         for (square_of, left, sum) in [(&scores, dout, &mut dv), (&dp, q, &mut dk)] {
-            square.take_rows(square_of, width, tile.keys.len());
+            square.take_rows(square_of, (width, rows), &(0..tile.keys.len()));
             let left = turned(&left, dim, depth);
             let left = Rows { numbers: &left, stride: depth, count: dim };
             let to = (&mut sum[tile.keys.start..], all);

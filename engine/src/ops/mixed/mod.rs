@@ -65,6 +65,13 @@ fn narrowed(x: &Tensor) -> Result<Tensor> {
     tensor::<bf16>(out, x.dims())
 }
 
+/// In bf16, its rows filled up with zeros to what multiplies fastest.
+fn filled(x: &Tensor) -> Result<Tensor> {
+    let width = x.dim(1)?;
+    let more = width.next_multiple_of(kernel::deep()) - width;
+    Ok(narrowed(x)?.pad_with_zeros(1, 0, more)?.contiguous()?)
+}
+
 fn widened(x: &Tensor) -> Result<Tensor> {
     if x.dtype() == DType::F32 {
         return Ok(x.clone());
@@ -108,8 +115,7 @@ impl Mixed {
     ) -> Result<Tensor> {
         let (tokens, depth) = x.dims2()?;
         let columns = w.dims()[if way == Way::Forward { 0 } else { 1 }];
-        let odd = depth % 2 == 1 || low.is_some_and(|low| low.m.dims()[0] % 2 == 1);
-        if tokens < FEW || odd {
+        if tokens < FEW || depth % 2 == 1 {
             let (x, c) = (widened(x)?, low.map(|low| widened(low.c)).transpose()?);
             let low = low.zip(c.as_ref()).map(|(low, c)| LowRank { c, m: low.m });
             let y = match way {
@@ -121,11 +127,11 @@ impl Mixed {
         let x = narrowed(x)?;
         let x = view_as::<bf16>(&x)?;
         let left = Left { numbers: &x, depth };
-        let c = low.map(|low| narrowed(low.c)).transpose()?;
+        let c = low.map(|low| filled(low.c)).transpose()?;
         let c = c.as_ref().map(view_as::<bf16>).transpose()?;
         let m = low.map(|low| view(low.m)).transpose()?;
         let low = c.as_deref().zip(m.as_deref());
-        let low = low.map(|(c, m)| (Left { numbers: c, depth: m.len() / columns }, m));
+        let low = low.map(|(c, m)| (Left { numbers: c, depth: c.len() / tokens }, m));
         let (exact, rounded);
         let matrix = match w {
             Weight::F32(value) => {

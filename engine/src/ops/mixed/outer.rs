@@ -6,8 +6,8 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::kernel::{COLUMNS, LeftRows, ROWS, Target, Work};
-use super::pack;
+use super::kernel::{COLUMNS, ROWS};
+use super::panels::{Panels, Rows};
 use super::product::Left;
 
 /// With more rows than this, packing is worth sharing.
@@ -22,28 +22,15 @@ const DEEP: usize = 256;
 pub(super) fn outer(left: Left<'_>, right: &[bf16], columns: usize) -> Vec<f32> {
     let rows = left.numbers.len() / left.depth.max(1);
     let firsts: Vec<usize> = (0..columns).step_by(WIDE).collect();
-    let blocks = firsts.par_iter().map_init(Vec::new, |panels, &first| {
+    let blocks = firsts.par_iter().map_init(Panels::default, |panels, &first| {
         let width = WIDE.min(columns - first);
         let mut block = vec![0.0; rows * width];
         for (index, right) in right.chunks(DEEP * columns).enumerate() {
             let depth = (right.len() / columns).next_multiple_of(2);
-            panels.resize(pack::room(width, depth), bf16::ZERO);
-            pack::rows(panels, right, columns, (first, width));
-            // Packing may have this thread do another task meanwhile, so only now.
-            let mut work = Work::begin();
-            for column in (0..width).step_by(COLUMNS) {
-                let (begin, filled) = pack::panel(width, depth, column / COLUMNS);
-                let panel = &panels[begin..begin + filled * depth];
-                for row in (0..rows).step_by(ROWS) {
-                    let numbers = &left.numbers[row * left.depth + index * DEEP..];
-                    let left = LeftRows { numbers, stride: left.depth, pairs: depth / 2 };
-                    let out = &mut block[row * width + column..];
-                    let columns = COLUMNS.min(width - column);
-                    let mut target = Target { out, stride: width, columns, add: index > 0 };
-                    work.take(ROWS.min(rows - row), [Some(left), None]);
-                    work.tile(filled, [panel, &[]], &mut target);
-                }
-            }
+            panels.take_rows(right, (columns, depth), &(first..first + width));
+            let numbers = &left.numbers[index * DEEP..];
+            let left = Rows { numbers, stride: left.depth, count: rows };
+            panels.times(left, (0..width, 0..depth), (&mut block, width), index > 0);
         }
         block
     });

@@ -30,19 +30,22 @@ pub(super) fn panel(columns: usize, depth: usize, index: usize) -> (usize, usize
 /// Packs `wᵀ`, of which rows of `depth` numbers are given: each becomes a column.
 pub(super) fn columns<N: Number>(panels: &mut [bf16], w: &[N], depth: usize) {
     let size = COLUMNS * depth.next_multiple_of(2);
-    let panels = panels.par_chunks_mut(size).zip(w.par_chunks(COLUMNS * depth));
+    let panels = panels.chunks_mut(size).zip(w.chunks(COLUMNS * depth));
     panels.for_each(|(panel, w)| columns_of_panel(panel, w, depth));
 }
 
 /// Sixteen rows at a time, sixteen pairs of each at a time.
 fn columns_of_panel<N: Number>(panel: &mut [bf16], w: &[N], depth: usize) {
     let width = filled(w.len() / depth);
+    let all = w;
     for (register, w) in w.chunks(LANES * depth).enumerate() {
+        let later = all.get((register + 1) * LANES * depth..).unwrap_or_default();
         for from in (0..depth).step_by(2 * SIDE) {
             let here = (2 * SIDE).min(depth - from);
             let mut square = [[0; SIDE]; SIDE];
-            for (words, w) in square.iter_mut().zip(w.chunks_exact(depth)) {
+            for (row, (words, w)) in square.iter_mut().zip(w.chunks_exact(depth)).enumerate() {
                 words_of(words, &w[from..from + here]);
+                fetch(later, row * depth + from);
             }
             turn(&mut square);
             let panel = &mut panel[2 * (from / 2 * width + register * LANES)..];
@@ -50,6 +53,22 @@ fn columns_of_panel<N: Number>(panel: &mut [bf16], w: &[N], depth: usize) {
             pairs.zip(&square).for_each(|(to, words)| unweave(to, words));
         }
     }
+}
+
+/// Has number `at` brought near, if there is one: rows side by side are more than processors foresee.
+#[inline(always)]
+fn fetch<N>(numbers: &[N], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(number) = numbers.get(at) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        #[expect(unsafe_code, reason = "the instruction has no safe form")]
+        // SAFETY: it reads nothing.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(number).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (numbers, at);
 }
 
 wide! {
@@ -69,19 +88,18 @@ wide! {
     }
 }
 
-/// Packs columns `first..first + here` of `w` itself, rows of `stride` numbers.
+/// Packs some columns of `w` itself, rows of `stride` numbers, and below them as many of zeros as make
+/// `depth` of them.
 pub(super) fn rows<N: Number>(
     panels: &mut [bf16],
     w: &[N],
-    stride: usize,
-    (first, here): (usize, usize),
+    (stride, depth): (usize, usize),
+    columns: &Range<usize>,
 ) {
-    let depth = w.len() / stride;
     let size = COLUMNS * depth.next_multiple_of(2);
-    panels.par_chunks_mut(size).enumerate().for_each(|(index, panel)| {
-        let from = index * COLUMNS;
-        rows_of_panel(panel, w, stride, first + from, COLUMNS.min(here - from));
-    });
+    for (panel, from) in panels.chunks_mut(size).zip(columns.clone().step_by(COLUMNS)) {
+        rows_of_panel(panel, w, stride, from, COLUMNS.min(columns.end - from));
+    }
 }
 
 wide! {
@@ -92,8 +110,9 @@ wide! {
         from: usize,
         width: usize,
     ) {
-        let pairs = w.chunks(2 * columns).zip(panel.chunks_exact_mut(2 * filled(width)));
-        for (two, to) in pairs {
+        let (given, zeros) = panel.split_at_mut((w.len() / columns).div_ceil(2) * 2 * filled(width));
+        zeros.fill(bf16::ZERO);
+        for (two, to) in w.chunks(2 * columns).zip(given.chunks_exact_mut(2 * filled(width))) {
             let (one, other) = two.split_at(columns);
             let one = &one[from..from + width];
             let (to, _) = to.as_chunks_mut();

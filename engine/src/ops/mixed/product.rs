@@ -1,24 +1,26 @@
 //! Products of bf16 matrices with f32 sums (after BLIS: Van Zee and van de Geijn, 2015).
 //!
 //! ```text
-//!   out [m, n]  =  Σ  left [m, k] · right [k, n]        right is packed chunk by chunk, left is read where it is
+//!   out [m, n]  =  Σ  left [m, k] · right [k, n]        right is packed task by task, left is read where it is
 //! ```
 //!
-//! A chunk of the right factor is unpacked, laid out in panels once for all rows, multiplied, and forgotten. Every
-//! number of the result is one sum in one order, however many threads share the rows.
+//! The result is cut into rectangles, one for each task, which lays out those columns of the right factor that it needs
+//! in its core's second cache, multiplies, and forgets them: no task waits for another. Every number of the result is
+//! one sum in one order, however it is cut. What is held packed is unpacked before, for all tasks, chunk by chunk.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use fleetune_shared::CHUNK_NUMBERS;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::kernel::{COLUMNS, LeftRows, ROWS, Target, Work};
-use super::pack;
+use super::kernel::{COLUMNS, LeftRows, ROWS, Shared, Work};
+use super::panels::{Panels, room};
 use crate::Result;
 use crate::ops::number::Number;
 use crate::quant::Packed;
 
-/// Rows one task multiplies with a chunk at most.
-const BAND: usize = 8 * ROWS;
 /// Numbers of the right factor that stay in a core's second cache (1 MiB) beside what else is read.
 const NEAR_NUMBERS: usize = 1 << 19;
 
@@ -30,12 +32,27 @@ pub(super) struct Left<'a> {
     pub(super) depth: usize,
 }
 
+impl<'a> Left<'a> {
+    /// Those from `row` on, and of each the numbers `depths`.
+    fn rows(self, row: usize, depths: Range<usize>) -> LeftRows<'a> {
+        let numbers = &self.numbers[row * self.depth + depths.start..];
+        LeftRows { numbers, stride: self.depth, pairs: depths.len() / 2 }
+    }
+}
+
 /// A matrix in any form.
 #[derive(Clone, Copy)]
 pub(super) enum Matrix<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
     Packed(&'a dyn Packed),
+}
+
+impl Matrix<'_> {
+    /// Whether it has to be unpacked.
+    fn is_packed(self) -> bool {
+        matches!(self, Self::Packed(packed) if packed.as_bf16().is_none())
+    }
 }
 
 /// `[k, n]`.
@@ -50,12 +67,13 @@ pub(super) enum Right<'a> {
 /// Buffers that products share.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    panels: [Vec<bf16>; 2],
     unpacked: Vec<bf16>,
+    /// Those that no task has.
+    panels: Mutex<Vec<[Panels; 2]>>,
 }
 
 /// Writes `main`'s product into `out`, rows of `columns` numbers, or adds it to what is there; with it goes that of
-/// `low`, whose right factor is small, f32 and given by rows.
+/// `low`, whose right factor is small, f32 and given by rows, fewer of them where the left factor ends in zeros.
 pub(super) fn multiply<N: Number>(
     scratch: &mut Scratch,
     out: &mut [N],
@@ -64,41 +82,44 @@ pub(super) fn multiply<N: Number>(
     low: Option<(Left<'_>, &[f32])>,
     add: bool,
 ) -> Result<()> {
-    let Scratch { panels, unpacked } = scratch;
     let depth = main.0.depth;
-    // Sums can be taken up again only where they are kept in f32; a transposed matrix is cut by columns instead.
-    let exact = N::DTYPE == candle_core::DType::F32;
-    let cut_depth = exact && matches!(main.1, Right::Rows(_));
-    let slice = if cut_depth { whole(CHUNK_NUMBERS / columns.max(1)).min(depth) } else { depth };
-    let band = if matches!(main.1, Right::Columns(_)) {
-        (CHUNK_NUMBERS / depth.max(1)).next_multiple_of(COLUMNS).min(columns)
-    } else {
-        columns
-    };
     let rows = out.len() / columns.max(1);
-    let height = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(ROWS).min(BAND);
+    let (mut band, mut slice) = (columns, depth);
+    match main.1 {
+        Right::Columns(matrix) if matrix.is_packed() => {
+            band = (CHUNK_NUMBERS / depth.max(1)).next_multiple_of(COLUMNS).min(columns);
+        }
+        // Sums can be taken up again only where they are kept in f32.
+        Right::Rows(_) if N::DTYPE == candle_core::DType::F32 => {
+            slice = whole(CHUNK_NUMBERS / columns.max(1)).min(depth);
+        }
+        _ => {}
+    }
+    let Scratch { unpacked, panels } = scratch;
+    let out = Shared::of(out, columns);
     for first in (0..columns).step_by(band.max(1)) {
-        let here = band.min(columns - first);
+        let here = first..columns.min(first + band);
         for at in (0..depth).step_by(slice.max(1)) {
             let deep = slice.min(depth - at);
-            let last = at + deep == depth;
-            let [panels, low_panels] = &mut *panels;
-            let panels = room(panels, pack::room(here, deep));
-            lay(panels, unpacked, main.1, (at, deep), (first, here), depth)?;
-            let low_panels = match low.filter(|_| last) {
-                None => &[][..],
-                Some((left, right)) => {
-                    let panels = room(low_panels, pack::room(here, left.depth));
-                    pack::rows(panels, right, columns, (first, here));
-                    panels
+            let factor = match main.1 {
+                Right::Rows(matrix) => {
+                    let (from, count) = (at * columns, deep * columns);
+                    Factor::Rows(plain(matrix, unpacked, from, count, columns)?)
+                }
+                Right::Columns(matrix) => {
+                    let (from, count) = (first * depth, here.len() * depth);
+                    Factor::Columns(plain(matrix, unpacked, from, count, depth)?)
                 }
             };
-            let low = low.as_ref().filter(|_| last).map(|(left, _)| (left, 0, left.depth));
-            let panels = [&*panels, low_panels];
-            out.par_chunks_mut(height * columns).enumerate().for_each(|(index, out)| {
-                let lefts = [Some((&main.0, at, deep)), low];
-                band_of(out, (first, here, columns), index * height, lefts, panels, add || at > 0);
-            });
+            let product = Product {
+                left: main.0,
+                depths: at..at + deep,
+                factor,
+                columns: here.clone(),
+                low: low.filter(|_| at + deep == depth),
+                add: add || at > 0,
+            };
+            product.share(rows, &out, panels);
         }
     }
     Ok(())
@@ -110,66 +131,100 @@ fn whole(depth: usize) -> usize {
     (depth / STEP * STEP).max(STEP)
 }
 
-/// One task: some rows of the result, and the columns of one chunk. Panels are taken in groups that stay in the second
-/// cache, and each few rows of the left factor, which stay in the first, meet all of a group.
-fn band_of<'a, N: Number>(
-    out: &mut [N],
-    (first, here, columns): (usize, usize, usize),
-    row: usize,
-    lefts: [Option<(&Left<'a>, usize, usize)>; 2],
-    panels: [&[bf16]; 2],
+/// A right factor that is not packed: what a [`Product`] needs of it.
+#[derive(Clone, Copy)]
+enum Factor<'a> {
+    Rows(Plain<'a>),
+    Columns(Plain<'a>),
+}
+
+/// Some columns of a product and some of its depth, all of its rows.
+struct Product<'a> {
+    left: Left<'a>,
+    depths: Range<usize>,
+    factor: Factor<'a>,
+    columns: Range<usize>,
+    low: Option<(Left<'a>, &'a [f32])>,
     add: bool,
-) {
-    let rows = out.len() / columns;
-    let deep: usize = lefts.iter().flatten().map(|(_, _, deep)| deep).sum();
-    let group = (NEAR_NUMBERS / deep.max(1)).max(COLUMNS) / COLUMNS * COLUMNS;
-    let mut work = Work::begin();
-    for group in (0..here).step_by(group).map(|from| from..here.min(from + group)) {
-        for from in (0..rows).step_by(ROWS) {
-            let rows_of = |left: Option<(&Left<'a>, usize, usize)>| {
-                let (left, at, deep) = left?;
-                let numbers = &left.numbers[(row + from) * left.depth + at..];
-                Some(LeftRows { numbers, stride: left.depth, pairs: deep / 2 })
-            };
-            work.take(ROWS.min(rows - from), lefts.map(rows_of));
-            for column in group.clone().step_by(COLUMNS) {
-                let panel = |which: usize| {
-                    let deep = lefts[which].map_or(0, |(_, _, deep)| deep);
-                    let (begin, filled) = pack::panel(here, deep, column / COLUMNS);
-                    &panels[which][begin.min(panels[which].len())..][..filled * deep]
-                };
-                let out = &mut out[from * columns + first + column..];
+}
+
+impl Product<'_> {
+    fn share<N: Number>(&self, rows: usize, out: &Shared<'_, N>, panels: &Mutex<Vec<[Panels; 2]>>) {
+        let (height, width) = cut(rows, self.depths.len(), self.columns.len());
+        let (down, across) = (rows.div_ceil(height), self.columns.len().div_ceil(width));
+        (0..down * across).into_par_iter().with_max_len(1).for_each(|task| {
+            let (row, column) = (task % down * height, self.columns.start + task / down * width);
+            let rows = row..rows.min(row + height);
+            let columns = column..self.columns.end.min(column + width);
+            let idle = || panels.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut buffer = idle().pop().unwrap_or_default();
+            self.multiply(rows, columns, out, &mut buffer);
+            idle().push(buffer);
+        });
+    }
+
+    /// One task: each few rows of the left factor, which stay in the first cache, meet all of the panels.
+    fn multiply<N: Number>(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        out: &Shared<'_, N>,
+        [panels, low_panels]: &mut [Panels; 2],
+    ) {
+        let (here, deep) = (columns.len(), self.depths.len());
+        // Of rows, or of a transposed factor's columns, those of this task.
+        let first = columns.start - self.columns.start;
+        match self.factor {
+            Factor::Rows(Plain::F32(w)) => panels.take_rows(w, (out.columns(), deep), &columns),
+            Factor::Rows(Plain::Bf16(w)) => panels.take_rows(w, (out.columns(), deep), &columns),
+            Factor::Columns(Plain::F32(w)) => {
+                panels.take_columns(part(w, first * deep, here * deep), deep);
+            }
+            Factor::Columns(Plain::Bf16(w)) => {
+                panels.take_columns(part(w, first * deep, here * deep), deep);
+            }
+        }
+        if let Some((left, right)) = self.low {
+            low_panels.take_rows(right, (out.columns(), left.depth), &columns);
+        }
+        let mut work = Work::begin();
+        for row in rows.clone().step_by(ROWS) {
+            let count = ROWS.min(rows.end - row);
+            let low = self.low.map(|(left, _)| left.rows(row, 0..left.depth));
+            work.take(count, [Some(self.left.rows(row, self.depths.clone())), low]);
+            for (index, column) in (0..here).step_by(COLUMNS).enumerate() {
+                let (panel, filled) = panels.panel(index);
+                let low_panel = if low.is_some() { low_panels.panel(index).0 } else { &[] };
                 let width = COLUMNS.min(here - column);
-                let mut target = Target { out, stride: columns, columns: width, add };
-                let (_, filled) = pack::panel(here, 0, column / COLUMNS);
-                work.tile(filled, [panel(0), panel(1)], &mut target);
+                #[expect(unsafe_code, reason = "tasks write into one matrix")]
+                // SAFETY: rectangles of tasks, and tiles of a task, have no place in common.
+                let mut target =
+                    unsafe { out.part((row, count), (columns.start + column, width), self.add) };
+                work.tile(filled, [panel, low_panel], &mut target);
             }
         }
     }
 }
 
-/// Packs rows `at..at + deep` and columns `first..first + here` of a factor of `depth` rows.
-fn lay(
-    panels: &mut [bf16],
-    buffer: &mut Vec<bf16>,
-    right: Right<'_>,
-    (at, deep): (usize, usize),
-    (first, here): (usize, usize),
-    depth: usize,
-) -> Result<()> {
-    match right {
-        Right::Rows(matrix) => match unpacked(matrix, buffer, at * here, deep * here, here)? {
-            Plain::F32(w) => pack::rows(panels, w, here, (0, here)),
-            Plain::Bf16(w) => pack::rows(panels, w, here, (0, here)),
-        },
-        Right::Columns(matrix) => {
-            match unpacked(matrix, buffer, first * depth, here * depth, depth)? {
-                Plain::F32(w) => pack::columns(panels, w, depth),
-                Plain::Bf16(w) => pack::columns(panels, w, depth),
-            }
-        }
-    }
-    Ok(())
+/// How tall and how wide a task's rectangle is: of those whose panels stay near, the one that should be done first.
+///
+/// A panel's part in the time of a row's depth counts for what laying it out takes, a tile's rows for what reading them
+/// takes, both beside what a tile of products takes; measured, roughly.
+fn cut(rows: usize, depth: usize, columns: usize) -> (usize, usize) {
+    const MULTIPLY: usize = 8;
+    const LAY: usize = 40;
+    const READ: usize = 8;
+    let (tiles, panels) = (rows.div_ceil(ROWS), columns.div_ceil(COLUMNS));
+    let near = (NEAR_NUMBERS / (COLUMNS * depth).max(1)).clamp(1, panels.max(1));
+    let threads = rayon::current_num_threads();
+    let down = 1..=tiles.clamp(1, 2 * threads);
+    let cuts = down.flat_map(|down| (1..=near).map(move |wide| (tiles.div_ceil(down), wide)));
+    let time = |&(high, wide): &(usize, usize)| {
+        let tasks = tiles.div_ceil(high) * panels.div_ceil(wide);
+        tasks.div_ceil(threads) * (high * wide * MULTIPLY + wide * LAY + high * READ)
+    };
+    let (high, wide) = cuts.min_by_key(time).unwrap_or((1, 1));
+    (high * ROWS, wide * COLUMNS)
 }
 
 /// So many numbers from there on, or fewer where an odd last row lacks its pair.
@@ -177,22 +232,14 @@ fn part<N>(all: &[N], from: usize, count: usize) -> &[N] {
     &all[from..(from + count).min(all.len())]
 }
 
-/// Room for `count` numbers, whatever they are now; a buffer that is too small is replaced by one that has room for no
-/// more.
-fn room(buffer: &mut Vec<bf16>, count: usize) -> &mut [bf16] {
-    if buffer.len() < count {
-        *buffer = vec![bf16::ZERO; count];
-    }
-    &mut buffer[..count]
-}
-
+#[derive(Clone, Copy)]
 enum Plain<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
 }
 
 /// Numbers `from..from + count` of a matrix with rows of `width`, unpacked into `buffer` where they are packed.
-fn unpacked<'a>(
+fn plain<'a>(
     matrix: Matrix<'a>,
     buffer: &'a mut Vec<bf16>,
     from: usize,

@@ -14,7 +14,7 @@ use super::{COLUMNS, LANES, ROWS, Strip, Sums};
 /// Rows of a matrix register.
 const HIGH: usize = 16;
 /// Numbers of one of its rows, and pairs of them.
-const DEEP: usize = 32;
+pub(super) const DEEP: usize = 32;
 const PAIRS: usize = DEEP / 2;
 
 /// Whether this machine has it and the system lets this process use it.
@@ -252,17 +252,17 @@ kernel!(
     3,
     [
         "tileloadd tmm6, [{l} + {s}]",
-        "tileloadd tmm7, [{p} + {w}]",
+        "tileloaddt1 tmm7, [{p} + {w}]",
         "tdpbf16ps tmm0, tmm6, tmm7",
-        "tileloadd tmm7, [{p} + {w} + 64]",
+        "tileloaddt1 tmm7, [{p} + {w} + 64]",
         "tdpbf16ps tmm1, tmm6, tmm7",
-        "tileloadd tmm7, [{p} + {w} + 128]",
+        "tileloaddt1 tmm7, [{p} + {w} + 128]",
         "tdpbf16ps tmm2, tmm6, tmm7",
         "tileloadd tmm6, [{h} + {s}]",
         "tdpbf16ps tmm5, tmm6, tmm7",
-        "tileloadd tmm7, [{p} + {w}]",
+        "tileloaddt1 tmm7, [{p} + {w}]",
         "tdpbf16ps tmm3, tmm6, tmm7",
-        "tileloadd tmm7, [{p} + {w} + 64]",
+        "tileloaddt1 tmm7, [{p} + {w} + 64]",
         "tdpbf16ps tmm4, tmm6, tmm7"
     ],
     [("0", "0"), ("1", "64"), ("2", "128")],

@@ -47,13 +47,75 @@ struct Strip<'a> {
     panel: &'a [bf16],
 }
 
-/// What a tile is written into: rows of `stride`, the first `columns` of a tile's columns.
+/// A matrix that several tasks write into, each its own part.
+pub(super) struct Shared<'a, N> {
+    numbers: *mut N,
+    rows: usize,
+    columns: usize,
+    life: PhantomData<&'a mut [N]>,
+}
+
+#[expect(unsafe_code, reason = "it stands for the slice it was made of")]
+// SAFETY: as that of `&mut [N]`; parts of it are written by who promised that they are apart.
+unsafe impl<N: Send> Sync for Shared<'_, N> {}
+
+impl<'a, N> Shared<'a, N> {
+    /// Of rows of `columns` numbers.
+    pub(super) fn of(out: &'a mut [N], columns: usize) -> Self {
+        let rows = out.len() / columns.max(1);
+        Self { numbers: out.as_mut_ptr(), rows, columns, life: PhantomData }
+    }
+
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// So many rows and columns from those on.
+    ///
+    /// # Safety
+    /// While it lives there is no other part that has a place in common with it.
+    #[expect(unsafe_code, reason = "the borrow checker does not know rectangles")]
+    pub(super) unsafe fn part(
+        &self,
+        (row, rows): (usize, usize),
+        (column, columns): (usize, usize),
+        add: bool,
+    ) -> Target<'a, N> {
+        assert!(row + rows <= self.rows && column + columns <= self.columns);
+        // SAFETY: within the slice, as was just asked.
+        let first = unsafe { self.numbers.add(row * self.columns + column) };
+        Target { first, stride: self.columns, rows, columns, add, life: PhantomData }
+    }
+}
+
+/// What a tile is written into: so many rows, each `stride` after the one before, the first of a tile's columns.
 pub(super) struct Target<'a, N> {
-    pub(super) out: &'a mut [N],
-    pub(super) stride: usize,
-    pub(super) columns: usize,
+    first: *mut N,
+    stride: usize,
+    rows: usize,
+    columns: usize,
     /// Whether the product is added to what is there.
-    pub(super) add: bool,
+    add: bool,
+    life: PhantomData<&'a mut [N]>,
+}
+
+impl<'a, N> Target<'a, N> {
+    /// As many rows as there are.
+    pub(super) fn of(out: &'a mut [N], stride: usize, columns: usize, add: bool) -> Self {
+        assert!(columns <= stride);
+        let rows = if out.len() < columns { 0 } else { (out.len() - columns) / stride + 1 };
+        Self { first: out.as_mut_ptr(), stride, rows, columns, add, life: PhantomData }
+    }
+
+    #[inline(always)]
+    fn row(&mut self, row: usize) -> &mut [N] {
+        assert!(row < self.rows);
+        #[expect(unsafe_code, reason = "rows of a rectangle within a matrix")]
+        // SAFETY: whoever made it measured the matrix, and nobody else has these places.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.first.add(row * self.stride), self.columns)
+        }
+    }
 }
 
 /// What a task multiplies with, on one thread, which must not begin another before this one ends: no parallel loop, in
@@ -98,6 +160,15 @@ impl Unit {
             return Self::Fma;
         }
         Self::Plain
+    }
+}
+
+/// How many numbers along a sum go into one instruction. What is left of a multiple of it costs more than zeros would.
+pub(super) fn deep() -> usize {
+    match Unit::best() {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Unit::Amx => amx::DEEP,
+        _ => 2,
     }
 }
 
@@ -156,7 +227,7 @@ impl<'a> Work<'a> {
     ) {
         let (rows, registers) = (self.rows, filled / LANES);
         assert!((1..=WIDE).contains(&registers) && target.columns <= filled);
-        assert!(target.out.len() >= (rows - 1) * target.stride + target.columns);
+        assert!(rows <= target.rows);
         const NONE: LeftRows<'_> = LeftRows { numbers: &[], stride: 0, pairs: 0 };
         let [first, second] = self.lefts;
         // Written out: a closure would be a call, and this is where tiles begin.
@@ -193,10 +264,10 @@ impl Drop for Work<'_> {
 
 wide! {
     fn write[N: Number](rows: usize, sums: &Sums, target: &mut Target<'_, N>) {
-        let Target { out, stride, columns, add } = target;
-        for (sums, out) in sums.0[..rows].iter().zip(out.chunks_mut(*stride)) {
-            let out = out[..*columns].iter_mut().zip(sums);
-            if *add {
+        let add = target.add;
+        for (row, sums) in sums.0[..rows].iter().enumerate() {
+            let out = target.row(row).iter_mut().zip(sums);
+            if add {
                 out.for_each(|(out, sum)| *out = N::narrow(out.widen() + sum));
             } else {
                 out.for_each(|(out, sum)| *out = N::narrow(*sum));
@@ -292,7 +363,7 @@ mod tests {
                         // Nothing is written beyond the columns asked for, and what is there stays a summand.
                         let columns = width - 3;
                         let mut out = vec![1.0f32; rows * 60];
-                        let mut target = Target { out: &mut out, stride: 60, columns, add: true };
+                        let mut target = Target::of(&mut out, 60, columns, true);
                         work.tile(width, [&panels[0], &panels[1]], &mut target);
                         for (at, found) in out.iter().enumerate() {
                             let (row, column) = (at / 60, at % 60);
