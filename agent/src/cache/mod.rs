@@ -115,7 +115,7 @@ impl Cache {
         let placed = self.place(file, folder, supply).await;
         let entry = self.entry(file.blob);
         let mut whole = entry.lock().await;
-        self.forget(file.blob, &mut whole);
+        self.forget(file.blob, &mut whole).await;
         placed
     }
 
@@ -135,27 +135,36 @@ impl Cache {
         let entry = self.entry(blob);
         // A job that has it at this moment looks at it itself.
         if let Ok(mut whole) = entry.try_lock() {
-            self.forget(blob, &mut whole);
+            let _ = StoredBlob::remove(&self.unlisted(blob, &mut whole));
         }
     }
 
-    fn forget(&self, blob: BlobHash, whole: &mut bool) {
+    async fn forget(&self, blob: BlobHash, whole: &mut bool) {
+        let path = self.unlisted(blob, whole);
+        // A file system may take a second to give back what a model took.
+        let _ = blocking(move || StoredBlob::remove(&path)).await;
+    }
+
+    /// Nobody is told of it any more; its file is still there.
+    fn unlisted(&self, blob: BlobHash, whole: &mut bool) -> PathBuf {
         *whole = false;
-        let _ = StoredBlob::remove(&self.path(blob));
         lock(&self.large).remove(&blob);
+        self.path(blob)
     }
 
     /// Makes room for `bytes` more, as far as jobs leave some; they are on their way while the answer lives.
-    fn make_room(&self, bytes: u64) -> Coming<'_> {
+    async fn make_room(&self, bytes: u64) -> Coming<'_> {
         *lock(&self.coming) += bytes;
         let coming = Coming { cache: self, bytes };
         let wanted = *lock(&self.coming);
-        for blob in shelf::surplus(shelf::blobs(&self.root), wanted, self.limit.0) {
+        let root = self.root.clone();
+        let blobs = blocking(move || Ok(shelf::blobs(&root))).await.unwrap_or_default();
+        for blob in shelf::surplus(blobs, wanted, self.limit.0) {
             let entry = self.entry(blob.hash);
             // Whoever has it at this moment is about to use it.
             let Ok(mut whole) = entry.try_lock() else { continue };
             info!("{} was used longest ago and makes room: {}", blob.hash, ByteSize(blob.bytes));
-            self.forget(blob.hash, &mut whole);
+            self.forget(blob.hash, &mut whole).await;
         }
         coming
     }
@@ -180,7 +189,7 @@ impl Cache {
             warn!("{}: does not match its hash, fetched anew", path.display());
             let _ = StoredBlob::remove(&path);
         }
-        let _coming = self.make_room(file.bytes.0);
+        let _coming = self.make_room(file.bytes.0).await;
         let failed_before = supply.failures.len();
         let download = self.client.download_from(supply, file.blob, file.bytes, &path, |_, _| {});
         let downloaded = download.await;
@@ -293,20 +302,20 @@ mod tests {
         let cache = cache(&root, 40);
         let here = || [&oldest, &old, &new].map(|file| cache.path(file.blob).exists());
 
-        drop(cache.make_room(10));
+        drop(cache.make_room(10).await);
         assert_eq!(here(), [true, true, true]);
         // A job takes the oldest: it is the newest from now on, and stays while the job has it.
         cache.place(&oldest, &job, &mut Supply::default()).await.unwrap();
-        let coming = cache.make_room(15);
+        let coming = cache.make_room(15).await;
         assert_eq!(here(), [true, false, true]);
         // What is on its way counts.
-        drop(cache.make_room(10));
+        drop(cache.make_room(10).await);
         assert_eq!(here(), [true, false, false]);
         drop(coming);
-        drop(cache.make_room(100));
+        drop(cache.make_room(100).await);
         assert_eq!(here(), [true, false, false]);
         fs::remove_dir_all(&job).unwrap();
-        drop(cache.make_room(100));
+        drop(cache.make_room(100).await);
         assert_eq!(here(), [false, false, false]);
     }
 
@@ -319,7 +328,7 @@ mod tests {
         let cache = cache(&root, text.len() as u64);
         let mut chunks = cache.open(file.blob).unwrap().chunks(0, 0).unwrap();
         let mut read = chunks.next_chunk().unwrap().unwrap();
-        drop(cache.make_room(1));
+        drop(cache.make_room(1).await);
         assert_eq!(cache.bytes_of(file.blob), None);
         assert!(matches!(cache.open(file.blob), Err(StoredError::Missing)));
         while let Some(chunk) = chunks.next_chunk().unwrap() {

@@ -31,6 +31,11 @@ pub(crate) struct LogLine {
     pub(crate) text: String,
 }
 
+/// A job's two files, side by side with all others': a folder for each job would take a file system that spreads folders
+/// longer to find room for than all else.
+const LOG: &str = "log";
+const METRICS: &str = "metrics";
+
 /// How much is kept of one job.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -94,12 +99,12 @@ impl Journal {
 
     /// A job's log from its beginning.
     pub(crate) fn log_tail(&self, job: JobId) -> Tail<LogLine> {
-        Tail::new(self.path(job).join(page::LOG))
+        Tail::new(self.path(job, LOG))
     }
 
     /// A job's metrics from their beginning.
     pub(crate) fn metrics_tail(&self, job: JobId) -> Tail<StepMetrics> {
-        Tail::new(self.path(job).join(page::METRICS))
+        Tail::new(self.path(job, METRICS))
     }
 
     /// Changes when something was written for the job.
@@ -128,16 +133,16 @@ impl Journal {
         }
     }
 
-    fn path(&self, job: JobId) -> PathBuf {
-        self.folder.join(job.to_string())
+    fn path(&self, job: JobId, what: &str) -> PathBuf {
+        self.folder.join(format!("{job}.{what}.jsonl"))
     }
 
     fn page(&self, job: JobId) -> Arc<Mutex<Page>> {
-        let mut pages = lock(&self.pages);
-        let page = pages
-            .entry(job)
-            .or_insert_with(|| Arc::new(Mutex::new(Page::new(self.path(job), self.limits))));
-        Arc::clone(page)
+        let page = || {
+            let (log, metrics) = (self.path(job, LOG), self.path(job, METRICS));
+            Arc::new(Mutex::new(Page::new(log, metrics, self.limits)))
+        };
+        Arc::clone(lock(&self.pages).entry(job).or_insert_with(page))
     }
 }
 

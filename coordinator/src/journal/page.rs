@@ -10,15 +10,11 @@ use tokio::sync::watch;
 
 use super::{Limits, LogLine, Tail};
 
-pub(super) const LOG: &str = "log.jsonl";
-pub(super) const METRICS: &str = "metrics.jsonl";
-
 #[derive(Debug)]
 pub(super) struct Page {
-    folder: PathBuf,
     limits: Limits,
-    log: Option<Lines>,
-    metrics: Option<Lines>,
+    log: Lines,
+    metrics: Lines,
     /// Known once a step came or the file was read.
     latest: Option<Option<StepMetrics>>,
     changes: watch::Sender<u64>,
@@ -27,19 +23,26 @@ pub(super) struct Page {
 /// A file that only grows.
 #[derive(Debug)]
 struct Lines {
+    path: PathBuf,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
     file: File,
     bytes: u64,
 }
 
 impl Page {
-    pub(super) fn new(folder: PathBuf, limits: Limits) -> Self {
+    pub(super) fn new(log: PathBuf, metrics: PathBuf, limits: Limits) -> Self {
         let (changes, _) = watch::channel(0);
-        Self { folder, limits, log: None, metrics: None, latest: None, changes }
+        let [log, metrics] = [log, metrics].map(|path| Lines { path, open: None });
+        Self { limits, log, metrics, latest: None, changes }
     }
 
     pub(super) fn log(&mut self, line: &LogLine) -> io::Result<()> {
         let limits = self.limits;
-        let lines = open(&mut self.log, &self.folder, LOG)?;
+        let lines = self.log.open()?;
         if lines.bytes >= limits.log_bytes {
             return Ok(());
         }
@@ -61,7 +64,7 @@ impl Page {
     pub(super) fn metrics(&mut self, metrics: &StepMetrics) -> io::Result<()> {
         self.latest = Some(Some(metrics.clone()));
         let limit = self.limits.metrics_bytes;
-        let lines = open(&mut self.metrics, &self.folder, METRICS)?;
+        let lines = self.metrics.open()?;
         if lines.bytes < limit {
             lines.push(metrics)?;
         }
@@ -70,10 +73,10 @@ impl Page {
     }
 
     pub(super) fn latest(&mut self) -> Option<&StepMetrics> {
-        let Self { latest, folder, .. } = self;
+        let Self { latest, metrics, .. } = self;
         latest
             .get_or_insert_with(|| {
-                let mut tail = Tail::new(folder.join(METRICS));
+                let mut tail = Tail::new(metrics.path.clone());
                 let mut latest = None;
                 loop {
                     match tail.next().pop() {
@@ -86,13 +89,13 @@ impl Page {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.log.is_some() || self.metrics.is_some()
+        self.log.open.is_some() || self.metrics.open.is_some()
     }
 
     /// Its files are opened again when something is written.
     pub(super) fn close(&mut self) {
-        self.log = None;
-        self.metrics = None;
+        self.log.open = None;
+        self.metrics.open = None;
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
@@ -104,30 +107,40 @@ impl Page {
     }
 }
 
-fn open<'a>(lines: &'a mut Option<Lines>, folder: &Path, name: &str) -> io::Result<&'a mut Lines> {
-    match lines {
-        Some(lines) => Ok(lines),
-        None => {
-            fs::create_dir_all(folder)?;
-            let path = folder.join(name);
-            let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-            let mut bytes = file.metadata()?.len();
-            // A line torn by a crash must not spoil the next.
-            if bytes > 0 {
-                let mut last = [0];
-                file.seek(SeekFrom::End(-1))?;
-                file.read_exact(&mut last)?;
-                if last != *b"\n" {
-                    file.write_all(b"\n")?;
-                    bytes += 1;
-                }
-            }
-            Ok(lines.insert(Lines { file, bytes }))
+impl Lines {
+    fn open(&mut self) -> io::Result<&mut Open> {
+        match &mut self.open {
+            Some(open) => Ok(open),
+            closed => Ok(closed.insert(Open::at(&self.path)?)),
         }
     }
 }
 
-impl Lines {
+impl Open {
+    fn at(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        let mut file = match (options.open(path), path.parent()) {
+            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(folder)?;
+                options.open(path)?
+            }
+            (opened, _) => opened?,
+        };
+        let mut bytes = file.metadata()?.len();
+        // A line torn by a crash must not spoil the next.
+        if bytes > 0 {
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+                bytes += 1;
+            }
+        }
+        Ok(Self { file, bytes })
+    }
+
     fn push(&mut self, line: &impl Serialize) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');

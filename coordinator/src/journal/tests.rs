@@ -63,7 +63,7 @@ fn a_follower_reads_on_where_it_stopped() {
 fn a_line_torn_by_a_crash_spoils_no_other() {
     let folder = TempDir::new().unwrap();
     Journal::new(folder.path(), Limits::default()).log(JOB, &line("whole"));
-    let path = folder.path().join("3/log.jsonl");
+    let path = folder.path().join("3.log.jsonl");
     OpenOptions::new().append(true).open(path).unwrap().write_all(b"{\"attempt\":1,\"a").unwrap();
     let journal = Journal::new(folder.path(), Limits::default());
     journal.log(JOB, &line("after"));
@@ -83,7 +83,7 @@ fn a_flood_ends_in_one_line_that_says_so() {
     assert!(lines.len() < 20);
     assert_eq!(lines[0].text, format!("{} … (cut)", "é".repeat(50)));
     assert!(lines.last().unwrap().text.starts_with("the log is full"));
-    let bytes = std::fs::metadata(folder.path().join("3/metrics.jsonl")).unwrap().len();
+    let bytes = std::fs::metadata(folder.path().join("3.metrics.jsonl")).unwrap().len();
     assert!(bytes < 800, "{bytes}");
 }
 

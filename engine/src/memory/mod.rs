@@ -28,7 +28,7 @@ const LARGE: usize = 128 << 10;
 
 /// From this size on an allocation begins with a cache line: what loads one whole wants no more than one of them, a
 /// matrix register most of all.
-const LINED: usize = 1 << 10;
+const LINED: usize = 8 << 10;
 const LINE: usize = 64;
 
 /// The system's allocator, counting; large blocks are kept for the next while a [`Steady`] lives.

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::kernel::COLUMNS;
+use super::kernel::{COLUMNS, deep};
 use super::pack;
 use super::panels::{Panels, Rows};
 use crate::Result;
@@ -70,9 +70,14 @@ impl Tile {
         within(start)..within(end)
     }
 
-    /// Numbers of a row of scores: the keys, and one more where that makes it even.
+    /// Numbers of a row of scores: the keys, filled up to what multiplies fastest.
     fn width(&self) -> usize {
-        self.keys.len().next_multiple_of(2)
+        self.keys.len().next_multiple_of(deep())
+    }
+
+    /// The keys, filled up alike.
+    fn depths(&self) -> Range<usize> {
+        self.keys.start..self.keys.start + self.width()
     }
 
     /// The tile's rows of a query-shaped tensor: `[rows, head_dim]`.
@@ -87,6 +92,11 @@ impl Tile {
 fn head(task: &Task, all: &[bf16], kv_heads: usize) -> Vec<bf16> {
     let (width, stride) = (task.head_dim, kv_heads * task.head_dim);
     pick(all, width, task.span.key_rows().map(|t| t * stride + task.kv_head * width))
+}
+
+/// Rows of keys as a factor, with as many of zeros below as the last tile may be filled up with.
+fn filled(task: &Task) -> usize {
+    task.span.keys() + deep()
 }
 
 /// `width` numbers from each of the places on, one after the other.
@@ -155,7 +165,7 @@ fn forward_one(
     let (dim, scale) = (task.head_dim, shape.scale as f32);
     let (mut keys, mut values) = (Panels::default(), Panels::default());
     keys.take_columns(&head(task, k, shape.kv_heads), dim);
-    values.take_rows(&head(task, v, shape.kv_heads), (dim, task.span.keys()), &(0..dim));
+    values.take_rows(&head(task, v, shape.kv_heads), (dim, filled(task)), &(0..dim));
     let mut out = vec![bf16::ZERO; task.queries() * task.width()];
     let mut lse = Vec::with_capacity(task.queries() * task.group);
     let (mut scores, mut p, mut rows_out) = (Vec::new(), Vec::new(), Vec::new());
@@ -194,7 +204,7 @@ fn forward_one(
                 sums[row] += exponentials(&mut p[seen], scores, scale, larger);
             }
             let left = Rows { numbers: &p, stride: width, count: rows };
-            values.times(left, (0..dim, tile.keys.clone()), (&mut rows_out, dim), !first);
+            values.times(left, (0..dim, tile.depths()), (&mut rows_out, dim), !first);
             first = false;
         }
         let to = out[tokens.start * task.width()..].chunks_exact_mut(dim);
@@ -301,7 +311,7 @@ fn backward_part(task: &Task, given: &Given<'_>, shape: &AttentionShape<'_>) -> 
     let (key, value) = (head(task, given.k, shape.kv_heads), head(task, given.v, shape.kv_heads));
     let [mut k_columns, mut k_rows, mut v_columns] = [(); 3].map(|()| Panels::default());
     k_columns.take_columns(&key, dim);
-    k_rows.take_rows(&key, (dim, task.span.keys()), &(0..dim));
+    k_rows.take_rows(&key, (dim, filled(task)), &(0..dim));
     v_columns.take_columns(&value, dim);
     let all = task.span.keys();
     let mut dq = vec![0f32; task.queries() * task.width()];
@@ -339,15 +349,15 @@ fn backward_part(task: &Task, given: &Given<'_>, shape: &AttentionShape<'_>) -> 
         narrow(&mut ds, &dp);
         let left = Rows { numbers: &ds, stride: width, count: rows };
         let to = &mut dq[tile.tokens.start * task.width()..];
-        k_rows.times(left, (0..dim, tile.keys.clone()), (to, dim), true);
-        // Rows of a transposed tile are filled up to pairs.
-        let depth = rows.next_multiple_of(2);
+        k_rows.times(left, (0..dim, tile.depths()), (to, dim), true);
+        // Rows of a transposed tile are filled up too.
+        let depth = rows.next_multiple_of(deep());
         for (square_of, left, sum) in [(&scores, dout, &mut dv), (&dp, q, &mut dk)] {
-            square.take_rows(square_of, (width, rows), &(0..tile.keys.len()));
+            square.take_rows(square_of, (width, depth), &(0..tile.keys.len()));
             let left = turned(&left, dim, depth);
             let left = Rows { numbers: &left, stride: depth, count: dim };
             let to = (&mut sum[tile.keys.start..], all);
-            square.times(left, (0..tile.keys.len(), 0..rows), to, true);
+            square.times(left, (0..tile.keys.len(), 0..depth), to, true);
         }
     }
     let (dq, ()) = written(dq.len(), |to| narrow(to, &dq));

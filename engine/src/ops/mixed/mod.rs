@@ -67,9 +67,20 @@ fn narrowed(x: &Tensor) -> Result<Tensor> {
 
 /// In bf16, its rows filled up with zeros to what multiplies fastest.
 fn filled(x: &Tensor) -> Result<Tensor> {
-    let width = x.dim(1)?;
-    let more = width.next_multiple_of(kernel::deep()) - width;
-    Ok(narrowed(x)?.pad_with_zeros(1, 0, more)?.contiguous()?)
+    let (tokens, width) = x.dims2()?;
+    let depth = width.next_multiple_of(kernel::deep());
+    let x = narrowed(x)?;
+    if depth == width {
+        return Ok(x);
+    }
+    let numbers = view_as::<bf16>(&x)?;
+    let (out, ()) = written(tokens * depth, |out| {
+        for (to, row) in out.chunks_exact_mut(depth).zip(numbers.chunks_exact(width)) {
+            to[..width].copy_from_slice(row);
+            to[width..].fill(bf16::ZERO);
+        }
+    });
+    tensor::<bf16>(out, &[tokens, depth])
 }
 
 fn widened(x: &Tensor) -> Result<Tensor> {
@@ -273,11 +284,18 @@ impl Backend for Mixed {
             return Ok(vec![self.project(x, w)?]);
         }
         let all = self.project(x, &Tensor::cat(ws, 0)?)?;
+        let (tokens, columns) = all.dims2()?;
+        let all = view_as::<bf16>(&all)?;
         let mut from = 0;
         let mut cut = |w: &&Tensor| {
             let width = w.dim(0)?;
             from += width;
-            Ok(all.narrow(1, from - width, width)?.contiguous()?)
+            let (out, ()) = written(tokens * width, |out: &mut [bf16]| {
+                for (to, row) in out.chunks_exact_mut(width).zip(all.chunks_exact(columns)) {
+                    to.copy_from_slice(&row[from - width..from]);
+                }
+            });
+            tensor(out, &[tokens, width])
         };
         ws.iter().map(&mut cut).collect()
     }

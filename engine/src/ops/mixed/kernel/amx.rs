@@ -17,6 +17,9 @@ const HIGH: usize = 16;
 pub(super) const DEEP: usize = 32;
 const PAIRS: usize = DEEP / 2;
 
+/// Of the nearest cache (48 KiB) what a left factor's rows may take.
+const NEAREST_BYTES: usize = 40 << 10;
+
 /// Whether this machine has it and the system lets this process use it.
 pub(super) fn there() -> bool {
     static THERE: OnceLock<bool> = OnceLock::new();
@@ -171,10 +174,13 @@ fn block(
         }
     }
     let runs = &runs[..count];
+    let deep: usize = strips.iter().map(|strip| 2 * strip.left.pairs).sum();
+    let rows_stay = ROWS * deep * size_of::<bf16>() <= NEAREST_BYTES;
     #[expect(unsafe_code, reason = "the instructions have no safe form")]
     // SAFETY: the machine was asked, `Work` measured the slices, and `sums` has as many rows as are stored.
     unsafe {
         match (rows > HIGH, registers) {
+            (true, 3) if rows_stay => two_by_three_past(runs, sums),
             (true, 3) => two_by_three(runs, sums),
             (true, 2) => two_by_two(runs, sums),
             (true, _) => two_by_one(runs, sums),
@@ -191,7 +197,7 @@ fn block(
 /// Of the left factor's rows `{l}` is the first and `{h}` the seventeenth, `{s}` bytes apart; of the panel's `{p}` is
 /// the first pair, `{w}` bytes from the next.
 macro_rules! kernel {
-    ($name:ident, $registers:literal, [$($step:literal),*], [$(($upper:literal, $u:literal)),*], [$(($lower:literal, $l:literal)),*]) => {
+    ($name:ident, $registers:literal, [$($step:expr),*], [$(($upper:literal, $u:literal)),*], [$(($lower:literal, $l:literal)),*]) => {
         /// # Safety
         /// The machine must have the instructions, and every run the rows and pairs that are read.
         #[expect(unsafe_code, reason = "the instructions have no safe form")]
@@ -247,27 +253,35 @@ macro_rules! kernel {
     };
 }
 
-kernel!(
-    two_by_three,
-    3,
-    [
-        "tileloadd tmm6, [{l} + {s}]",
-        "tileloaddt1 tmm7, [{p} + {w}]",
-        "tdpbf16ps tmm0, tmm6, tmm7",
-        "tileloaddt1 tmm7, [{p} + {w} + 64]",
-        "tdpbf16ps tmm1, tmm6, tmm7",
-        "tileloaddt1 tmm7, [{p} + {w} + 128]",
-        "tdpbf16ps tmm2, tmm6, tmm7",
-        "tileloadd tmm6, [{h} + {s}]",
-        "tdpbf16ps tmm5, tmm6, tmm7",
-        "tileloaddt1 tmm7, [{p} + {w}]",
-        "tdpbf16ps tmm3, tmm6, tmm7",
-        "tileloaddt1 tmm7, [{p} + {w} + 64]",
-        "tdpbf16ps tmm4, tmm6, tmm7"
-    ],
-    [("0", "0"), ("1", "64"), ("2", "128")],
-    [("3", "0"), ("4", "64"), ("5", "128")]
-);
+/// The kernel that most tiles take, with one way or another to load panels.
+macro_rules! two_by_three {
+    ($name:ident, $load:literal) => {
+        kernel!(
+            $name,
+            3,
+            [
+                "tileloadd tmm6, [{l} + {s}]",
+                concat!($load, " tmm7, [{p} + {w}]"),
+                "tdpbf16ps tmm0, tmm6, tmm7",
+                concat!($load, " tmm7, [{p} + {w} + 64]"),
+                "tdpbf16ps tmm1, tmm6, tmm7",
+                concat!($load, " tmm7, [{p} + {w} + 128]"),
+                "tdpbf16ps tmm2, tmm6, tmm7",
+                "tileloadd tmm6, [{h} + {s}]",
+                "tdpbf16ps tmm5, tmm6, tmm7",
+                concat!($load, " tmm7, [{p} + {w}]"),
+                "tdpbf16ps tmm3, tmm6, tmm7",
+                concat!($load, " tmm7, [{p} + {w} + 64]"),
+                "tdpbf16ps tmm4, tmm6, tmm7"
+            ],
+            [("0", "0"), ("1", "64"), ("2", "128")],
+            [("3", "0"), ("4", "64"), ("5", "128")]
+        );
+    };
+}
+// Panels pass the nearest cache by, where it has room for the left factor's rows, which are read again.
+two_by_three!(two_by_three_past, "tileloaddt1");
+two_by_three!(two_by_three, "tileloadd");
 kernel!(
     two_by_two,
     2,

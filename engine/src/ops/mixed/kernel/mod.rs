@@ -125,7 +125,7 @@ pub(super) struct Work<'a> {
     rows: usize,
     lefts: [Option<LeftRows<'a>>; 2],
     /// Of the tile at work; of no meaning afterwards.
-    sums: Box<Sums>,
+    sums: Sums,
     #[cfg(target_arch = "x86_64")]
     widened: fma::Widened,
     /// Some machines are set up for it thread by thread.
@@ -185,10 +185,13 @@ pub(super) fn has_matrix_registers() -> bool {
 }
 
 impl<'a> Work<'a> {
+    #[inline(always)]
     pub(super) fn begin() -> Self {
         Self::with(Unit::best())
     }
 
+    /// In its caller, where the sums then lie.
+    #[inline(always)]
     fn with(unit: Unit) -> Self {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if unit == Unit::Amx {
@@ -198,7 +201,7 @@ impl<'a> Work<'a> {
             unit,
             rows: 0,
             lefts: [None; 2],
-            sums: Box::new(Sums([[0.0; COLUMNS]; ROWS])),
+            sums: Sums([[0.0; COLUMNS]; ROWS]),
             #[cfg(target_arch = "x86_64")]
             widened: fma::Widened::default(),
             here: PhantomData,
