@@ -48,8 +48,10 @@ fn large(layout: Layout) -> bool {
 
 /// What the system is asked for, where it is asked.
 fn lined(layout: Layout) -> Layout {
-    let lined = if layout.size() < LINED { Ok(layout) } else { layout.align_to(LINE) };
-    lined.unwrap_or(layout)
+    if layout.size() < LINED {
+        return layout;
+    }
+    layout.align_to(LINE).unwrap_or(layout)
 }
 
 fn take(bytes: usize, zeroed: bool) -> *mut u8 {
@@ -91,7 +93,7 @@ unsafe impl GlobalAlloc for Meter {
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         match NonNull::new(pointer) {
             Some(block) if large(layout) => blocks::give(block, layout.size()),
-            // SAFETY: the caller got `pointer` from this allocator, that is from `System`, with this layout.
+            // SAFETY: the caller got `pointer` from this allocator, that is from `System`, with what this layout becomes.
             _ => unsafe { System.dealloc(pointer, lined(layout)) },
         }
         CURRENT.fetch_sub(layout.size(), Relaxed);

@@ -84,26 +84,19 @@ impl Tile {
     fn gather(&self, task: &Task, all: &[bf16], heads: usize) -> Vec<bf16> {
         let (width, stride) = (task.width(), heads * task.head_dim);
         let at = |t: usize| (task.span.q.start + t) * stride + task.kv_head * width;
-        pick(all, width, self.tokens.clone().map(at))
+        pack::pick(all, width, self.tokens.clone().map(at))
     }
 }
 
 /// A task's head of a key-shaped tensor: `[keys, head_dim]`.
 fn head(task: &Task, all: &[bf16], kv_heads: usize) -> Vec<bf16> {
     let (width, stride) = (task.head_dim, kv_heads * task.head_dim);
-    pick(all, width, task.span.key_rows().map(|t| t * stride + task.kv_head * width))
+    pack::pick(all, width, task.span.key_rows().map(|t| t * stride + task.kv_head * width))
 }
 
 /// Rows of keys as a factor, with as many of zeros below as the last tile may be filled up with.
 fn filled(task: &Task) -> usize {
     task.span.keys() + deep()
-}
-
-/// `width` numbers from each of the places on, one after the other.
-fn pick(all: &[bf16], width: usize, places: impl Iterator<Item = usize>) -> Vec<bf16> {
-    let mut picked = Vec::with_capacity(places.size_hint().0 * width);
-    places.for_each(|at| picked.extend_from_slice(&all[at..at + width]));
-    picked
 }
 
 wide! {

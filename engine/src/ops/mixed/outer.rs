@@ -10,7 +10,7 @@ use super::kernel::{COLUMNS, ROWS};
 use super::panels::{Panels, Rows};
 use super::product::Left;
 
-/// With more rows than this, packing is worth sharing.
+/// With more rows than this it is a product like others.
 pub(super) const MOST_ROWS: usize = 4 * ROWS;
 
 /// Columns of a task, whole cache lines.

@@ -37,15 +37,15 @@ pub(super) fn columns<N: Number>(panels: &mut [bf16], w: &[N], depth: usize) {
 /// Sixteen rows at a time, sixteen pairs of each at a time.
 fn columns_of_panel<N: Number>(panel: &mut [bf16], w: &[N], depth: usize) {
     let width = filled(w.len() / depth);
-    let all = w;
-    for (register, w) in w.chunks(LANES * depth).enumerate() {
-        let later = all.get((register + 1) * LANES * depth..).unwrap_or_default();
+    for (register, rows) in w.chunks(LANES * depth).enumerate() {
+        let later = w.get((register + 1) * LANES * depth..).unwrap_or_default();
         for from in (0..depth).step_by(2 * SIDE) {
             let here = (2 * SIDE).min(depth - from);
             let mut square = [[0; SIDE]; SIDE];
-            for (row, (words, w)) in square.iter_mut().zip(w.chunks_exact(depth)).enumerate() {
-                words_of(words, &w[from..from + here]);
-                fetch(later, row * depth + from);
+            for (index, (words, row)) in square.iter_mut().zip(rows.chunks_exact(depth)).enumerate()
+            {
+                words_of(words, &row[from..from + here]);
+                fetch(later, index * depth + from);
             }
             turn(&mut square);
             let panel = &mut panel[2 * (from / 2 * width + register * LANES)..];
@@ -167,6 +167,13 @@ pub(super) fn transposed(
             }
         }
     });
+}
+
+/// `width` numbers from each of the places on, one after the other.
+pub(super) fn pick(all: &[bf16], width: usize, places: impl Iterator<Item = usize>) -> Vec<bf16> {
+    let mut picked = Vec::with_capacity(places.size_hint().0 * width);
+    places.for_each(|at| picked.extend_from_slice(&all[at..at + width]));
+    picked
 }
 
 #[cfg(test)]

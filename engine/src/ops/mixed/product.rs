@@ -40,7 +40,7 @@ impl<'a> Left<'a> {
     }
 }
 
-/// A matrix in any form.
+/// A matrix in any form; a packed one has to be unpacked.
 #[derive(Clone, Copy)]
 pub(super) enum Matrix<'a> {
     F32(&'a [f32]),
@@ -48,20 +48,13 @@ pub(super) enum Matrix<'a> {
     Packed(&'a dyn Packed),
 }
 
-impl Matrix<'_> {
-    /// Whether it has to be unpacked.
-    fn is_packed(self) -> bool {
-        matches!(self, Self::Packed(packed) if packed.as_bf16().is_none())
-    }
-}
-
 /// `[k, n]`.
 #[derive(Clone, Copy)]
-pub(super) enum Right<'a> {
+pub(super) enum Right<M> {
     /// Given as it is: `k` rows of `n`.
-    Rows(Matrix<'a>),
+    Rows(M),
     /// Given transposed: `n` rows of `k`.
-    Columns(Matrix<'a>),
+    Columns(M),
 }
 
 /// Buffers that products share.
@@ -78,7 +71,7 @@ pub(super) fn multiply<N: Number>(
     scratch: &mut Scratch,
     out: &mut [N],
     columns: usize,
-    main: (Left<'_>, Right<'_>),
+    main: (Left<'_>, Right<Matrix<'_>>),
     low: Option<(Left<'_>, &[f32])>,
     add: bool,
 ) -> Result<()> {
@@ -86,10 +79,11 @@ pub(super) fn multiply<N: Number>(
     let rows = out.len() / columns.max(1);
     let (mut band, mut slice) = (columns, depth);
     match main.1 {
-        Right::Columns(matrix) if matrix.is_packed() => {
+        Right::Columns(Matrix::Packed(_)) => {
             band = (CHUNK_NUMBERS / depth.max(1)).next_multiple_of(COLUMNS).min(columns);
         }
-        // Sums can be taken up again only where they are kept in f32.
+        // Panels of all of a head's depth would stay in no cache, and what is packed would be unpacked whole. Sums can be
+        // taken up again only where they are kept in f32.
         Right::Rows(_) if N::DTYPE == candle_core::DType::F32 => {
             slice = whole(CHUNK_NUMBERS / columns.max(1)).min(depth);
         }
@@ -101,20 +95,20 @@ pub(super) fn multiply<N: Number>(
         let here = first..columns.min(first + band);
         for at in (0..depth).step_by(slice.max(1)) {
             let deep = slice.min(depth - at);
-            let factor = match main.1 {
+            let right = match main.1 {
                 Right::Rows(matrix) => {
                     let (from, count) = (at * columns, deep * columns);
-                    Factor::Rows(plain(matrix, unpacked, from, count, columns)?)
+                    Right::Rows(plain(matrix, unpacked, from, count, columns)?)
                 }
                 Right::Columns(matrix) => {
                     let (from, count) = (first * depth, here.len() * depth);
-                    Factor::Columns(plain(matrix, unpacked, from, count, depth)?)
+                    Right::Columns(plain(matrix, unpacked, from, count, depth)?)
                 }
             };
             let product = Product {
                 left: main.0,
                 depths: at..at + deep,
-                factor,
+                right,
                 columns: here.clone(),
                 low: low.filter(|_| at + deep == depth),
                 add: add || at > 0,
@@ -131,18 +125,12 @@ fn whole(depth: usize) -> usize {
     (depth / STEP * STEP).max(STEP)
 }
 
-/// A right factor that is not packed: what a [`Product`] needs of it.
-#[derive(Clone, Copy)]
-enum Factor<'a> {
-    Rows(Plain<'a>),
-    Columns(Plain<'a>),
-}
-
 /// Some columns of a product and some of its depth, all of its rows.
 struct Product<'a> {
     left: Left<'a>,
     depths: Range<usize>,
-    factor: Factor<'a>,
+    /// What is needed of it here.
+    right: Right<Plain<'a>>,
     columns: Range<usize>,
     low: Option<(Left<'a>, &'a [f32])>,
     add: bool,
@@ -174,13 +162,13 @@ impl Product<'_> {
         let (here, deep) = (columns.len(), self.depths.len());
         // Of rows, or of a transposed factor's columns, those of this task.
         let first = columns.start - self.columns.start;
-        match self.factor {
-            Factor::Rows(Plain::F32(w)) => panels.take_rows(w, (out.columns(), deep), &columns),
-            Factor::Rows(Plain::Bf16(w)) => panels.take_rows(w, (out.columns(), deep), &columns),
-            Factor::Columns(Plain::F32(w)) => {
+        match self.right {
+            Right::Rows(Plain::F32(w)) => panels.take_rows(w, (out.columns(), deep), &columns),
+            Right::Rows(Plain::Bf16(w)) => panels.take_rows(w, (out.columns(), deep), &columns),
+            Right::Columns(Plain::F32(w)) => {
                 panels.take_columns(part(w, first * deep, here * deep), deep);
             }
-            Factor::Columns(Plain::Bf16(w)) => {
+            Right::Columns(Plain::Bf16(w)) => {
                 panels.take_columns(part(w, first * deep, here * deep), deep);
             }
         }
@@ -250,9 +238,6 @@ fn plain<'a>(
         Matrix::F32(all) => Plain::F32(part(all, from, count)),
         Matrix::Bf16(all) => Plain::Bf16(part(all, from, count)),
         Matrix::Packed(packed) => {
-            if let Some(all) = packed.as_bf16() {
-                return Ok(Plain::Bf16(&all[from..from + count]));
-            }
             let buffer = room(buffer, count);
             let task = width * (1usize << 13).div_ceil(width.max(1));
             buffer
