@@ -39,6 +39,10 @@ def theirs(name, *flags, quick=False):
 # Every token of a conversation is learned, as TRL and a bare loop do by default.
 PACKED = ("--set", "assistant_only_loss=false", "--set", "packing=true")
 WRAPPED = (*PACKED, "--set", "packing_strategy=wrapped")
+BF16_MOMENTS = (
+    *("--set", "optim=adamw_anyprecision"),
+    *("--set", "optim_args=momentum_dtype=bfloat16,variance_dtype=bfloat16"),
+)
 
 CONTESTS = [
     Contest(
@@ -63,7 +67,8 @@ CONTESTS = [
         4,
         (
             ours("bf16", "--method", "full", "--dtype", "bfloat16", *WRAPPED, quick=True),
-            # As few bytes for moments as there are: peers in bf16 keep theirs in bf16.
+            # Peers in bf16 keep their moments in bf16.
+            ours("bf16, bf16 AdamW", "--method", "full", "--dtype", "bfloat16", *WRAPPED, *BF16_MOMENTS, quick=True),
             ours("bf16, 8-bit AdamW", "--method", "full", "--dtype", "bfloat16", *WRAPPED, "--set", "optim=adamw_8bit"),
             ours("f32", "--method", "full", "--dtype", "float32", *WRAPPED),
             theirs("TRL bf16 autocast", "--peer", "trl", "--method", "full", "--dtype", "amp"),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use fleetune_scheduler::state::{Command, Job, Reply, State};
-use fleetune_scheduler::view;
+use fleetune_scheduler::{Liveness, view};
 use fleetune_shared::view::{FleetView, JobView};
 use fleetune_shared::{Artifact, ArtifactFile, BlobHash, ByteSize, JobId};
 use tokio_util::sync::CancellationToken;
@@ -60,8 +60,10 @@ impl Coordinator {
 
     /// A job as front ends show it.
     pub(crate) fn job_view(&self, id: JobId) -> Option<JobView> {
-        let liveness = self.sessions.liveness();
-        let view = self.state(|state| state.job(id).map(|job| view::job(state, &liveness, job)));
+        let look = |state: &State, liveness: &Liveness| {
+            state.job(id).map(|job| view::job(state, liveness, job))
+        };
+        let view = self.sessions.look(|liveness| self.state(|state| look(state, liveness)));
         view.map(|view| JobView { latest: self.journal.latest(id), ..view })
     }
 
@@ -93,24 +95,27 @@ impl Coordinator {
         files: impl IntoIterator<Item = &'a ArtifactFile>,
     ) -> Result<(), Error> {
         for file in files {
-            let (name, blob) = (&file.name, file.blob.short());
-            match self.blobs.stat(file.blob)? {
+            let (name, blob) = (&file.name, file.blob);
+            match self.blobs.stat(blob)? {
                 Presence::Whole { bytes } if bytes == file.bytes.0 => {}
                 Presence::Whole { bytes } => {
                     return Err(Error::Invalid(format!(
-                        "`{name}` is said to have {} bytes, but its blob {blob} has {bytes}",
-                        file.bytes.0
+                        "`{name}` is said to have {} bytes, but its blob {} has {bytes}",
+                        file.bytes.0,
+                        blob.short()
                     )));
                 }
                 Presence::Partial { bytes } => {
                     return Err(Error::Unready(format!(
-                        "only {bytes} of {} bytes of `{name}` (blob {blob}) are uploaded",
-                        file.bytes.0
+                        "only {bytes} of {} bytes of `{name}` (blob {}) are uploaded",
+                        file.bytes.0,
+                        blob.short()
                     )));
                 }
                 Presence::Absent => {
                     return Err(Error::Unready(format!(
-                        "`{name}` (blob {blob}) is not uploaded; upload it first"
+                        "`{name}` (blob {}) is not uploaded; upload it first",
+                        blob.short()
                     )));
                 }
             }

@@ -47,6 +47,12 @@ const CASES: &[Case] = &[
     ("full bf16", (2, 256), "use_peft: false\ndtype: bfloat16"),
     ("full, 8-bit", (2, 256), "use_peft: false\noptim: adamw_8bit\ndtype: float32"),
     (
+        "full, 16-bit",
+        (2, 256),
+        "use_peft: false\ndtype: bfloat16\noptim: adamw_anyprecision\n\
+         optim_args: momentum_dtype=bfloat16,variance_dtype=bfloat16",
+    ),
+    (
         "full, in backward",
         (2, 256),
         "use_peft: false\noptimizer_in_backward: true\nmax_grad_norm: 0\noptim: adafactor\ndtype: bfloat16",

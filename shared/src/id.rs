@@ -121,7 +121,10 @@ impl BlobHash {
 
 impl fmt::Display for BlobHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = |byte: u8| [byte >> 4, byte & 15].map(|four| DIGITS[usize::from(four)]);
+        let text = self.0.map(digits);
+        f.write_str(str::from_utf8(text.as_flattened()).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -68,7 +68,9 @@ pub(super) async fn fetch(
     }
     let inputs = start.spec.inputs.len();
     let bytes: u64 = start.spec.inputs.iter().map(|input| input.file.bytes.0).sum();
-    desk.log(format!("{inputs} input files in place, {}", ByteSize(bytes))).await;
+    if bytes >= TOLD_BYTES_MIN {
+        desk.log(format!("{inputs} input files in place, {}", ByteSize(bytes))).await;
+    }
 
     let order = Order {
         agent_pid: std::process::id(),

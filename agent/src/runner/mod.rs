@@ -19,6 +19,7 @@ mod lines;
 mod process;
 mod workspace;
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use fleetune_proto::v1;
 use fleetune_proto::v1::report::What;
 use fleetune_shared::{Artifact, Device, FailureKind, Peak, PeakSource, TrainerEvent};
+use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -275,7 +277,8 @@ impl Attempt {
         if let Some(line) = throttle.flush() {
             self.desk.log(line).await;
         }
-        let memory_ran_out = process.memory_ran_out();
+        let killed = status.as_ref().is_ok_and(|s| s.signal() == Some(Signal::SIGKILL as i32));
+        let memory_ran_out = killed && process.memory_ran_out();
         // What the driver saw of the process counts before what the trainer counted itself.
         let driven = process.vram_bytes_peak();
         let driven = driven.map(|bytes| Peak { bytes, source: PeakSource::Driver });

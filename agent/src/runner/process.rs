@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lines::Lines;
-use crate::bounds::oom_kills;
+use crate::bounds::{oom_kills, oom_kills_lately};
 use crate::order::STOP;
 
 /// How many threads a trainer computes with.
@@ -107,7 +107,7 @@ impl Process {
         if let Some(uuid) = launch.gpu_uuid {
             command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
-        let oom_kills_before = oom_kills();
+        let oom_kills_before = oom_kills_lately();
         let mut child = spawn(command).await?;
         let pid = child.id().ok_or_else(|| io::Error::other("ended before it began"))?;
         pids.insert(pid);

@@ -11,7 +11,7 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -177,7 +177,10 @@ pub(crate) fn files_of(folder: &Path, depth: Depth) -> io::Result<Vec<FileName>>
 
 /// When a process started, in clock ticks since boot; `None` once it has ended.
 fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // One line, read at once: such a file has no length to go by.
+    let mut line = [0; 1024];
+    let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut line));
+    let stat = String::from_utf8_lossy(&line[..read.ok()?]);
     // The second field is the program's name in parentheses, and may hold anything.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?;

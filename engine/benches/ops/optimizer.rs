@@ -1,4 +1,4 @@
-//! AdamW on a matrix of about as many numbers as an adapter has, with moments in 32 and in 8 bits.
+//! AdamW on a matrix of about as many numbers as an adapter has, with moments in 32, 16 and 8 bits.
 
 use divan::Bencher;
 use fleetune_engine::model::Trainable;
@@ -11,14 +11,23 @@ use crate::score::{Work, time};
 const SHAPE: [usize; 2] = [4096, 1024];
 const LEARNING_RATE: f64 = 1e-5;
 
-/// An optimizer's name in a recipe, and the bytes it reads and writes for one parameter: value and gradient, and two
-/// moments each way.
-const KINDS: [(&str, usize); 2] = [("adamw_torch", 3 * 4 + 4 * 4), ("adamw_8bit", 3 * 4 + 4)];
+/// What to call an optimizer, its keys in a recipe, and the bytes it reads and writes for one parameter: value and
+/// gradient, and two moments each way.
+const KINDS: [(&str, &str, usize); 3] = [
+    ("adamw_torch", "optim: adamw_torch", 3 * 4 + 4 * 4),
+    (
+        "adamw_anyprecision bf16",
+        "optim: adamw_anyprecision\noptim_args: momentum_dtype=bfloat16,variance_dtype=bfloat16",
+        3 * 4 + 4 * 2,
+    ),
+    ("adamw_8bit", "optim: adamw_8bit", 3 * 4 + 4),
+];
 
-#[divan::bench(args = KINDS.map(|(name, _)| name))]
+#[divan::bench(args = KINDS.map(|kind| kind.0))]
 fn step(bencher: Bencher<'_, '_>, name: &str) {
-    let bytes = KINDS.iter().find(|kind| kind.0 == name).map_or(0, |kind| kind.1);
-    let recipe = format!("model_name_or_path: m\ndataset_name: d\noptim: {name}");
+    let kind = KINDS.iter().find(|kind| kind.0 == name);
+    let (_, keys, bytes) = kind.copied().unwrap_or_default();
+    let recipe = format!("model_name_or_path: m\ndataset_name: d\n{keys}");
     let recipe = Recipe::read(&recipe).expect("a recipe");
     let mut weight = Trainable::new("weight", random(&SHAPE));
     let folder = std::env::temp_dir();

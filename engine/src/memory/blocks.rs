@@ -12,6 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A block begins and ends with one.
 pub(super) const PAGE: usize = 4096;
+/// What is at least as large is written whole soon, and cleared by the system in as few steps as it can.
+#[cfg(target_os = "linux")]
+const HUGE_PAGE: usize = 2 << 20;
 /// How many blocks are kept at most.
 const SLOTS: usize = 2048;
 
@@ -204,7 +207,18 @@ fn map(bytes: usize) -> Option<NonNull<u8>> {
     #[expect(unsafe_code, reason = "a system call without a safe form")]
     // SAFETY: a new mapping touches none that is there.
     let block = unsafe { libc::mmap(ptr::null_mut(), bytes, access, flags, -1, 0) };
-    if block == libc::MAP_FAILED { None } else { NonNull::new(block.cast()) }
+    if block == libc::MAP_FAILED {
+        return None;
+    }
+    #[cfg(target_os = "linux")]
+    if bytes >= HUGE_PAGE {
+        #[expect(unsafe_code, reason = "a system call without a safe form")]
+        // SAFETY: these pages were mapped a moment ago. Where the system has no larger ones, nothing changes.
+        unsafe {
+            libc::madvise(block, bytes, libc::MADV_HUGEPAGE);
+        }
+    }
+    NonNull::new(block.cast())
 }
 
 fn unmap(address: usize, bytes: usize) {

@@ -44,7 +44,7 @@ impl Coded {
             codes: card.zeros(&[count], DType::U8)?,
             absmax: card.zeros(&[count.div_ceil(BLOCK)], DType::F32)?,
             book: card.upload(&book)?,
-            grid: card.upload(&map.grid)?,
+            grid: card.upload(&map.grid[..])?,
         })
     }
 }
@@ -142,6 +142,7 @@ mod tests {
 
     use super::super::elementwise::update;
     use super::super::moment::{Form, Moment};
+    use super::super::rounding::Rounding;
     use super::super::values::Values;
     use super::*;
     use crate::ops::cuda::tests::host;
@@ -176,7 +177,9 @@ mod tests {
                 .map(|g| if *g > 0.9 { 0.0 } else { g * g * g })
                 .collect();
             let step = Step { number, learning_rate: 1e-2, weight_decay: 0.01, grad_factor: 0.7 };
-            update(AdamW::new(settings(), &step), Values::F32(&mut values), &grads, &mut moments);
+            let rule = AdamW::new(settings(), &step);
+            let rounding = Rounding::new(0, number, "values");
+            update(rule, Values::F32(&mut values), &grads, &mut moments, rounding);
             on_card(&step, &theirs, &tensor(grads));
         }
         (moments, values, theirs)

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::moment::{BLOCK, Moment, Run};
+use super::rounding::Rounding;
 use super::values::Values;
 use crate::ops::wide::wide;
 
@@ -33,17 +34,22 @@ wide! {
     }
 }
 
-/// Applies `rule` to `values`. Every block is computed alone, so the result does not depend on how they are shared
-/// among threads.
+/// Applies `rule` to `values`. Moments in bf16 are rounded by what `rounding` has for each. Every block is computed
+/// alone, so the result does not depend on how they are shared among threads.
 pub(super) fn update<const N: usize>(
     rule: impl Rule<N>,
     values: Values<'_>,
     grads: &[f32],
     moments: &mut [Moment],
+    rounding: Rounding,
 ) {
     assert_eq!(values.len(), grads.len());
     let moments: &mut [Moment; N] = moments.try_into().expect("as many moments as the rule has");
-    let mut runs = moments.each_mut().map(|moment| moment.runs_mut(RUN).into_iter());
+    let mut index = 0..;
+    let mut runs = moments.each_mut().map(|moment| {
+        let rounding = rounding.of_moment(index.next().unwrap_or_default());
+        moment.runs_mut(RUN, rounding).into_iter()
+    });
     let runs: Vec<[Run<'_>; N]> = (0..values.len().div_ceil(RUN))
         .map(|_| runs.each_mut().map(|run| run.next().expect("moments as long as the values")))
         .collect();

@@ -3,7 +3,7 @@
 //! ```text
 //!   optimizer ─ for each tensor ─▶ group    its own rate
 //!       │                          moments ─ piece by piece ─▶ elementwise ─ block by block ─▶ moment ─▶ codes
-//!       │                            in memory or in a file      adamw, lion, sgd                32 or 8 bits
+//!       │                            in memory or in a file      adamw, lion, sgd                32, 16 or 8 bits
 //!       └───────────────────────▶ adafactor   whole matrices
 //!   A tensor held in bf16 is widened block by block and rounded by chance (values, rounding).
 //! ```

@@ -1,8 +1,11 @@
-//! What an optimizer remembers of a tensor: one number for each of its numbers, in 32 or in 8 bits.
+//! What an optimizer remembers of a tensor: one number for each of its numbers, in 32, 16 or 8 bits.
 
+use half::bf16;
 use safetensors::tensor::Dtype;
 
-use super::codes::CodeMap;
+use super::codes::{CodeMap, decode, encode};
+use super::rounding::Rounding;
+use crate::ops::slices::widen;
 use crate::quant;
 
 /// Numbers that share a scale in 8 bits, and that are updated together.
@@ -13,6 +16,8 @@ pub(super) const BLOCK: usize = 256;
 pub(super) enum Form {
     /// f32.
     Full,
+    /// bf16, rounded by chance: a second moment moves by a thousandth a step, and bf16 shows no less than 256ths.
+    Bf16,
     /// A code for each number and an f32 scale for each block of [`BLOCK`] (arXiv 2110.02861).
     Blockwise(&'static CodeMap),
 }
@@ -22,6 +27,7 @@ impl Form {
     pub(super) fn zeros(self, count: usize) -> Moment {
         match self {
             Self::Full => Moment::Full(vec![0.0; count]),
+            Self::Bf16 => Moment::Bf16(vec![bf16::ZERO; count]),
             Self::Blockwise(map) => Moment::Blockwise {
                 codes: vec![0; count],
                 absmax: vec![0.0; count.div_ceil(BLOCK)],
@@ -34,6 +40,7 @@ impl Form {
     pub(super) fn bytes(self, count: usize) -> usize {
         match self {
             Self::Full => 4 * count,
+            Self::Bf16 => 2 * count,
             Self::Blockwise(_) => count + 4 * count.div_ceil(BLOCK),
         }
     }
@@ -42,6 +49,7 @@ impl Form {
     pub(super) fn arrays(self, count: usize) -> Vec<(&'static str, Dtype, usize)> {
         match self {
             Self::Full => vec![("", Dtype::F32, count)],
+            Self::Bf16 => vec![("", Dtype::BF16, count)],
             Self::Blockwise(_) => {
                 vec![("", Dtype::U8, count), (".absmax", Dtype::F32, count.div_ceil(BLOCK))]
             }
@@ -53,6 +61,7 @@ impl Form {
 #[derive(Clone, Debug)]
 pub(super) enum Moment {
     Full(Vec<f32>),
+    Bf16(Vec<bf16>),
     Blockwise { codes: Vec<u8>, absmax: Vec<f32>, map: &'static CodeMap },
 }
 
@@ -62,6 +71,7 @@ impl Moment {
         let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         match self {
             Self::Full(values) => floats(values),
+            Self::Bf16(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Self::Blockwise { codes, .. } if array == 0 => codes.clone(),
             Self::Blockwise { absmax, .. } => floats(absmax),
         }
@@ -76,15 +86,24 @@ impl Moment {
         };
         match self {
             Self::Full(values) => read(values),
+            Self::Bf16(values) => {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = bf16::from_le_bytes(*bytes);
+                }
+            }
             Self::Blockwise { codes, .. } if array == 0 => codes.copy_from_slice(bytes),
             Self::Blockwise { absmax, .. } => read(absmax),
         }
     }
 
     /// Runs of `length` numbers (a multiple of [`BLOCK`]), the last as short as it must be.
-    pub(super) fn runs_mut(&mut self, length: usize) -> Vec<Run<'_>> {
+    pub(super) fn runs_mut(&mut self, length: usize, rounding: Rounding) -> Vec<Run<'_>> {
         match self {
             Self::Full(values) => values.chunks_mut(length).map(Run::Full).collect(),
+            Self::Bf16(values) => {
+                let runs = values.chunks_mut(length).enumerate();
+                runs.map(|(run, part)| Run::Bf16(part, rounding.past(run * length))).collect()
+            }
             Self::Blockwise { codes, absmax, map } => {
                 let absmax = absmax.chunks_mut(length / BLOCK);
                 let runs = codes.chunks_mut(length).zip(absmax);
@@ -97,6 +116,7 @@ impl Moment {
 /// A part of a moment that one thread works on.
 pub(super) enum Run<'a> {
     Full(&'a mut [f32]),
+    Bf16(&'a mut [bf16], Rounding),
     Blockwise { codes: &'a mut [u8], absmax: &'a mut [f32], map: &'static CodeMap },
 }
 
@@ -106,11 +126,9 @@ impl Run<'_> {
         let from = block * BLOCK;
         match self {
             Self::Full(values) => into.copy_from_slice(&values[from..from + into.len()]),
+            Self::Bf16(values, ..) => widen(into, &values[from..from + into.len()]),
             Self::Blockwise { codes, absmax, map } => {
-                let scale = absmax[block];
-                for (value, code) in into.iter_mut().zip(&codes[from..]) {
-                    *value = map.value(*code) * scale;
-                }
+                decode(map, absmax[block], &codes[from..from + into.len()], into);
             }
         }
     }
@@ -120,12 +138,14 @@ impl Run<'_> {
         let from = block * BLOCK;
         match self {
             Self::Full(values) => values[from..from + numbers.len()].copy_from_slice(numbers),
+            Self::Bf16(values, rounding) => {
+                let values = &mut values[from..from + numbers.len()];
+                rounding.past(from).round(numbers, values);
+            }
             Self::Blockwise { codes, absmax, map } => {
-                let scale = quant::absmax(numbers);
-                absmax[block] = scale;
-                for (code, number) in codes[from..].iter_mut().zip(numbers) {
-                    *code = map.code(if scale > 0.0 { number / scale } else { 0.0 });
-                }
+                absmax[block] = quant::absmax(numbers);
+                let codes = &mut codes[from..from + numbers.len()];
+                encode(map, absmax[block], numbers, codes);
             }
         }
     }

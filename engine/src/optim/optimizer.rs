@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::DType;
-use fleetune_shared::recipe::{Optim, OptimName};
+use fleetune_shared::recipe::{MomentDtype, Optim, OptimName};
 use half::bf16;
 use indexmap::IndexMap;
 use safetensors::tensor::Dtype;
@@ -27,7 +27,7 @@ use crate::ops::slices;
 use crate::tensor_file::{TensorEntry, TensorFile};
 
 /// Tensors with fewer numbers keep 32-bit moments, as in bitsandbytes: a norm's weight is worth its precision.
-const EIGHT_BIT_MIN: usize = 4096;
+const NARROW_MIN: usize = 4096;
 
 /// The optimizer and its state.
 #[derive(Debug)]
@@ -57,20 +57,29 @@ enum Memory {
     Adafactor(Adafactor),
 }
 
-/// How `name` keeps its moments: their names, whether in 8 bits, whether paged.
-fn layout(settings: &Optim) -> (&'static [&'static str], bool, bool) {
-    const ADAM: &[&str] = &["exp_avg", "exp_avg_sq"];
-    const LION: &[&str] = &["exp_avg"];
+/// The moments of an optimizer: what each is called, and how it is kept of a large tensor.
+fn layout(settings: &Optim) -> Vec<(&'static str, Form)> {
+    let narrow = |dtype| match dtype {
+        MomentDtype::Float32 => Form::Full,
+        MomentDtype::Bfloat16 => Form::Bf16,
+    };
+    let mean = Form::Blockwise(CodeMap::signed());
+    let square = Form::Blockwise(CodeMap::unsigned());
     match settings.name {
-        OptimName::AdamwTorch => (ADAM, false, false),
-        OptimName::Adamw8bit => (ADAM, true, false),
-        OptimName::PagedAdamw32bit => (ADAM, false, true),
-        OptimName::PagedAdamw8bit => (ADAM, true, true),
-        OptimName::Lion32bit => (LION, false, false),
-        OptimName::Lion8bit => (LION, true, false),
-        OptimName::Sgd if settings.sgd_momentum == 0.0 => (&[], false, false),
-        OptimName::Sgd => (&["momentum_buffer"], false, false),
-        OptimName::Adafactor => (&[], false, false),
+        OptimName::AdamwTorch | OptimName::PagedAdamw32bit => {
+            vec![("exp_avg", Form::Full), ("exp_avg_sq", Form::Full)]
+        }
+        OptimName::AdamwAnyprecision => {
+            let [momentum, variance] = settings.moments.map(narrow);
+            vec![("exp_avg", momentum), ("exp_avg_sq", variance)]
+        }
+        OptimName::Adamw8bit | OptimName::PagedAdamw8bit => {
+            vec![("exp_avg", mean), ("exp_avg_sq", square)]
+        }
+        OptimName::Lion32bit => vec![("exp_avg", Form::Full)],
+        OptimName::Lion8bit => vec![("exp_avg", mean)],
+        OptimName::Sgd if settings.sgd_momentum > 0.0 => vec![("momentum_buffer", Form::Full)],
+        OptimName::Sgd | OptimName::Adafactor => Vec::new(),
     }
 }
 
@@ -87,20 +96,17 @@ impl Optimizer {
         folder: &Path,
         trainables: impl IntoIterator<Item = &'a mut Trainable>,
     ) -> Result<Self> {
-        let (names, eight_bits, paged) = layout(&settings);
+        let layout = layout(&settings);
+        let paged = matches!(settings.name, OptimName::PagedAdamw32bit | OptimName::PagedAdamw8bit);
         let mut pages = paged.then(|| Pages::create(folder)).transpose()?;
         let mut tensors = IndexMap::new();
         for trainable in trainables {
             let count = trainable.value.elem_count();
-            let form = |name: &&str| match *name {
-                _ if !eight_bits || count < EIGHT_BIT_MIN => Form::Full,
-                "exp_avg_sq" => Form::Blockwise(CodeMap::unsigned()),
-                _ => Form::Blockwise(CodeMap::signed()),
-            };
+            let form = |form| if count < NARROW_MIN { Form::Full } else { form };
             let memory = if settings.name == OptimName::Adafactor {
                 Memory::Adafactor(Adafactor::zeros(trainable.value.dims()))
             } else {
-                let forms = names.iter().map(form).collect();
+                let forms = layout.iter().map(|moment| form(moment.1)).collect();
                 Memory::Moments(Moments::zeros(count, forms, pages.as_mut())?)
             };
             let rate_factor = rate_factor(&settings, learning_rate, trainable);
@@ -136,17 +142,17 @@ impl Optimizer {
             grad_factor: self.grad_factor,
         };
         let grads = slices::view(&grad)?;
+        let rounding = Rounding::new(self.seed, step.number, &trainable.name);
         let mut result = Ok(());
+        let mut apply = |values: Values<'_>| {
+            result = apply(&self.settings, &step, memory, values, &grads, rounding);
+        };
         if trainable.value.dtype() == DType::BF16 {
-            let rounding = Rounding::new(self.seed, step.number, &trainable.name);
             slices::edit_as(&trainable.value, |values: &mut [bf16]| {
-                let values = Values::Bf16(values, rounding, 0);
-                result = apply(&self.settings, &step, memory, values, &grads);
+                apply(Values::Bf16(values, rounding));
             })?;
         } else {
-            slices::edit(&trainable.value, |values| {
-                result = apply(&self.settings, &step, memory, Values::F32(values), &grads);
-            })?;
+            slices::edit(&trainable.value, |values| apply(Values::F32(values)))?;
         }
         result
     }
@@ -165,13 +171,13 @@ impl Optimizer {
         trainables.into_iter().try_for_each(|trainable| self.update(trainable))
     }
 
-    /// Writes the state, flat arrays by the names of PyTorch's optimizers: `NAME.exp_avg` and the like in f32, or
-    /// codes in u8 with `NAME.exp_avg.absmax`.
+    /// Writes the state, flat arrays by the names of PyTorch's optimizers: `NAME.exp_avg` and the like in f32 or bf16,
+    /// or codes in u8 with `NAME.exp_avg.absmax`.
     ///
     /// # Errors
     /// [`crate::EngineError::Io`].
     pub fn save(&self, path: &Path) -> Result<()> {
-        let names = layout(&self.settings).0;
+        let layout = layout(&self.settings);
         let mut entries = Vec::new();
         let mut entry = |name: String, dtype, count| {
             entries.push(TensorEntry { name, dtype, shape: vec![count] });
@@ -184,7 +190,7 @@ impl Optimizer {
                     }
                 }
                 Memory::Moments(moments) => {
-                    for (moment, key) in names.iter().enumerate() {
+                    for (moment, (key, _)) in layout.iter().enumerate() {
                         for (suffix, dtype, count) in moments.arrays(moment) {
                             entry(format!("{name}.{key}{suffix}"), dtype, count);
                         }
@@ -201,7 +207,7 @@ impl Optimizer {
                     }
                 }
                 Memory::Moments(moments) => {
-                    for moment in 0..names.len() {
+                    for moment in 0..layout.len() {
                         for array in 0..moments.arrays(moment).len() {
                             moments.write(moment, array, &mut file)?;
                         }
@@ -217,7 +223,7 @@ impl Optimizer {
     /// # Errors
     /// [`crate::EngineError::Io`], or [`crate::EngineError::Input`] naming the array that is missing or another.
     pub fn restore(&mut self, path: &Path, steps: u64) -> Result<()> {
-        let names = layout(&self.settings).0;
+        let layout = layout(&self.settings);
         let file = StateFile::open(path)?;
         for (name, tensor) in &mut self.tensors {
             match &mut tensor.memory {
@@ -236,10 +242,10 @@ impl Optimizer {
                         });
                         named.collect::<Result<Vec<_>>>()
                     };
-                    let stored: Vec<_> = names
+                    let stored: Vec<_> = layout
                         .iter()
                         .enumerate()
-                        .map(|(moment, key)| array(moment, key))
+                        .map(|(moment, (key, _))| array(moment, key))
                         .collect::<Result<_>>()?;
                     moments.read(&stored)?;
                 }
@@ -257,6 +263,7 @@ fn apply(
     memory: &mut Memory,
     mut values: Values<'_>,
     grads: &[f32],
+    rounding: Rounding,
 ) -> Result<()> {
     let Optim { name, adam, sgd_momentum, .. } = *settings;
     let moments = match memory {
@@ -267,16 +274,19 @@ fn apply(
         Memory::Moments(moments) => moments,
     };
     moments.visit(|range, moments| {
+        let rounding = rounding.past(range.start);
         let (values, grads) = (values.part(range.clone()), &grads[range]);
         match name {
             OptimName::Lion32bit | OptimName::Lion8bit => {
-                update(Lion::new(adam, step), values, grads, moments);
+                update(Lion::new(adam, step), values, grads, moments, rounding);
             }
             OptimName::Sgd if moments.is_empty() => {
-                update::<0>(Sgd::new(sgd_momentum, step), values, grads, moments);
+                update::<0>(Sgd::new(sgd_momentum, step), values, grads, moments, rounding);
             }
-            OptimName::Sgd => update::<1>(Sgd::new(sgd_momentum, step), values, grads, moments),
-            _ => update(AdamW::new(adam, step), values, grads, moments),
+            OptimName::Sgd => {
+                update::<1>(Sgd::new(sgd_momentum, step), values, grads, moments, rounding);
+            }
+            _ => update(AdamW::new(adam, step), values, grads, moments, rounding),
         }
         Ok(())
     })

@@ -7,10 +7,11 @@ use half::bf16;
 
 use crate::ops::wide::wide;
 
-/// What the numbers of one tensor are rounded by in one step.
+/// What the numbers of one tensor are rounded by in one step, from some place in it on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rounding {
     key: [u32; 2],
+    place: usize,
 }
 
 impl Rounding {
@@ -19,15 +20,26 @@ impl Rounding {
         hasher.update(&seed.to_le_bytes()).update(&step.to_le_bytes()).update(name.as_bytes());
         let hash = hasher.finalize();
         let word = |i| u32::from_le_bytes(hash.as_bytes().as_chunks().0[i]);
-        Self { key: [0, 1].map(word) }
+        Self { key: [0, 1].map(word), place: 0 }
     }
 
-    /// Rounds `from`, the tensor's numbers from place `place` on, into `to` of the same length.
-    pub(super) fn round(self, place: usize, from: &[f32], to: &mut [bf16]) {
+    /// What moment `index` of the same tensor is rounded by in the same step.
+    pub(super) fn of_moment(self, index: u32) -> Self {
+        let key = [0, 1].map(|word| draw(self.key, !(2 * index + word)));
+        Self { key, ..self }
+    }
+
+    /// For the numbers `count` places on.
+    pub(super) fn past(self, count: usize) -> Self {
+        Self { place: self.place + count, ..self }
+    }
+
+    /// Rounds `from` into `to` of the same length.
+    pub(super) fn round(self, from: &[f32], to: &mut [bf16]) {
         // Beyond 2³² the places begin anew under another key.
         let [one, two] = self.key;
-        let key = [one, two.wrapping_add((place >> 32) as u32)];
-        round_all(key, place as u32, from, to);
+        let key = [one, two.wrapping_add((self.place >> 32) as u32)];
+        round_all(key, self.place as u32, from, to);
     }
 }
 
@@ -66,7 +78,7 @@ mod tests {
 
     fn rounded(numbers: &[f32], seed: u64) -> Vec<f32> {
         let mut to = vec![bf16::ZERO; numbers.len()];
-        Rounding::new(seed, 1, "w").round(0, numbers, &mut to);
+        Rounding::new(seed, 1, "w").round(numbers, &mut to);
         to.into_iter().map(f32::from).collect()
     }
 
@@ -95,18 +107,21 @@ mod tests {
     /// Neither neighbours, nor the same place a step later, nor of another tensor, know of each other.
     #[test]
     fn draws_know_nothing_of_each_other() {
-        let draws = |seed, step, name, from: u32| -> Vec<f64> {
-            let Rounding { key } = Rounding::new(seed, step, name);
+        let of = |Rounding { key, .. }, from: u32| -> Vec<f64> {
             let number = |place| f64::from(draw(key, place) >> 16) / 65_535.0 - 0.5;
             (from..from + 100_000).map(number).collect()
         };
+        let draws = |seed, step, name, from| of(Rounding::new(seed, step, name), from);
         let first = draws(1, 1, "w", 0);
+        let moments = [0, 1].map(|index| Rounding::new(1, 1, "w").of_moment(index));
         for (what, second) in [
             ("the next place", draws(1, 1, "w", 1)),
             ("sixteen places on", draws(1, 1, "w", 16)),
             ("the next step", draws(1, 2, "w", 0)),
             ("another tensor", draws(1, 1, "v", 0)),
             ("another seed", draws(2, 1, "w", 0)),
+            ("its first moment", of(moments[0], 0)),
+            ("its second moment", of(moments[1], 0)),
         ] {
             let product = |(a, b): (&f64, &f64)| a * b;
             let correlation = 12.0 * first.iter().zip(&second).map(product).sum::<f64>() / 1e5;
@@ -114,7 +129,7 @@ mod tests {
             assert!(correlation.abs() < 0.013, "{what}: {correlation}");
         }
         let bits: Vec<u32> = {
-            let Rounding { key } = Rounding::new(1, 1, "w");
+            let Rounding { key, .. } = Rounding::new(1, 1, "w");
             (0..100_000).map(|place| draw(key, place) >> 16).collect()
         };
         for bit in 0..16 {
@@ -130,7 +145,7 @@ mod tests {
         assert_eq!(all, rounded(&numbers, 3));
         assert_ne!(all, rounded(&numbers, 4));
         let mut rest = vec![bf16::ZERO; 2000];
-        Rounding::new(3, 1, "w").round(1000, &numbers[1000..], &mut rest);
+        Rounding::new(3, 1, "w").past(1000).round(&numbers[1000..], &mut rest);
         assert!(all[1000..].iter().zip(rest).all(|(all, rest)| *all == rest.to_f32()));
     }
 }

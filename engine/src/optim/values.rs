@@ -12,8 +12,8 @@ use crate::ops::slices::widen;
 #[derive(Debug)]
 pub(super) enum Values<'a> {
     F32(&'a mut [f32]),
-    /// Rounded by chance; the numbers' first place in the tensor says how.
-    Bf16(&'a mut [bf16], Rounding, usize),
+    /// Rounded by chance.
+    Bf16(&'a mut [bf16], Rounding),
 }
 
 impl<'a> Values<'a> {
@@ -28,9 +28,9 @@ impl<'a> Values<'a> {
     pub(super) fn part(&mut self, range: Range<usize>) -> Values<'_> {
         match self {
             Self::F32(all) => Values::F32(&mut all[range]),
-            Self::Bf16(all, rounding, place) => {
-                let place = *place + range.start;
-                Values::Bf16(&mut all[range], *rounding, place)
+            Self::Bf16(all, rounding) => {
+                let rounding = rounding.past(range.start);
+                Values::Bf16(&mut all[range], rounding)
             }
         }
     }
@@ -39,9 +39,9 @@ impl<'a> Values<'a> {
     pub(super) fn runs(self, length: usize) -> Vec<Self> {
         match self {
             Self::F32(all) => all.chunks_mut(length).map(Values::F32).collect(),
-            Self::Bf16(all, rounding, place) => {
+            Self::Bf16(all, rounding) => {
                 let runs = all.chunks_mut(length).enumerate();
-                runs.map(|(run, part)| Values::Bf16(part, rounding, place + run * length)).collect()
+                runs.map(|(run, part)| Values::Bf16(part, rounding.past(run * length))).collect()
             }
         }
     }
@@ -51,12 +51,12 @@ impl<'a> Values<'a> {
         let range = block * BLOCK..block * BLOCK + count;
         match self {
             Self::F32(all) => change(&mut all[range]),
-            Self::Bf16(all, rounding, place) => {
+            Self::Bf16(all, rounding) => {
                 let mut numbers = [0.0; BLOCK];
                 let numbers = &mut numbers[..count];
                 widen(numbers, &all[range.clone()]);
                 change(numbers);
-                rounding.round(*place + range.start, numbers, &mut all[range]);
+                rounding.past(range.start).round(numbers, &mut all[range]);
             }
         }
     }
@@ -65,11 +65,11 @@ impl<'a> Values<'a> {
     pub(super) fn change_all(self, change: impl FnOnce(&mut [f32])) {
         match self {
             Self::F32(all) => change(all),
-            Self::Bf16(all, rounding, place) => {
+            Self::Bf16(all, rounding) => {
                 let mut numbers = vec![0.0; all.len()];
                 widen(&mut numbers, all);
                 change(&mut numbers);
-                rounding.round(place, &numbers, all);
+                rounding.round(&numbers, all);
             }
         }
     }

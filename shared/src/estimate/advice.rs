@@ -58,7 +58,10 @@ impl Change {
                 file.per_device_train_batch_size = Some(rows);
                 file.gradient_accumulation_steps = Some(accumulation);
             }
-            Self::Optimizer(name) => file.optim = Some(name),
+            Self::Optimizer(name) => {
+                file.optim = Some(name);
+                file.optim_args = None;
+            }
             Self::OptimizerInBackward => {
                 file.optimizer_in_backward = Some(true);
                 file.max_grad_norm = Some(0.0);
@@ -149,30 +152,25 @@ pub fn changes_to_fit(
     let search = Search { sizer, need, room, length: recipe.data.max_length as u64 };
     let file = recipe.file();
     let ladder = ladder(sizer, recipe);
-    for change in &ladder {
-        if let Some(change) = search.settled(*change, file) {
-            return Some(vec![change]);
-        }
+    if let Some(one) = ladder.iter().find_map(|change| search.settled(*change, file)) {
+        return Some(vec![one]);
     }
     // One upon the other; of two of a kind only the last.
     let mut made: Vec<Change> = Vec::new();
-    let mut changed = file.clone();
+    let (mut changed, mut before) = (file.clone(), search.need(file.clone()));
     for change in ladder {
-        if let Some(change) = search.settled(change, &changed) {
-            made.retain(|earlier| kind(*earlier) != kind(change));
-            made.push(change);
-            return Some(search.only_needed(made, file));
-        }
-        if matches!(change, Change::Length(_)) {
-            continue;
-        }
-        let before = search.need(changed.clone());
-        let after = search.need(change.on(changed.clone()));
+        // Lengths are tried out, and come last.
+        let Some(change) = search.settled_length(change, &changed) else { continue };
+        let file_after = change.on(changed.clone());
+        let after = search.need(file_after.clone());
         // What does not help is not asked for.
-        if after.is_some() && after < before {
+        if after < before {
             made.retain(|earlier| kind(*earlier) != kind(change));
             made.push(change);
-            changed = change.on(changed);
+            (changed, before) = (file_after, after);
+        }
+        if before <= room {
+            return Some(search.only_needed(made, file));
         }
     }
     None
@@ -188,25 +186,29 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn need(&self, file: RecipeFile) -> Option<ByteSize> {
-        Some((self.need)(&prepared(self.sizer, file)?))
+    /// More than there is where the file is no recipe.
+    fn need(&self, file: RecipeFile) -> ByteSize {
+        prepared(self.sizer, file).map_or(ByteSize(u64::MAX), |recipe| (self.need)(&recipe))
     }
 
     fn fits(&self, file: RecipeFile) -> bool {
-        self.need(file).is_some_and(|need| need <= self.room)
+        self.need(file) <= self.room
     }
 
     /// The change in the mildest form that fits, if one does.
     fn settled(&self, change: Change, file: &RecipeFile) -> Option<Change> {
-        let fits = |change: Change| self.fits(change.on(file.clone()));
         match change {
-            Change::Length(_) => {
-                let most = self.length / LENGTH_STEP;
-                let steps = largest(most, |steps| fits(Change::Length(steps * LENGTH_STEP)))?;
-                Some(Change::Length(steps * LENGTH_STEP))
-            }
-            other => fits(other).then_some(other),
+            Change::Length(_) => self.settled_length(change, file),
+            other => self.fits(other.on(file.clone())).then_some(other),
         }
+    }
+
+    /// The longest rows that fit, if any do; another change as it is.
+    fn settled_length(&self, change: Change, file: &RecipeFile) -> Option<Change> {
+        let Change::Length(_) = change else { return Some(change) };
+        let length = |steps| Change::Length(steps * LENGTH_STEP);
+        let fits = |steps| self.fits(length(steps).on(file.clone()));
+        largest(self.length / LENGTH_STEP, fits).map(length)
     }
 
     /// Leaves out what the others do without, the dearest first.
@@ -241,7 +243,7 @@ fn ladder(sizer: &Sizer, recipe: &Recipe) -> Vec<Change> {
         rows /= 2;
     }
     match recipe.optim.name {
-        OptimName::AdamwTorch | OptimName::PagedAdamw32bit => {
+        OptimName::AdamwTorch | OptimName::AdamwAnyprecision | OptimName::PagedAdamw32bit => {
             ladder.push(Change::Optimizer(OptimName::Adamw8bit));
             ladder.push(Change::Optimizer(OptimName::PagedAdamw8bit));
         }

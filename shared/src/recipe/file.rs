@@ -219,6 +219,10 @@ pub struct RecipeFile {
     /// Optimizer. Default `adamw_torch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub optim: Option<OptimName>,
+    /// Of `adamw_anyprecision`, as transformers reads them: `momentum_dtype=…,variance_dtype=…`, each `float32` (default)
+    /// or `bfloat16`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optim_args: Option<String>,
     /// Momentum of `sgd`. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sgd_momentum: Option<f64>,

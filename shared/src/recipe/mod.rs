@@ -22,7 +22,7 @@ pub use read::{RecipeError, nearest_key, schema};
 pub use settings::{
     AdamW, Batching, BestModel, Checkpointing, Clip, Cpo, CpoLoss, DataFormat, DataSettings, Dpo,
     DpoLoss, Duration, EarlyStopping, Evaluation, FourBit, Freeze, HeldOut, Ia3, Kto, KtoLoss,
-    Lora, LoraInit, Method, Mixing, Objective, Optim, Packing, Quantization, Recipe,
+    Lora, LoraInit, Method, Mixing, MomentDtype, Objective, Optim, Packing, Quantization, Recipe,
     RewardModelling, Schedule, SupervisedFineTuning, Targets, Warmup,
 };
 pub use sweep::{SweepDistribution, SweepFile, SweepMethod, SweepRange, SweepValues};

@@ -137,6 +137,8 @@ pub enum OptimName {
     #[default]
     #[serde(alias = "adamw_torch_fused")]
     AdamwTorch,
+    /// AdamW whose moments have the dtypes `optim_args` gives them.
+    AdamwAnyprecision,
     /// AdamW with 8-bit moments in blocks of 256, arXiv 2110.02861.
     #[serde(rename = "adamw_8bit", alias = "adamw_bnb_8bit")]
     Adamw8bit,

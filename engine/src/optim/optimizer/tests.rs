@@ -82,8 +82,9 @@ fn follows(keys: &str, rate: f64, peer: &str) -> Story {
 
 #[test]
 fn adamw_is_that_of_torch() {
-    for keys in ["weight_decay: 0.01", "weight_decay: 0.01\noptim: paged_adamw_32bit"] {
-        let story = follows(keys, 0.01, "torch.AdamW");
+    for name in ["adamw_torch", "paged_adamw_32bit", "adamw_anyprecision"] {
+        let keys = format!("weight_decay: 0.01\noptim: {name}");
+        let story = follows(&keys, 0.01, "torch.AdamW");
         for name in ["odd.exp_avg", "odd.exp_avg_sq", "small.exp_avg"] {
             let error = furthest(
                 &story.state_numbers(name),
@@ -165,8 +166,9 @@ fn codes_agree(story: &Story, peer: &str, moments: &[(&str, &str)]) {
     }
 }
 
-const ALL: [&str; 10] = [
+const ALL: [&str; 11] = [
     "optim: adamw_torch",
+    "optim: adamw_anyprecision\noptim_args: momentum_dtype=bfloat16,variance_dtype=bfloat16",
     "optim: adamw_8bit",
     "optim: paged_adamw_32bit",
     "optim: paged_adamw_8bit",
@@ -264,6 +266,35 @@ fn what_has_no_gradient_never_moves_in_eight_bits() {
     }
     let values = one[0].value.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(values.iter().zip(&grad).all(|(value, grad)| (*value == 1.0) == (*grad == 0.0)));
+}
+
+/// A second moment in bf16 moves by less a step than bf16 can show: nearest rounding would leave it at half its height.
+#[test]
+fn moments_in_bf16_are_right_on_average() {
+    let folder = tempfile::tempdir().unwrap();
+    let ones = || candle_core::Tensor::ones((64, 64), candle_core::DType::F32, &Device::Cpu);
+    let mut one = [Trainable::new("w", ones().unwrap())];
+    let keys =
+        "optim: adamw_anyprecision\noptim_args: variance_dtype=bfloat16,momentum_dtype=bfloat16";
+    let mut optimizer = Optimizer::new(settings(keys), 1e-4, 42, folder.path(), &mut one).unwrap();
+    for _ in 0..1000 {
+        one[0].grad = Some(ones().unwrap());
+        optimizer.step(&mut one, 1e-4, 1.0).unwrap();
+    }
+    let path = folder.path().join("state.safetensors");
+    optimizer.save(&path).unwrap();
+    let state = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let mean = |tensor: &candle_core::Tensor| {
+        let wide = tensor.to_dtype(candle_core::DType::F64).unwrap();
+        wide.mean_all().unwrap().to_scalar::<f64>().unwrap()
+    };
+    for (name, expected) in [("w.exp_avg", 1.0), ("w.exp_avg_sq", 1.0 - 0.999_f64.powi(1000))] {
+        assert_eq!(state[name].dtype(), candle_core::DType::BF16);
+        let found = mean(&state[name]);
+        assert!((found / expected - 1.0).abs() < 2e-3, "{name}: {found}, expected {expected}");
+    }
+    let found = mean(&one[0].value);
+    assert!((found - 0.9).abs() < 1e-3, "a thousand steps of 1e-4: {found}");
 }
 
 /// Steps far below what bf16 can hold, many times: nearest rounding would never move.

@@ -13,8 +13,8 @@ pub use objective::{
     Cpo, CpoLoss, Dpo, DpoLoss, Kto, KtoLoss, Objective, RewardModelling, SupervisedFineTuning,
 };
 pub use training::{
-    AdamW, Batching, BestModel, Checkpointing, Clip, Duration, EarlyStopping, Evaluation, Optim,
-    Schedule, Warmup,
+    AdamW, Batching, BestModel, Checkpointing, Clip, Duration, EarlyStopping, Evaluation,
+    MomentDtype, Optim, Schedule, Warmup,
 };
 
 use super::words::CheckpointingLevel;

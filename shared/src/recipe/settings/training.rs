@@ -47,6 +47,8 @@ pub enum Warmup {
 pub struct Optim {
     /// Which.
     pub name: OptimName,
+    /// Of first and second moments under [`OptimName::AdamwAnyprecision`].
+    pub moments: [MomentDtype; 2],
     /// Numbers of AdamW; Lion takes the betas, all take the weight decay.
     pub adam: AdamW,
     /// Momentum of plain gradient descent.
@@ -57,6 +59,27 @@ pub struct Optim {
     pub embedding_lr: Option<f64>,
     /// Step each tensor as soon as its gradient is there.
     pub in_backward: bool,
+}
+
+/// What a moment is kept in where that can be chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MomentDtype {
+    /// `float32`.
+    #[default]
+    Float32,
+    /// `bfloat16`.
+    Bfloat16,
+}
+
+impl MomentDtype {
+    /// Bytes of one number.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Float32 => 4,
+            Self::Bfloat16 => 2,
+        }
+    }
 }
 
 /// AdamW's numbers.

@@ -142,6 +142,27 @@ mod tests {
     }
 
     #[test]
+    fn moments_have_the_dtypes_asked_for() {
+        use super::super::MomentDtype::{Bfloat16, Float32};
+        let moments = |keys: &str| read(keys).map(|recipe| recipe.optim.moments);
+        let any = |args: &str| format!("optim: adamw_anyprecision\noptim_args: {args}");
+        assert_eq!(moments("optim: adamw_anyprecision"), Ok([Float32; 2]));
+        let both = any("momentum_dtype=bfloat16, variance_dtype=bfloat16");
+        assert_eq!(moments(&both), Ok([Bfloat16; 2]));
+        let one = any("use_kahan_summation=False,variance_dtype=bfloat16");
+        assert_eq!(moments(&one), Ok([Float32, Bfloat16]));
+        for (keys, expected) in [
+            (any("variance_dtype=float16"), "`float32` or `bfloat16` there"),
+            (any("use_kahan_summation=True"), "rounded by chance"),
+            (any("momentum=0.9"), "`momentum_dtype=…`"),
+            ("optim_args: momentum_dtype=bfloat16".into(), "`adamw_anyprecision` takes some"),
+        ] {
+            let found = message(&keys);
+            assert!(found.contains("optim_args") && found.contains(expected), "{found}");
+        }
+    }
+
+    #[test]
     fn defaults_are_those_of_the_field() {
         let recipe = read("").unwrap();
         assert_eq!(recipe.duration, Duration::Epochs(3.0));

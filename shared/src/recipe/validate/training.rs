@@ -1,9 +1,9 @@
 //! Keys about how a run goes.
 
-use super::super::words::{EvalStrategy, FinetuningTask, ScheduleArgs, ScheduleName};
+use super::super::words::{EvalStrategy, FinetuningTask, OptimName, ScheduleArgs, ScheduleName};
 use super::super::{
     AdamW, Batching, BestModel, Checkpointing, Clip, Duration, EarlyStopping, Evaluation, HeldOut,
-    Method, Optim, RecipeError, RecipeFile, Schedule, Warmup,
+    Method, MomentDtype, Optim, RecipeError, RecipeFile, Schedule, Warmup,
 };
 use super::method::absent;
 use super::range::{SMALLEST, count, number, refuse};
@@ -120,12 +120,14 @@ pub(super) fn optim(file: &RecipeFile, method: &Method) -> Result<Optim, RecipeE
             );
         }
     }
+    let name = file.optim.unwrap_or_default();
     let ratio = |key, value: Option<f64>, high| {
         value.map(|v| number(key, Some(v), 1.0, SMALLEST, high)).transpose()
     };
     debug_assert!(!in_backward || !method.makes_adapter());
     Ok(Optim {
-        name: file.optim.unwrap_or_default(),
+        name,
+        moments: moments(file.optim_args.as_deref(), name)?,
         adam: AdamW {
             beta1: number("adam_beta1", file.adam_beta1, 0.9, 0.0, 0.999_999)?,
             beta2: number("adam_beta2", file.adam_beta2, 0.999, 0.0, 0.999_999_9)?,
@@ -137,6 +139,39 @@ pub(super) fn optim(file: &RecipeFile, method: &Method) -> Result<Optim, RecipeE
         embedding_lr: ratio("embedding_lr", file.embedding_lr, 10.0)?,
         in_backward,
     })
+}
+
+/// The dtypes of both moments, from `optim_args`.
+fn moments(args: Option<&str>, name: OptimName) -> Result<[MomentDtype; 2], RecipeError> {
+    const KEY: &str = "optim_args";
+    let mut moments = [MomentDtype::default(); 2];
+    let args = args.unwrap_or_default().split(',').map(str::trim).filter(|arg| !arg.is_empty());
+    for arg in args {
+        if name != OptimName::AdamwAnyprecision {
+            return refuse(KEY, arg, "absent for this `optim`; `adamw_anyprecision` takes some");
+        }
+        let (key, value) = arg.split_once('=').map_or((arg, ""), |(k, v)| (k.trim(), v.trim()));
+        let dtype = match value {
+            "float32" => Some(MomentDtype::Float32),
+            "bfloat16" => Some(MomentDtype::Bfloat16),
+            _ => None,
+        };
+        match (key, dtype) {
+            ("momentum_dtype", Some(dtype)) => moments[0] = dtype,
+            ("variance_dtype", Some(dtype)) => moments[1] = dtype,
+            ("momentum_dtype" | "variance_dtype", None) => {
+                return refuse(KEY, arg, "`float32` or `bfloat16` there");
+            }
+            ("use_kahan_summation", _) if value.eq_ignore_ascii_case("false") => {}
+            ("use_kahan_summation", _) => {
+                let expected = "`use_kahan_summation=False`: what is kept in bf16 is rounded by \
+                                chance, so that small steps add up without a second buffer";
+                return refuse(KEY, arg, expected);
+            }
+            _ => return refuse(KEY, arg, "`momentum_dtype=…`, `variance_dtype=…`"),
+        }
+    }
+    Ok(moments)
 }
 
 pub(super) fn clip(file: &RecipeFile) -> Result<Clip, RecipeError> {

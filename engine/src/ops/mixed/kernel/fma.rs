@@ -1,12 +1,15 @@
 //! On processors with neither: bf16 is widened to f32, which is a shift, and multiplied as that, six rows at a time.
 //!
-//! The left factor's rows are widened once for all tiles beside each other, the panel's pairs where they are read. The depth
-//! is taken in parts whose rows and columns stay in the first cache (32 KiB).
+//! The left factor's rows are widened once for all tiles beside each other, and laid out in the order they are read: rows
+//! as far apart as they are in a matrix would fall on each other in the first cache. The panel's pairs are widened where
+//! they are read. The depth is taken in parts whose rows and columns stay in that cache (32 KiB).
 
 use std::arch::x86_64::{
-    __m256, __m256i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-    _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32,
-    _mm256_storeu_ps,
+    __m128d, __m256, __m256d, __m256i, _mm_loadu_si128, _mm_storeu_pd, _mm256_and_si256,
+    _mm256_castpd256_pd128, _mm256_castsi256_pd, _mm256_castsi256_ps, _mm256_cvtepu16_epi32,
+    _mm256_extractf128_pd, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_unpackhi_pd,
+    _mm256_unpacklo_pd,
 };
 
 use half::bf16;
@@ -18,7 +21,8 @@ const HALF: usize = LANES / 2;
 /// Pairs of the depth that are taken at a time.
 const PAIRS: usize = 128;
 
-/// Rows of left factors as f32, strip after strip; in each, part after part of the depth.
+/// Rows of left factors as f32, strip after strip; in each, part after part of the depth; in each, block after block of
+/// rows; in each, pair after pair of all its rows.
 #[derive(Default)]
 pub(super) struct Widened(Vec<f32>);
 
@@ -34,8 +38,18 @@ impl Widened {
             }
             for (from, pairs) in parts(left.pairs) {
                 let to = &mut self.0[begin + 2 * from * rows..][..2 * pairs * rows];
-                for (row, to) in to.chunks_exact_mut(2 * pairs).enumerate() {
-                    widen(to, &left.numbers[row * left.stride + 2 * from..][..2 * pairs]);
+                for (first, count) in blocks(rows) {
+                    let to = &mut to[2 * first * pairs..][..2 * count * pairs];
+                    let row = |row: usize| {
+                        &left.numbers[(first + row) * left.stride + 2 * from..][..2 * pairs]
+                    };
+                    for at in (0..count).step_by(2) {
+                        if at + 1 < count {
+                            widen_two(&mut to[2 * at..], 2 * count, [row(at), row(at + 1)]);
+                        } else {
+                            widen(to, row(at));
+                        }
+                    }
                 }
             }
         }
@@ -45,6 +59,24 @@ impl Widened {
 /// Where each part of the depth begins, and how many pairs it has.
 fn parts(pairs: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..pairs).step_by(PAIRS).map(move |from| (from, PAIRS.min(pairs - from)))
+}
+
+/// Where each block of rows that are multiplied together begins, and how many it has: as many as registers hold, and no
+/// fewer than keep them busy where that can be avoided.
+fn blocks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let count = match rows - from {
+            0 => return None,
+            8 => 4,
+            6.. => 6,
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
+        };
+        from += count;
+        Some((from - count, count))
+    })
 }
 
 /// Whether this machine has what [`sums`] needs.
@@ -96,22 +128,60 @@ fn widen(to: &mut [f32], from: &[bf16]) {
     unsafe { avx2(to, from) }
 }
 
+/// As [`widen`], two rows at once: a pair of each side by side, `stride` after the one before.
+#[expect(unsafe_code, reason = "instructions that not every machine has")]
+fn widen_two(to: &mut [f32], stride: usize, rows: [&[bf16]; 2]) {
+    #[target_feature(enable = "avx2")]
+    fn eight(row: &[bf16; 8]) -> __m256d {
+        // SAFETY: eight numbers of 16 bits.
+        let row = unsafe { _mm_loadu_si128(row.as_ptr().cast()) };
+        _mm256_castsi256_pd(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(row)))
+    }
+    #[target_feature(enable = "avx2")]
+    fn put(to: &mut [f32], two: __m128d) {
+        assert!(to.len() >= 4);
+        // SAFETY: four numbers of 32 bits.
+        unsafe { _mm_storeu_pd(to.as_mut_ptr().cast(), two) }
+    }
+    #[target_feature(enable = "avx2")]
+    fn avx2(to: &mut [f32], stride: usize, [first, second]: [&[bf16]; 2]) {
+        let (a, b) = (first.as_chunks::<8>(), second.as_chunks::<8>());
+        for (four, (a, b)) in a.0.iter().zip(b.0).enumerate() {
+            let to = &mut to[4 * four * stride..][..3 * stride + 4];
+            // Four pairs of each; a register's halves are shuffled apart.
+            let (a, b) = (eight(a), eight(b));
+            let (even, odd) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+            put(to, _mm256_castpd256_pd128(even));
+            put(&mut to[stride..], _mm256_castpd256_pd128(odd));
+            put(&mut to[2 * stride..], _mm256_extractf128_pd::<1>(even));
+            put(&mut to[3 * stride..], _mm256_extractf128_pd::<1>(odd));
+        }
+        let wide = |number: bf16| f32::from_bits(u32::from(number.to_bits()) << 16);
+        let rest = a.1.as_chunks::<2>().0.iter().zip(b.1.as_chunks::<2>().0);
+        for (pair, (a, b)) in (4 * a.0.len()..).zip(rest) {
+            let four = [wide(a[0]), wide(a[1]), wide(b[0]), wide(b[1])];
+            to[pair * stride..][..4].copy_from_slice(&four);
+        }
+    }
+    // SAFETY: only a machine that has them comes here.
+    unsafe { avx2(to, stride, rows) }
+}
+
 /// Adds the part's product to 16 columns of each row.
 fn add(rows: usize, part: &Part<'_>, sums: &mut [[f32; COLUMNS]; ROWS]) {
-    let mut from = 0;
-    while from < rows {
-        from += match rows - from {
-            6.. => block::<6>(from, part, sums),
-            4.. => block::<4>(from, part, sums),
-            2.. => block::<2>(from, part, sums),
+    for (from, count) in blocks(rows) {
+        match count {
+            6 => block::<6>(from, part, sums),
+            4 => block::<4>(from, part, sums),
+            2 => block::<2>(from, part, sums),
             _ => block::<1>(from, part, sums),
-        };
+        }
     }
 }
 
-/// As [`add`], of rows `from..from + M`; gives `M`.
+/// As [`add`], of rows `from..from + M`.
 #[expect(unsafe_code, reason = "instructions that not every machine has, on raw pointers")]
-fn block<const M: usize>(from: usize, part: &Part<'_>, sums: &mut [[f32; COLUMNS]; ROWS]) -> usize {
+fn block<const M: usize>(from: usize, part: &Part<'_>, sums: &mut [[f32; COLUMNS]; ROWS]) {
     let (depth, width) = (2 * part.pairs, 2 * LANES * part.registers);
     let left = &part.left[from * depth..][..M * depth];
     let panel = &part.panel[2 * LANES * part.register..];
@@ -124,11 +194,10 @@ fn block<const M: usize>(from: usize, part: &Part<'_>, sums: &mut [[f32; COLUMNS
         let sums = sums.as_mut_ptr().add(from).cast::<f32>().add(columns);
         multiply::<M>(left.as_ptr(), panel.as_ptr(), width, part.pairs, sums);
     }
-    M
 }
 
 /// # Safety
-/// The machine must have the instructions; `left` points at `M` rows of `pairs` pairs, `panel` at `pairs` times two
+/// The machine must have the instructions; `left` points at `pairs` times a pair of each of `M` rows, `panel` at `pairs` times two
 /// registers of pairs that are `width` numbers apart, `sums` at `M` rows of 16 that are [`COLUMNS`] apart.
 #[expect(unsafe_code, reason = "instructions that not every machine has, on raw pointers")]
 #[expect(clippy::needless_range_loop, reason = "counted loops become registers, iterators do not")]
@@ -154,14 +223,14 @@ unsafe fn multiply<const M: usize>(
         // A pair's first number is the lower half of its 32 bits.
         let first = two.map(|two| unsafe { lower(_mm256_loadu_si256(two)) });
         for i in 0..M {
-            let number = unsafe { _mm256_set1_ps(*left.add(2 * (i * pairs + pair))) };
+            let number = unsafe { _mm256_set1_ps(*left.add(2 * (pair * M + i))) };
             for j in 0..2 {
                 all[i][j] = _mm256_fmadd_ps(number, first[j], all[i][j]);
             }
         }
         let second = two.map(|two| unsafe { upper(_mm256_loadu_si256(two)) });
         for i in 0..M {
-            let number = unsafe { _mm256_set1_ps(*left.add(2 * (i * pairs + pair) + 1)) };
+            let number = unsafe { _mm256_set1_ps(*left.add(2 * (pair * M + i) + 1)) };
             for j in 0..2 {
                 all[i][j] = _mm256_fmadd_ps(number, second[j], all[i][j]);
             }
