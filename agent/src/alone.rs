@@ -60,5 +60,5 @@ pub async fn train_alone(
         }
     };
     let _ = tokio::time::timeout(LAST_LINES, rest).await;
-    Ok(classify(status, words, process.memory_ran_out()))
+    Ok(classify(status, words, || process.memory_ran_out()))
 }

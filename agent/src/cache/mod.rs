@@ -100,14 +100,13 @@ impl Cache {
         let mut whole = entry.lock().await;
         let blob = self.fetch(file, &mut whole, supply).await?;
         let path = folder.join(file.name.as_str());
-        let placed = match name(&blob, &path) {
-            Err(error) if may_copy(&error) => {
-                let to = path.clone();
-                blocking(move || fs::copy(&blob, &to).map(drop)).await
-            }
-            named => named,
-        };
-        placed.map_err(|source| CacheError::Io { path, source })
+        // Another name is given at once; a copy may take a while.
+        if name(&blob, &path).is_ok() {
+            return Ok(());
+        }
+        let to = path.clone();
+        let linked = blocking(move || link(&blob, &to)).await;
+        linked.map_err(|source| CacheError::Io { path, source })
     }
 
     /// As [`Cache::place`], for what is needed once: it is not kept.
@@ -255,23 +254,18 @@ fn free_bytes(root: &Path) -> Option<u64> {
 
 /// The same file under another name; a copy where the file system has no links.
 pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
-    match name(from, to) {
-        Err(error) if may_copy(&error) => fs::copy(from, to).map(drop),
-        named => named,
-    }
+    name(from, to).or_else(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound => Err(error),
+        _ => fs::copy(from, to).map(drop),
+    })
 }
 
-/// Gives a file another name, which takes no time.
+/// Gives a file another name.
 fn name(from: &Path, to: &Path) -> io::Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
     }
     fs::hard_link(from, to)
-}
-
-/// Whether a copy may do what another name did not.
-fn may_copy(error: &io::Error) -> bool {
-    !matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound)
 }
 
 async fn hash(path: &Path) -> io::Result<BlobHash> {

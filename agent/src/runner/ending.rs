@@ -60,8 +60,13 @@ pub enum Ending {
     },
 }
 
-/// Reads the end of a trainer. `memory_ran_out`: the kernel ended some process for lack of memory meanwhile.
-pub(crate) fn classify(status: ExitStatus, words: LastWords, memory_ran_out: bool) -> Ending {
+/// Reads the end of a trainer. `memory_ran_out`: whether the kernel ended some process for lack of memory meanwhile, which
+/// is asked only where it matters.
+pub(crate) fn classify(
+    status: ExitStatus,
+    words: LastWords,
+    memory_ran_out: impl FnOnce() -> bool,
+) -> Ending {
     if let Some(summary) = words.finished {
         return Ending::Finished(Box::new(summary));
     }
@@ -81,7 +86,7 @@ pub(crate) fn classify(status: ExitStatus, words: LastWords, memory_ran_out: boo
     let name = signal.and_then(|number| Signal::try_from(number).ok());
     let refused = words.lines.iter().any(|line| line.contains("memory allocation of"));
     match name {
-        Some(Signal::SIGKILL) if memory_ran_out => failed(
+        Some(Signal::SIGKILL) if memory_ran_out() => failed(
             FailureKind::OutOfMemory,
             "the machine ran out of memory and its kernel killed the trainer; lower \
              per_device_train_batch_size or max_length, or set gradient_checkpointing: true"
@@ -124,24 +129,27 @@ mod tests {
         let summary = TrainSummary { steps: 3, ..TrainSummary::default() };
         let words = LastWords { finished: Some(summary.clone()), ..LastWords::default() };
         assert_eq!(
-            classify(ExitStatus::from_raw(9), words, false),
+            classify(ExitStatus::from_raw(9), words, || false),
             Ending::Finished(Box::new(summary))
         );
         let failed = Some((FailureKind::Diverged, "step 3: loss is NaN".to_owned()));
         let words = LastWords { failed, ..LastWords::default() };
-        assert_eq!(kind(classify(exited(1), words, false)), FailureKind::Diverged);
+        assert_eq!(kind(classify(exited(1), words, || false)), FailureKind::Diverged);
     }
 
     #[test]
     fn a_kill_is_lack_of_memory_only_if_the_kernel_says_so() {
         let killed = ExitStatus::from_raw(9);
-        assert_eq!(kind(classify(killed, LastWords::default(), true)), FailureKind::OutOfMemory);
-        assert_eq!(kind(classify(killed, LastWords::default(), false)), FailureKind::Machine);
+        assert_eq!(kind(classify(killed, LastWords::default(), || true)), FailureKind::OutOfMemory);
+        assert_eq!(kind(classify(killed, LastWords::default(), || false)), FailureKind::Machine);
         let mut words = LastWords::default();
         words.line("memory allocation of 17179869184 bytes failed");
-        assert_eq!(kind(classify(ExitStatus::from_raw(6), words, false)), FailureKind::OutOfMemory);
         assert_eq!(
-            kind(classify(ExitStatus::from_raw(6), LastWords::default(), false)),
+            kind(classify(ExitStatus::from_raw(6), words, || false)),
+            FailureKind::OutOfMemory
+        );
+        assert_eq!(
+            kind(classify(ExitStatus::from_raw(6), LastWords::default(), || false)),
             FailureKind::Machine
         );
     }
@@ -150,9 +158,11 @@ mod tests {
     fn an_end_without_a_word_is_a_failure_with_the_last_lines() {
         let mut words = LastWords::default();
         (0..20).for_each(|i| words.line(&format!("line {i}")));
-        let Ending::Failed { kind, message } = classify(exited(0), words, false) else { panic!() };
+        let Ending::Failed { kind, message } = classify(exited(0), words, || false) else {
+            panic!()
+        };
         assert_eq!(kind, FailureKind::Machine);
         assert!(message.contains("line 19") && !message.contains("line 11\n"), "{message}");
-        assert_eq!(classify(exited(3), LastWords::default(), false), Ending::Stopped);
+        assert_eq!(classify(exited(3), LastWords::default(), || false), Ending::Stopped);
     }
 }

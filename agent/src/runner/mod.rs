@@ -19,7 +19,6 @@ mod lines;
 mod process;
 mod workspace;
 
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +26,6 @@ use std::time::{Duration, Instant};
 use fleetune_proto::v1;
 use fleetune_proto::v1::report::What;
 use fleetune_shared::{Artifact, Device, FailureKind, Peak, PeakSource, TrainerEvent};
-use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -277,21 +275,19 @@ impl Attempt {
         if let Some(line) = throttle.flush() {
             self.desk.log(line).await;
         }
-        let killed = status.as_ref().is_ok_and(|s| s.signal() == Some(Signal::SIGKILL as i32));
-        let memory_ran_out = killed && process.memory_ran_out();
         // What the driver saw of the process counts before what the trainer counted itself.
         let driven = process.vram_bytes_peak();
         let driven = driven.map(|bytes| Peak { bytes, source: PeakSource::Driver });
         let own = |bytes| Peak { bytes, source: PeakSource::Trainer };
-        self.process = None;
         self.peak = driven.or_else(|| words.memory_bytes_peak.map(own));
         let ending = match status {
-            Ok(status) => classify(status, words, memory_ran_out),
+            Ok(status) => classify(status, words, || process.memory_ran_out()),
             Err(error) => {
                 let message = format!("waiting for the trainer: {error}");
                 Ending::Failed { kind: FailureKind::Machine, message }
             }
         };
+        self.process = None;
         match ending {
             Ending::Finished(mut summary) => {
                 if let Some(Peak { bytes, source }) = driven {

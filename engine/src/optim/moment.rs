@@ -5,7 +5,7 @@ use safetensors::tensor::Dtype;
 
 use super::codes::{CodeMap, decode, encode};
 use super::rounding::Rounding;
-use crate::ops::slices::widen;
+use super::values::Values;
 use crate::quant;
 
 /// Numbers that share a scale in 8 bits, and that are updated together.
@@ -99,11 +99,8 @@ impl Moment {
     /// Runs of `length` numbers (a multiple of [`BLOCK`]), the last as short as it must be.
     pub(super) fn runs_mut(&mut self, length: usize, rounding: Rounding) -> Vec<Run<'_>> {
         match self {
-            Self::Full(values) => values.chunks_mut(length).map(Run::Full).collect(),
-            Self::Bf16(values) => {
-                let runs = values.chunks_mut(length).enumerate();
-                runs.map(|(run, part)| Run::Bf16(part, rounding.past(run * length))).collect()
-            }
+            Self::Full(values) => plain(Values::F32(values), length),
+            Self::Bf16(values) => plain(Values::Bf16(values, rounding), length),
             Self::Blockwise { codes, absmax, map } => {
                 let absmax = absmax.chunks_mut(length / BLOCK);
                 let runs = codes.chunks_mut(length).zip(absmax);
@@ -113,10 +110,13 @@ impl Moment {
     }
 }
 
+fn plain(values: Values<'_>, length: usize) -> Vec<Run<'_>> {
+    values.runs(length).into_iter().map(Run::Plain).collect()
+}
+
 /// A part of a moment that one thread works on.
 pub(super) enum Run<'a> {
-    Full(&'a mut [f32]),
-    Bf16(&'a mut [bf16], Rounding),
+    Plain(Values<'a>),
     Blockwise { codes: &'a mut [u8], absmax: &'a mut [f32], map: &'static CodeMap },
 }
 
@@ -125,8 +125,7 @@ impl Run<'_> {
     pub(super) fn load(&self, block: usize, into: &mut [f32]) {
         let from = block * BLOCK;
         match self {
-            Self::Full(values) => into.copy_from_slice(&values[from..from + into.len()]),
-            Self::Bf16(values, ..) => widen(into, &values[from..from + into.len()]),
+            Self::Plain(values) => values.load(block, into),
             Self::Blockwise { codes, absmax, map } => {
                 decode(map, absmax[block], &codes[from..from + into.len()], into);
             }
@@ -137,11 +136,7 @@ impl Run<'_> {
     pub(super) fn store(&mut self, block: usize, numbers: &[f32]) {
         let from = block * BLOCK;
         match self {
-            Self::Full(values) => values[from..from + numbers.len()].copy_from_slice(numbers),
-            Self::Bf16(values, rounding) => {
-                let values = &mut values[from..from + numbers.len()];
-                rounding.past(from).round(numbers, values);
-            }
+            Self::Plain(values) => values.store(block, numbers),
             Self::Blockwise { codes, absmax, map } => {
                 absmax[block] = quant::absmax(numbers);
                 let codes = &mut codes[from..from + numbers.len()];

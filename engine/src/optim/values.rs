@@ -46,17 +46,36 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// The numbers of block `block`, as many as `into` holds.
+    pub(super) fn load(&self, block: usize, into: &mut [f32]) {
+        let range = block * BLOCK..block * BLOCK + into.len();
+        match self {
+            Self::F32(all) => into.copy_from_slice(&all[range]),
+            Self::Bf16(all, _) => widen(into, &all[range]),
+        }
+    }
+
+    /// Replaces the numbers of block `block`.
+    pub(super) fn store(&mut self, block: usize, numbers: &[f32]) {
+        let range = block * BLOCK..block * BLOCK + numbers.len();
+        match self {
+            Self::F32(all) => all[range].copy_from_slice(numbers),
+            Self::Bf16(all, rounding) => {
+                rounding.past(range.start).round(numbers, &mut all[range]);
+            }
+        }
+    }
+
     /// Has `change` move block `block`, `count` numbers.
     pub(super) fn change(&mut self, block: usize, count: usize, change: impl FnOnce(&mut [f32])) {
-        let range = block * BLOCK..block * BLOCK + count;
         match self {
-            Self::F32(all) => change(&mut all[range]),
-            Self::Bf16(all, rounding) => {
+            Self::F32(all) => change(&mut all[block * BLOCK..block * BLOCK + count]),
+            Self::Bf16(..) => {
                 let mut numbers = [0.0; BLOCK];
                 let numbers = &mut numbers[..count];
-                widen(numbers, &all[range.clone()]);
+                self.load(block, numbers);
                 change(numbers);
-                rounding.past(range.start).round(numbers, &mut all[range]);
+                self.store(block, numbers);
             }
         }
     }

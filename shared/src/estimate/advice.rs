@@ -152,15 +152,17 @@ pub fn changes_to_fit(
     let search = Search { sizer, need, room, length: recipe.data.max_length as u64 };
     let file = recipe.file();
     let ladder = ladder(sizer, recipe);
-    if let Some(one) = ladder.iter().find_map(|change| search.settled(*change, file)) {
-        return Some(vec![one]);
+    for change in &ladder {
+        let change = search.mildest(*change, file);
+        if let Some(change) = change.filter(|change| search.fits(change.on(file.clone()))) {
+            return Some(vec![change]);
+        }
     }
     // One upon the other; of two of a kind only the last.
     let mut made: Vec<Change> = Vec::new();
     let (mut changed, mut before) = (file.clone(), search.need(file.clone()));
     for change in ladder {
-        // Lengths are tried out, and come last.
-        let Some(change) = search.settled_length(change, &changed) else { continue };
+        let Some(change) = search.mildest(change, &changed) else { continue };
         let file_after = change.on(changed.clone());
         let after = search.need(file_after.clone());
         // What does not help is not asked for.
@@ -195,16 +197,8 @@ impl Search<'_> {
         self.need(file) <= self.room
     }
 
-    /// The change in the mildest form that fits, if one does.
-    fn settled(&self, change: Change, file: &RecipeFile) -> Option<Change> {
-        match change {
-            Change::Length(_) => self.settled_length(change, file),
-            other => self.fits(other.on(file.clone())).then_some(other),
-        }
-    }
-
-    /// The longest rows that fit, if any do; another change as it is.
-    fn settled_length(&self, change: Change, file: &RecipeFile) -> Option<Change> {
+    /// The longest rows that fit, if any do; another change as it is, whether it fits or not.
+    fn mildest(&self, change: Change, file: &RecipeFile) -> Option<Change> {
         let Change::Length(_) = change else { return Some(change) };
         let length = |steps| Change::Length(steps * LENGTH_STEP);
         let fits = |steps| self.fits(length(steps).on(file.clone()));

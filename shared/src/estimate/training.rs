@@ -362,9 +362,7 @@ impl<'a> Training<'a> {
         let visiting = |bytes: u64| bytes.min(2 * PAGED_NUMBERS * (bytes / count.max(1) + 1));
         match recipe.optim.name {
             OptimName::AdamwTorch => 2 * F32 * count,
-            OptimName::AdamwAnyprecision => {
-                recipe.optim.moments.map(|dtype| dtype.bytes() * count).iter().sum()
-            }
+            OptimName::AdamwAnyprecision => recipe.optim.moment_bytes() * count,
             OptimName::PagedAdamw32bit => visiting(2 * F32 * count),
             OptimName::Adamw8bit => eight_bits(2),
             OptimName::PagedAdamw8bit => visiting(eight_bits(2)),

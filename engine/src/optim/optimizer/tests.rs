@@ -268,7 +268,7 @@ fn what_has_no_gradient_never_moves_in_eight_bits() {
     assert!(values.iter().zip(&grad).all(|(value, grad)| (*value == 1.0) == (*grad == 0.0)));
 }
 
-/// A second moment in bf16 moves by less a step than bf16 can show: nearest rounding would leave it at half its height.
+/// A second moment in bf16 moves by less a step than bf16 can show: nearest rounding would stop it at a quarter.
 #[test]
 fn moments_in_bf16_are_right_on_average() {
     let folder = tempfile::tempdir().unwrap();

@@ -144,13 +144,7 @@ impl TorchRun<'_> {
         master
             + match self.recipe.optim.name {
                 OptimName::AdamwTorch => 2 * moment,
-                OptimName::AdamwAnyprecision => self
-                    .recipe
-                    .optim
-                    .moments
-                    .map(|dtype| u128::from(dtype.bytes()) * all)
-                    .iter()
-                    .sum(),
+                OptimName::AdamwAnyprecision => u128::from(self.recipe.optim.moment_bytes()) * all,
                 OptimName::Adamw8bit => 2 * byte,
                 OptimName::Lion32bit => F32 * all,
                 OptimName::Lion8bit => byte,

@@ -61,6 +61,14 @@ pub struct Optim {
     pub in_backward: bool,
 }
 
+impl Optim {
+    /// Bytes of both moments of a number under [`OptimName::AdamwAnyprecision`].
+    #[must_use]
+    pub fn moment_bytes(&self) -> u64 {
+        self.moments.map(MomentDtype::bytes).iter().sum()
+    }
+}
+
 /// What a moment is kept in where that can be chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MomentDtype {

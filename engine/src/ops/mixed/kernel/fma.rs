@@ -15,6 +15,8 @@ use std::arch::x86_64::{
 use half::bf16;
 
 use super::{COLUMNS, LANES, LeftRows, ROWS, Strip, Sums};
+use crate::ops::number::Number;
+use crate::ops::slices::widen;
 
 /// Numbers of one register, half of what [`LANES`] counts.
 const HALF: usize = LANES / 2;
@@ -116,18 +118,6 @@ struct Part<'a> {
     register: usize,
 }
 
-#[expect(unsafe_code, reason = "instructions that not every machine has")]
-fn widen(to: &mut [f32], from: &[bf16]) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(to: &mut [f32], from: &[bf16]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = f32::from_bits(u32::from(from.to_bits()) << 16);
-        }
-    }
-    // SAFETY: only a machine that has them comes here.
-    unsafe { avx2(to, from) }
-}
-
 /// As [`widen`], two rows at once: a pair of each side by side, `stride` after the one before.
 #[expect(unsafe_code, reason = "instructions that not every machine has")]
 fn widen_two(to: &mut [f32], stride: usize, rows: [&[bf16]; 2]) {
@@ -156,10 +146,9 @@ fn widen_two(to: &mut [f32], stride: usize, rows: [&[bf16]; 2]) {
             put(&mut to[2 * stride..], _mm256_extractf128_pd::<1>(even));
             put(&mut to[3 * stride..], _mm256_extractf128_pd::<1>(odd));
         }
-        let wide = |number: bf16| f32::from_bits(u32::from(number.to_bits()) << 16);
         let rest = a.1.as_chunks::<2>().0.iter().zip(b.1.as_chunks::<2>().0);
         for (pair, (a, b)) in (4 * a.0.len()..).zip(rest) {
-            let four = [wide(a[0]), wide(a[1]), wide(b[0]), wide(b[1])];
+            let four = [a[0].widen(), a[1].widen(), b[0].widen(), b[1].widen()];
             to[pair * stride..][..4].copy_from_slice(&four);
         }
     }
