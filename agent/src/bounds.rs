@@ -2,8 +2,6 @@
 //! refuses it more memory than any honest file needs.
 
 use std::fs;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use fleetune_shared::ByteSize;
 use nix::sys::prctl;
@@ -40,22 +38,4 @@ fn physical_memory() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// As [`oom_kills`], from a look that is at most a few seconds old: the kernel counts all its events for one.
-pub(crate) fn oom_kills_lately() -> Option<u64> {
-    const OLD: Duration = Duration::from_secs(5);
-    static LAST: Mutex<Option<(Instant, Option<u64>)>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let (_, kills) = match *last {
-        Some(look) if look.0.elapsed() < OLD => look,
-        _ => *last.insert((Instant::now(), oom_kills())),
-    };
-    kills
-}
-
-/// How many processes the kernel has ended for lack of memory since it started, where it says so.
-pub(crate) fn oom_kills() -> Option<u64> {
-    let vmstat = fs::read_to_string("/proc/vmstat").ok()?;
-    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }

@@ -19,7 +19,8 @@ use nix::unistd::Pid;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::bounds::{bound, end_with, oom_kills};
+use crate::bounds::{bound, end_with};
+use crate::oom_kills::OomKills;
 
 /// In the child's environment: the process it ends with.
 const PARENT: &str = "FLEETUNE_CONFINED_BY";
@@ -66,7 +67,7 @@ pub fn confine() -> io::Result<Confined> {
 async fn supervise() -> io::Result<Fate> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
-    let oom_kills_before = oom_kills();
+    let oom_kills_before = OomKills::now();
     let mut child = Command::new(env::current_exe()?)
         .args(env::args_os().skip(1))
         .env(PARENT, process::id().to_string())
@@ -88,9 +89,7 @@ async fn supervise() -> io::Result<Fate> {
             Some(()) = terminations.recv() => pass_on(Signal::SIGTERM),
         }
     };
-    let memory_ran_out =
-        oom_kills_before.zip(oom_kills()).is_some_and(|(before, now)| now > before);
-    Ok(fate(status, memory_ran_out))
+    Ok(fate(status, oom_kills_before.more_by_now()))
 }
 
 /// Reads the child's end. `memory_ran_out`: the kernel ended some process for lack of memory meanwhile.

@@ -23,6 +23,7 @@ mod error;
 mod folder;
 mod gpu_choice;
 mod link;
+mod oom_kills;
 mod order;
 mod outbox;
 pub mod owner;

@@ -179,8 +179,8 @@ fn a_weight_of_four_bits_is_never_whole_in_f32() {
     let estimate = summary.estimate.unwrap();
     let (found, expected) = (held as f64, estimate.weights.0 as f64);
     assert!((found / expected - 1.0).abs() < 0.02, "{held} held, {}", estimate.weights);
-    // A product's own buffers follow the sizes of the caches.
-    assert!(summary.memory_bytes_peak.0 < held + LARGEST + (6 << 20));
+    // A product's own buffers follow the sizes of the caches; all weights in f32 would be three times the largest.
+    assert!(summary.memory_bytes_peak.0 < held + 2 * LARGEST);
 }
 
 /// Bytes at the peak of a forward and a backward pass of attention over one sequence, its own tensors included.

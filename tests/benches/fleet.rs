@@ -6,7 +6,8 @@
 //! ```
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use fleetune_tests::rate::{Setup, measure};
@@ -32,7 +33,7 @@ async fn main() -> ExitCode {
 fn read() -> Result<(Setup, bool), String> {
     let mut setup = Setup {
         program: env!("CARGO_BIN_EXE_fleetune-under-test").into(),
-        trainer: env!("CARGO_BIN_EXE_stub-trainer").into(),
+        trainer: trainer(),
         agents: 200,
         jobs: 10_000,
         submitters: 32,
@@ -65,4 +66,21 @@ fn read() -> Result<(Setup, bool), String> {
         }
     }
     Ok((setup, json))
+}
+
+/// The stub that costs least to start, or the usual one where that cannot be built.
+fn trainer() -> PathBuf {
+    const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/fleet/lean_trainer.rs");
+    let usual = PathBuf::from(env!("CARGO_BIN_EXE_stub-trainer"));
+    let lean = usual.with_file_name("lean-trainer");
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
+    rustc.args(["--edition", "2024", "-C", "opt-level=3", "-C", "panic=abort"]);
+    rustc.args(["-C", "relocation-model=static"]);
+    rustc.args(["-C", "link-args=-nostartfiles -nodefaultlibs -static"]);
+    let fits = cfg!(all(target_arch = "x86_64", target_os = "linux"));
+    if fits && rustc.arg(SOURCE).arg("-o").arg(&lean).status().is_ok_and(|ended| ended.success()) {
+        return lean;
+    }
+    eprintln!("the trainers are {}: the lean ones could not be built", usual.display());
+    usual
 }

@@ -8,14 +8,14 @@ use std::{io, thread};
 
 use fleetune_shared::{ByteSize, TrainerEvent};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lines::Lines;
-use crate::bounds::{oom_kills, oom_kills_lately};
+use crate::oom_kills::OomKills;
 use crate::order::STOP;
 
 /// How many threads a trainer computes with.
@@ -82,7 +82,7 @@ pub(crate) struct Process {
     news: mpsc::Receiver<News>,
     pids: TrainerPids,
     /// The kernel's count of processes ended for lack of memory, when this one began.
-    oom_kills_before: Option<u64>,
+    oom_kills_before: OomKills,
 }
 
 impl Process {
@@ -107,7 +107,7 @@ impl Process {
         if let Some(uuid) = launch.gpu_uuid {
             command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
-        let oom_kills_before = oom_kills_lately();
+        let oom_kills_before = OomKills::lately();
         let mut child = spawn(command).await?;
         let pid = child.id().ok_or_else(|| io::Error::other("ended before it began"))?;
         pids.insert(pid);
@@ -186,7 +186,7 @@ impl Process {
 
     /// Whether the kernel has ended processes for lack of memory since this one began.
     pub(crate) fn memory_ran_out(&self) -> bool {
-        self.oom_kills_before.zip(oom_kills()).is_some_and(|(before, now)| now > before)
+        self.oom_kills_before.more_by_now()
     }
 }
 
@@ -200,8 +200,11 @@ impl Drop for Process {
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Spawns from a thread that lives as long as this process: a trainer asks the kernel to end it with its parent, and
-/// to the kernel the parent is the *thread* that spawned it. A runtime's threads may come and go.
+/// to the kernel the parent is the *thread* that spawned it. A runtime's threads may come and go; the first one does not.
 async fn spawn(mut command: Command) -> io::Result<Child> {
+    if gettid() == Pid::this() {
+        return command.spawn();
+    }
     static SPAWNER: OnceLock<Option<std_mpsc::Sender<Job>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (jobs, inbox) = std_mpsc::channel::<Job>();

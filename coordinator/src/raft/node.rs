@@ -5,8 +5,9 @@
 //!        ◀──────── Reply ────────┘         └──Event──▶ dispatch
 //! ```
 //!
-//! Whatever waits is taken together, so that many commands share one sync. When anything cannot be made durable or
-//! understood, the thread ends with an error and so must the process.
+//! Whatever waits is taken together, so that many commands share one sync; while many come, a round waits a moment for
+//! more of them. When anything cannot be made durable or understood, the thread ends with an error and so must the
+//! process.
 
 use std::collections::HashMap;
 use std::io;
@@ -32,6 +33,8 @@ use super::storage::{KeyValue, Log, StorageError};
 const PROPOSALS_IN_FLIGHT_MAX: usize = 1024;
 /// Requests taken before the log is written.
 const REQUESTS_PER_ROUND_MAX: usize = 256;
+/// From one round to the next, while there is more than one request in each: a command that comes alone never waits.
+const ROUND: Duration = Duration::from_millis(2);
 const HEARTBEAT_TICKS: usize = 2;
 const ELECTION_TICKS: usize = 10;
 
@@ -316,17 +319,26 @@ impl<M: Machine, S: KeyValue, N: Network> Loop<M, S, N> {
             self.raw.campaign()?;
         }
         let mut tick_at = Instant::now() + self.settings.tick;
+        let mut crowded = false;
         loop {
+            let round_at = Instant::now();
             self.work()?;
             match self.inbox.recv_timeout(tick_at.saturating_duration_since(Instant::now())) {
                 Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(request) => self.take(request),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            if crowded {
+                thread::sleep(ROUND.saturating_sub(round_at.elapsed()));
+            }
+            crowded = false;
             for _ in 1..REQUESTS_PER_ROUND_MAX {
                 match self.inbox.try_recv() {
                     Ok(Request::Stop) => return Ok(()),
-                    Ok(request) => self.take(request),
+                    Ok(request) => {
+                        crowded = true;
+                        self.take(request);
+                    }
                     Err(_) => break,
                 }
             }

@@ -6,7 +6,7 @@ use fleetune_shared::recipe;
 use super::Step;
 use super::adamw::AdamW;
 use super::codes::CodeMap;
-use super::moment::BLOCK;
+use super::values::BLOCK;
 use crate::Result;
 use crate::ops::Cuda;
 use crate::ops::cuda::launch::{Arg, THREADS, blocks, wants};

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::moment::{BLOCK, Moment, Run};
+use super::moment::{Moment, Run};
 use super::rounding::Rounding;
-use super::values::Values;
+use super::values::{BLOCK, Values};
 use crate::ops::wide::wide;
 
 /// Numbers updated in one go by one thread: whole blocks.

@@ -5,11 +5,8 @@ use safetensors::tensor::Dtype;
 
 use super::codes::{CodeMap, decode, encode};
 use super::rounding::Rounding;
-use super::values::Values;
+use super::values::{BLOCK, Values};
 use crate::quant;
-
-/// Numbers that share a scale in 8 bits, and that are updated together.
-pub(super) const BLOCK: usize = 256;
 
 /// How a moment is kept.
 #[derive(Clone, Copy, Debug)]

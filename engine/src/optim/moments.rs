@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use fleetune_shared::PAGED_NUMBERS;
 
-use super::moment::{BLOCK, Form, Moment};
+use super::moment::{Form, Moment};
 use super::state_file::Array;
+use super::values::BLOCK;
 use crate::tensor_file::TensorFile;
 use crate::{EngineError, Result};
 

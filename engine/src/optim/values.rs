@@ -4,9 +4,11 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::moment::BLOCK;
 use super::rounding::Rounding;
 use crate::ops::slices::widen;
+
+/// Numbers that share a scale in 8 bits, and that are updated together.
+pub(super) const BLOCK: usize = 256;
 
 /// Numbers of one tensor that lie beside each other.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Two neighbours along the summed dimension lie side by side as one 32-bit pair, in both factors: that is what
 //! `TDPBF16PS` ([`amx`]) and `VDPBF16PS` ([`dot`]) multiply and add, in f32. Without them pairs are widened to f32
-//! ([`fma`]); the twin in plain Rust runs anywhere. The fastest that the machine has is taken.
+//! ([`fma512`], [`fma`]); the twin in plain Rust runs anywhere. The fastest that the machine has is taken.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
@@ -10,6 +10,10 @@ mod amx;
 mod dot;
 #[cfg(target_arch = "x86_64")]
 mod fma;
+#[cfg(target_arch = "x86_64")]
+mod fma512;
+#[cfg(target_arch = "x86_64")]
+mod widened;
 
 use std::marker::PhantomData;
 
@@ -127,7 +131,7 @@ pub(super) struct Work<'a> {
     /// Of the tile at work; of no meaning afterwards.
     sums: Sums,
     #[cfg(target_arch = "x86_64")]
-    widened: fma::Widened,
+    widened: widened::Widened,
     /// Some machines are set up for it thread by thread.
     here: PhantomData<*const ()>,
 }
@@ -139,6 +143,8 @@ enum Unit {
     Amx,
     #[cfg(target_arch = "x86_64")]
     Dot,
+    #[cfg(target_arch = "x86_64")]
+    Fma512,
     #[cfg(target_arch = "x86_64")]
     Fma,
     Plain,
@@ -152,14 +158,28 @@ impl Unit {
             return Self::Amx;
         }
         #[cfg(target_arch = "x86_64")]
-        if dot::there() {
+        if dot::there() && dot::fast() {
             return Self::Dot;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if fma512::there() {
+            return Self::Fma512;
         }
         #[cfg(target_arch = "x86_64")]
         if fma::there() {
             return Self::Fma;
         }
         Self::Plain
+    }
+
+    /// Of those that want the left factor widened.
+    #[cfg(target_arch = "x86_64")]
+    fn layout(self) -> Option<widened::Layout> {
+        match self {
+            Self::Fma512 => Some(fma512::LAYOUT),
+            Self::Fma => Some(fma::LAYOUT),
+            _ => None,
+        }
     }
 }
 
@@ -203,7 +223,7 @@ impl<'a> Work<'a> {
             lefts: [None; 2],
             sums: Sums([[0.0; COLUMNS]; ROWS]),
             #[cfg(target_arch = "x86_64")]
-            widened: fma::Widened::default(),
+            widened: widened::Widened::again(),
             here: PhantomData,
         }
     }
@@ -216,8 +236,8 @@ impl<'a> Work<'a> {
         assert!(lefts.iter().flatten().all(holds));
         (self.rows, self.lefts) = (rows, lefts);
         #[cfg(target_arch = "x86_64")]
-        if self.unit == Unit::Fma {
-            self.widened.take(rows, lefts.iter().flatten());
+        if let Some(layout) = self.unit.layout() {
+            self.widened.take(rows, lefts.iter().flatten(), layout);
         }
     }
 
@@ -249,7 +269,9 @@ impl<'a> Work<'a> {
             #[cfg(target_arch = "x86_64")]
             Unit::Dot => dot::sums(rows, registers, strips, sums),
             #[cfg(target_arch = "x86_64")]
-            Unit::Fma => fma::sums(rows, registers, strips, sums, &self.widened),
+            Unit::Fma512 => fma512::sums(rows, registers, strips, sums, self.widened.numbers()),
+            #[cfg(target_arch = "x86_64")]
+            Unit::Fma => fma::sums(rows, registers, strips, sums, self.widened.numbers()),
             Unit::Plain => plain(rows, registers, strips, sums),
         }
         write(rows, &self.sums, target);
@@ -262,6 +284,8 @@ impl Drop for Work<'_> {
         if self.unit == Unit::Amx {
             amx::end();
         }
+        #[cfg(target_arch = "x86_64")]
+        self.widened.keep();
     }
 }
 
@@ -317,6 +341,10 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         if dot::there() {
             units.push(Unit::Dot);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if fma512::there() {
+            units.push(Unit::Fma512);
         }
         #[cfg(target_arch = "x86_64")]
         if fma::there() {
