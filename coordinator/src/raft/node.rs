@@ -34,7 +34,7 @@ const PROPOSALS_IN_FLIGHT_MAX: usize = 1024;
 /// Requests taken before the log is written.
 const REQUESTS_PER_ROUND_MAX: usize = 256;
 /// From one round to the next, while there is more than one request in each: a command that comes alone never waits.
-const ROUND: Duration = Duration::from_millis(2);
+const ROUND: Duration = Duration::from_millis(5);
 const HEARTBEAT_TICKS: usize = 2;
 const ELECTION_TICKS: usize = 10;
 

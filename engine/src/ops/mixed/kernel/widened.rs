@@ -125,7 +125,10 @@ fn widen_eight(to: &mut [f32], rows: [&[bf16]; EIGHT]) {
             unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), wide) }
         }
     }
-    // Counted loops become registers; closures would be functions of their own, without them.
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "counted loops become registers, iterators do not"
+    )]
     #[target_feature(enable = "avx512f")]
     fn avx512(to: &mut [f32], rows: [&[bf16]; EIGHT]) {
         // Two 128-bit lanes of one register and two of another in turns.
