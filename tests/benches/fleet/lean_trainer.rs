@@ -6,7 +6,12 @@
 #![no_main]
 #![allow(unsafe_code, reason = "system calls")]
 
+#[path = "../../src/stub_words.rs"]
+mod stub_words;
+
 use core::arch::{asm, global_asm};
+
+use stub_words::{CONFIG, FINISHED, STARTED, WEIGHTS_BYTES};
 
 const READ: usize = 0;
 const WRITE: usize = 1;
@@ -16,8 +21,6 @@ const EXIT_GROUP: usize = 231;
 const READ_ONLY: usize = 0;
 /// For writing, made anew.
 const CREATE: usize = 0o1101;
-
-const WEIGHTS_BYTES: usize = 4096;
 
 // The kernel puts the number of arguments and then pointers to them where the stack begins.
 global_asm!(".globl _start", "_start:", "mov rdi, rsp", "and rsp, -16", "call {begin}", begin = sym begin);
@@ -40,21 +43,16 @@ fn work(order: usize) -> Option<()> {
     let (text, weights) = unsafe { (&mut *(&raw mut TEXT), &mut *(&raw mut WEIGHTS)) };
     let file = call(OPEN, [order, READ_ONLY, 0])?;
     let length = call(READ, [file, text.as_mut_ptr() as usize, text.len()])?;
-    say(1, b"{\"event\":\"started\",\"step\":0,\"steps_total\":1}\n")?;
+    say(1, STARTED)?;
     // The order names the attempt's folder, so no two adapters are alike.
     let mut at = 0;
     for byte in &mut *weights {
         *byte = *text.get(at)?;
         at = if at + 1 < length { at + 1 } else { 0 };
     }
-    write(b"out/adapter_config.json\0", b"{\"peft_type\":\"LORA\",\"r\":4}\n")?;
+    write(b"out/adapter_config.json\0", CONFIG)?;
     write(b"out/adapter_model.safetensors\0", weights)?;
-    say(
-        1,
-        b"{\"event\":\"step\",\"step\":1,\"loss\":1.5,\"grad_norm\":1.0,\"learning_rate\":0.1,\
-          \"supervised_tokens\":4,\"tokens_per_second\":9.0,\"epoch\":1.0}\n\
-          {\"event\":\"finished\",\"summary\":{\"steps\":1}}\n",
-    )
+    say(1, FINISHED)
 }
 
 fn write(path: &[u8], bytes: &[u8]) -> Option<()> {

@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
-use super::widened::Layout;
+use super::widened::{Widened, blocks};
 use super::{COLUMNS, LANES, ROWS, Strip, Sums};
 
 /// Numbers of one register, half of what [`LANES`] counts.
@@ -21,11 +21,8 @@ pub(super) fn there() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
-/// As the first cache (32 KiB) holds it.
-pub(super) const LAYOUT: Layout = Layout { height, pairs: 128 };
-
 /// As many rows as registers hold, and no fewer than keep them busy where that can be avoided.
-fn height(rows: usize) -> usize {
+pub(super) fn height(rows: usize) -> usize {
     match rows {
         8 => 4,
         6.. => 6,
@@ -35,23 +32,19 @@ fn height(rows: usize) -> usize {
     }
 }
 
-/// Fills the first `rows` of `sums`; only where [`there`] holds, `left` has the strips' rows in its [`LAYOUT`] and their panels hold what is
-/// asked.
+/// Fills the first `rows` of `sums`; only where [`there`] holds, `left` has the strips' rows for [`height`] and their
+/// panels hold what is asked.
 pub(super) fn sums(
     rows: usize,
     registers: usize,
     strips: &[Strip<'_>],
     sums: &mut Sums,
-    mut left: &[f32],
+    left: &Widened,
 ) {
     sums.0[..rows].iter_mut().for_each(|row| row.fill(0.0));
-    for strip in strips {
-        for (from, pairs) in LAYOUT.parts(strip.left.pairs) {
-            let panel = &strip.panel[2 * from * registers * LANES..];
-            for register in 0..registers {
-                add(rows, &Part { left, panel, pairs, registers, register }, &mut sums.0);
-            }
-            left = &left[2 * pairs * rows..];
+    for (left, panel, pairs) in left.parts(rows, registers, strips) {
+        for register in 0..registers {
+            add(rows, &Part { left, panel, pairs, registers, register }, &mut sums.0);
         }
     }
 }
@@ -68,7 +61,7 @@ struct Part<'a> {
 
 /// Adds the part's product to 16 columns of each row.
 fn add(rows: usize, part: &Part<'_>, sums: &mut [[f32; COLUMNS]; ROWS]) {
-    for (from, count) in LAYOUT.blocks(rows) {
+    for (from, count) in blocks(rows, height) {
         match count {
             6 => block::<6>(from, part, sums),
             4 => block::<4>(from, part, sums),

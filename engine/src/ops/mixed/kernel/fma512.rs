@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
-use super::widened::{EIGHT, Layout};
+use super::widened::{EIGHT, Widened, blocks};
 use super::{COLUMNS, LANES, Strip, Sums};
 
 /// Whether this machine has what [`sums`] needs.
@@ -16,11 +16,8 @@ pub(super) fn there() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2")
 }
 
-/// As the first cache (32 KiB or more) holds it.
-pub(super) const LAYOUT: Layout = Layout { height, pairs: 128 };
-
 /// As many rows as registers hold beside the panel's.
-fn height(rows: usize) -> usize {
+pub(super) fn height(rows: usize) -> usize {
     match rows {
         EIGHT.. => EIGHT,
         4.. => 4,
@@ -29,29 +26,25 @@ fn height(rows: usize) -> usize {
     }
 }
 
-/// Fills the first `rows` of `sums`; only where [`there`] holds, `left` has the strips' rows in its [`LAYOUT`] and their
+/// Fills the first `rows` of `sums`; only where [`there`] holds, `left` has the strips' rows for [`height`] and their
 /// panels hold what is asked.
 pub(super) fn sums(
     rows: usize,
     registers: usize,
     strips: &[Strip<'_>],
     sums: &mut Sums,
-    mut left: &[f32],
+    left: &Widened,
 ) {
     sums.0[..rows].iter_mut().for_each(|row| row.fill(0.0));
-    for strip in strips {
-        for (from, pairs) in LAYOUT.parts(strip.left.pairs) {
-            let panel = &strip.panel[2 * from * registers * LANES..];
-            for (row, count) in LAYOUT.blocks(rows) {
-                let left = &left[2 * row * pairs..][..2 * count * pairs];
-                let sums = &mut sums.0[row..row + count];
-                match registers {
-                    3 => block::<3>(left, panel, pairs, sums),
-                    2 => block::<2>(left, panel, pairs, sums),
-                    _ => block::<1>(left, panel, pairs, sums),
-                }
+    for (left, panel, pairs) in left.parts(rows, registers, strips) {
+        for (row, count) in blocks(rows, height) {
+            let left = &left[2 * row * pairs..][..2 * count * pairs];
+            let sums = &mut sums.0[row..row + count];
+            match registers {
+                3 => block::<3>(left, panel, pairs, sums),
+                2 => block::<2>(left, panel, pairs, sums),
+                _ => block::<1>(left, panel, pairs, sums),
             }
-            left = &left[2 * pairs * rows..];
         }
     }
 }

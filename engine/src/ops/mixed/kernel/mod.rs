@@ -174,10 +174,10 @@ impl Unit {
 
     /// Of those that want the left factor widened.
     #[cfg(target_arch = "x86_64")]
-    fn layout(self) -> Option<widened::Layout> {
+    fn height(self) -> Option<widened::Height> {
         match self {
-            Self::Fma512 => Some(fma512::LAYOUT),
-            Self::Fma => Some(fma::LAYOUT),
+            Self::Fma512 => Some(fma512::height),
+            Self::Fma => Some(fma::height),
             _ => None,
         }
     }
@@ -236,8 +236,8 @@ impl<'a> Work<'a> {
         assert!(lefts.iter().flatten().all(holds));
         (self.rows, self.lefts) = (rows, lefts);
         #[cfg(target_arch = "x86_64")]
-        if let Some(layout) = self.unit.layout() {
-            self.widened.take(rows, lefts.iter().flatten(), layout);
+        if let Some(height) = self.unit.height() {
+            self.widened.take(rows, lefts.iter().flatten(), height);
         }
     }
 
@@ -269,9 +269,9 @@ impl<'a> Work<'a> {
             #[cfg(target_arch = "x86_64")]
             Unit::Dot => dot::sums(rows, registers, strips, sums),
             #[cfg(target_arch = "x86_64")]
-            Unit::Fma512 => fma512::sums(rows, registers, strips, sums, self.widened.numbers()),
+            Unit::Fma512 => fma512::sums(rows, registers, strips, sums, &self.widened),
             #[cfg(target_arch = "x86_64")]
-            Unit::Fma => fma::sums(rows, registers, strips, sums, self.widened.numbers()),
+            Unit::Fma => fma::sums(rows, registers, strips, sums, &self.widened),
             Unit::Plain => plain(rows, registers, strips, sums),
         }
         write(rows, &self.sums, target);

@@ -15,37 +15,32 @@ use std::cell::Cell;
 
 use half::bf16;
 
-use super::LeftRows;
+use super::{LANES, LeftRows, Strip};
 use crate::ops::number::Number;
 use crate::ops::slices::widen;
 
 /// As many rows as a kernel takes that has AVX-512, and no other.
 pub(super) const EIGHT: usize = 8;
 
-/// How a kernel wants its left factor.
-#[derive(Clone, Copy)]
-pub(super) struct Layout {
-    /// How many of so many rows it multiplies next.
-    pub(super) height: fn(usize) -> usize,
-    /// Pairs of the depth that it takes at a time: what it reads of them stays in the first cache.
-    pub(super) pairs: usize,
+/// Pairs of the depth that are taken at a time: rows and columns of so many stay in the first cache (32 KiB).
+const PAIRS: usize = 128;
+
+/// How many of so many rows a kernel multiplies next.
+pub(super) type Height = fn(usize) -> usize;
+
+/// Where each part of the depth begins, and how many pairs it has.
+fn parts(pairs: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..pairs).step_by(PAIRS).map(move |from| (from, PAIRS.min(pairs - from)))
 }
 
-impl Layout {
-    /// Where each part of the depth begins, and how many pairs it has.
-    pub(super) fn parts(self, pairs: usize) -> impl Iterator<Item = (usize, usize)> {
-        (0..pairs).step_by(self.pairs).map(move |from| (from, self.pairs.min(pairs - from)))
-    }
-
-    /// Where each block of rows that are multiplied together begins, and how many it has.
-    pub(super) fn blocks(self, rows: usize) -> impl Iterator<Item = (usize, usize)> {
-        let mut from = 0;
-        std::iter::from_fn(move || {
-            let count = (from < rows).then(|| (self.height)(rows - from))?;
-            from += count;
-            Some((from - count, count))
-        })
-    }
+/// Where each block of rows that are multiplied together begins, and how many it has.
+pub(super) fn blocks(rows: usize, height: Height) -> impl Iterator<Item = (usize, usize)> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let count = (from < rows).then(|| height(rows - from))?;
+        from += count;
+        Some((from - count, count))
+    })
 }
 
 /// Strip after strip; in each, part after part of the depth; in each, block after block of rows; in each, pair after
@@ -73,7 +68,7 @@ impl Widened {
         &mut self,
         rows: usize,
         lefts: impl Iterator<Item = &'a LeftRows<'a>>,
-        layout: Layout,
+        height: Height,
     ) {
         let mut end = 0;
         for left in lefts {
@@ -83,8 +78,8 @@ impl Widened {
                 self.0.resize(end, 0.0);
             }
             // Each row is read from its beginning to its end.
-            for (first, count) in layout.blocks(rows) {
-                for (from, pairs) in layout.parts(left.pairs) {
+            for (first, count) in blocks(rows, height) {
+                for (from, pairs) in parts(left.pairs) {
                     let to = begin + 2 * (from * rows + first * pairs);
                     let to = &mut self.0[to..][..2 * count * pairs];
                     let row = |row: usize| {
@@ -106,9 +101,24 @@ impl Widened {
         }
     }
 
-    /// As they lie.
-    pub(super) fn numbers(&self) -> &[f32] {
-        &self.0
+    /// Part after part of the depth of strips whose `rows` rows were taken: these rows, and the panel, of so many
+    /// registers, from there on; how many pairs.
+    pub(super) fn parts<'a>(
+        &'a self,
+        rows: usize,
+        registers: usize,
+        strips: &'a [Strip<'_>],
+    ) -> impl Iterator<Item = (&'a [f32], &'a [bf16], usize)> {
+        let mut left = &self.0[..];
+        let panels = strips.iter().flat_map(move |strip| {
+            let panel = move |from: usize| &strip.panel[2 * from * registers * LANES..];
+            parts(strip.left.pairs).map(move |(from, pairs)| (panel(from), pairs))
+        });
+        panels.map(move |(panel, pairs)| {
+            let (here, rest) = left.split_at(2 * pairs * rows);
+            left = rest;
+            (here, panel, pairs)
+        })
     }
 }
 
