@@ -94,6 +94,20 @@ extern "C" __global__ void gather(
     for (unsigned i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
 }
 
+// As gather, of a table in bf16.
+extern "C" __global__ void gather_bf16(
+    const unsigned short* __restrict__ table,
+    const unsigned* __restrict__ ids,
+    float* __restrict__ rows,
+    unsigned width
+) {
+    const unsigned short* from = table + static_cast<size_t>(ids[blockIdx.x]) * width;
+    float* to = rows + static_cast<size_t>(blockIdx.x) * width;
+    for (unsigned i = threadIdx.x; i < width; i += blockDim.x) {
+        to[i] = __int_as_float(static_cast<int>(static_cast<unsigned>(from[i]) << 16));
+    }
+}
+
 // dtable[ids[i], :] += dy[i, :]. A block is a row of dy; the first with an id adds those of all others with it, in
 // order.
 extern "C" __global__ void scatter_add(

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use fleetune_shared::{ByteSize, FailureKind};
 use thiserror::Error;
 
+use crate::memory;
+
 /// A result of this room.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 
@@ -24,6 +26,17 @@ pub enum EngineError {
         needed: ByteSize,
         /// The limit.
         limit: ByteSize,
+    },
+    /// A card had no room for a tensor.
+    #[error(
+        "out of memory: the card has {total} and gave no more after {held}; lower per_device_train_batch_size or \
+             max_length, or set gradient_checkpointing: true"
+    )]
+    CardFull {
+        /// Of this run's tensors, at most.
+        held: ByteSize,
+        /// The card's memory, of which others may hold some.
+        total: ByteSize,
     },
     /// The loss or a gradient was NaN or infinite.
     #[error("step {step}: {what} is {value}; lower learning_rate or look at the rows of this step")]
@@ -51,7 +64,18 @@ pub enum EngineError {
     },
     /// A tensor operation failed: a defect here, or a device that failed.
     #[error("tensor operation: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(#[source] candle_core::Error),
+}
+
+impl From<candle_core::Error> for EngineError {
+    fn from(error: candle_core::Error) -> Self {
+        // candle wraps what the driver says in errors of several kinds; all of them name it.
+        if !format!("{error:?}").contains("CUDA_ERROR_OUT_OF_MEMORY") {
+            return Self::Tensor(error);
+        }
+        let (held, total) = memory::refusal();
+        Self::CardFull { held, total }
+    }
 }
 
 impl EngineError {
@@ -70,7 +94,7 @@ impl EngineError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Input(_) => FailureKind::Input,
-            Self::OutOfMemory { .. } => FailureKind::OutOfMemory,
+            Self::OutOfMemory { .. } | Self::CardFull { .. } => FailureKind::OutOfMemory,
             Self::Diverged { .. } => FailureKind::Diverged,
             Self::Io { .. } | Self::Stopped { .. } | Self::Tensor(_) => FailureKind::Machine,
         }

@@ -101,8 +101,8 @@ pub enum ProbeError {
     },
     /// Built for the CPU only.
     #[error(
-        "--device cuda: trainers of this version compute on the CPU only, however it was built (docs/cuda.md); \
-         use --device cpu"
+        "--device cuda: this binary computes on the CPU only; build it with `cargo build --release --features cuda` \
+         (docs/cuda.md), or use --device cpu"
     )]
     NoCuda,
     /// A size for a GPU that has its own.

@@ -47,13 +47,13 @@ impl Selftest {
             Activations::Bfloat16 => Dtype::Bfloat16,
         };
         let open = |device| ops::open(device, self.gpu, activations).map(|opened| (device, opened));
-        let (device, (backend, place)) = match self.device {
+        let (device, backend) = match self.device {
             DeviceArg::Cpu => open(Device::Cpu)?,
             DeviceArg::Cuda => open(Device::Cuda)?,
             DeviceArg::Auto => open(Device::Cuda).or_else(|_| open(Device::Cpu))?,
         };
         let each = Duration::from_millis(self.time);
-        let reports = selftest::run(&*backend, &place, &Size::smollm2(), each)?;
+        let reports = selftest::run(&*backend, &Size::smollm2(), each)?;
         context.output.show(&Tested { device, reports: &reports })?;
         match reports.iter().all(Report::passed) {
             true => Ok(()),

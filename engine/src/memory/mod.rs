@@ -2,7 +2,8 @@
 //!
 //! On the CPU the heap stands for a card's memory: a run ordered with a limit fails as out of memory where a card of
 //! that size would have. Binaries install [`Meter`]; where nobody did, everything reads 0 and [`check`] always
-//! passes. Of files mapped into memory only weights are counted ([`Held`]): a card would hold them.
+//! passes. Of files mapped into memory only weights are counted ([`Held`]): a card would hold them. While a run
+//! computes on a card, the card's driver counts in the heap's place ([`card`]).
 //!
 //! ```
 //! #[global_allocator]
@@ -10,13 +11,17 @@
 //! ```
 
 mod blocks;
+mod card;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fleetune_shared::ByteSize;
 
+pub use self::card::Counter;
+pub(crate) use self::card::refusal;
 use crate::{EngineError, Result};
 
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
@@ -167,13 +172,13 @@ impl Drop for Steady {
 /// Bytes held now.
 #[must_use]
 pub fn current() -> ByteSize {
-    ByteSize(CURRENT.load(Relaxed) as u64)
+    ByteSize(card::counter().map_or(CURRENT.load(Relaxed) as u64, |card| card.current()))
 }
 
 /// The most bytes held at any moment since the start or [`reset_peak`].
 #[must_use]
 pub fn peak() -> ByteSize {
-    ByteSize(PEAK.load(Relaxed) as u64)
+    ByteSize(card::counter().map_or(PEAK.load(Relaxed) as u64, |card| card.peak()))
 }
 
 /// The most of this process that was in memory at any moment since its start, mapped files included, where the system
@@ -189,6 +194,9 @@ pub fn resident_peak() -> Option<ByteSize> {
 /// Forgets the peak so far.
 pub fn reset_peak() {
     PEAK.store(CURRENT.load(Relaxed), Relaxed);
+    if let Some(card) = card::counter() {
+        card.forget_peak();
+    }
 }
 
 /// Bounds the process from here on; `None` lifts the bound. Nothing happens at the moment the bound is passed: the
@@ -202,8 +210,10 @@ pub fn limit(bytes: Option<ByteSize>) {
 pub(crate) struct Bound;
 
 impl Bound {
-    /// Sets it and forgets the peak so far.
-    pub(crate) fn set(bytes: Option<ByteSize>) -> Self {
+    /// Sets it and forgets the peak so far. `card` counts from here on, or the heap where there is none, until another
+    /// bound is set: whoever fails is still asked what it took.
+    pub(crate) fn set(bytes: Option<ByteSize>, card: Option<Arc<dyn Counter>>) -> Self {
+        card::set(card);
         limit(bytes);
         Self
     }
@@ -221,9 +231,6 @@ impl Drop for Bound {
 /// # Errors
 /// [`EngineError::OutOfMemory`].
 pub fn check() -> Result<()> {
-    let (peak, limit) = (PEAK.load(Relaxed), LIMIT.load(Relaxed));
-    if peak <= limit {
-        return Ok(());
-    }
-    Err(EngineError::OutOfMemory { needed: ByteSize(peak as u64), limit: ByteSize(limit as u64) })
+    let (needed, limit) = (peak(), ByteSize(LIMIT.load(Relaxed) as u64));
+    if needed <= limit { Ok(()) } else { Err(EngineError::OutOfMemory { needed, limit }) }
 }

@@ -74,7 +74,7 @@ impl Model {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_as(path: &Path, how: Quantization) -> Result<Self> {
-        super::load::load(path, ops::open(Device::Cpu, 0, how.activations())?.0, how)
+        super::load::load(path, ops::open(Device::Cpu, 0, how.activations())?, how)
     }
 
     /// A model of the shape that `config.json` in the folder `path` gives, with weights drawn from `seed` as
@@ -92,7 +92,7 @@ impl Model {
     /// # Errors
     /// As [`Self::random`].
     pub fn random_as(path: &Path, seed: u64, how: Quantization) -> Result<Self> {
-        super::random::random(path, ops::open(Device::Cpu, 0, how.activations())?.0, seed, how)
+        super::random::random(path, ops::open(Device::Cpu, 0, how.activations())?, seed, how)
     }
 
     /// The shape.

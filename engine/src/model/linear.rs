@@ -137,6 +137,14 @@ impl Linear {
         Ok((dx, None))
     }
 
+    /// The LoRA pair beside it.
+    pub(super) fn lora_mut(&mut self) -> Option<&mut Lora> {
+        match &mut self.adapter {
+            Some(Beside::Lora(lora)) => Some(lora),
+            _ => None,
+        }
+    }
+
     /// What learns here, in a fixed order.
     pub(crate) fn trainables(&self) -> impl Iterator<Item = &Trainable> {
         let base = [Some(&self.weight), self.bias.as_ref()];

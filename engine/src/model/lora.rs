@@ -7,7 +7,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fleetune_shared::AdapterConfig;
 
 use super::block::Pass;
@@ -91,7 +91,7 @@ impl Lora {
             let value = match magnitude {
                 Some(value) => value,
                 None => {
-                    let lengths = lora.lengths(weight, &squares)?;
+                    let lengths = lora.lengths(ops, weight, &squares)?;
                     slices::tensor(
                         lengths.into_iter().map(|x| x as f32).collect(),
                         &[squares.len()],
@@ -130,7 +130,7 @@ impl Lora {
             }
             return Ok((y, LinearSaved { low: Some(low), unscaled: None }));
         };
-        let stretch = self.stretch(&linear.weight, magnitude)?;
+        let stretch = self.stretch(ops, &linear.weight, magnitude)?;
         let low_rank = Some(LowRank { c: &low, m: &b });
         let unscaled = linear.weight.project(ops, input, low_rank, Onto::New)?;
         // What dropout took from the base's part.
@@ -172,7 +172,7 @@ impl Lora {
 
         let stretched = match (&self.magnitude, &saved.unscaled) {
             (Some(magnitude), Some(unscaled)) => {
-                let stretch = self.stretch(weight, magnitude)?;
+                let stretch = self.stretch(ops, weight, magnitude)?;
                 let dmagnitude = (ops.dot_rows(dy, unscaled)? * &stretch.inverse)?;
                 let g = dy.copy()?;
                 ops.scale(&g, &stretch.factor)?;
@@ -230,6 +230,15 @@ impl Lora {
         linear.base(ops, x, Some(LowRank { c: &ops.project(x, a)?, m: &b }), onto)
     }
 
+    /// Moves what does not learn to where tensors of `ops` live.
+    pub(super) fn carry(&mut self, ops: &dyn Backend) -> Result<()> {
+        if let Some(Beginning { a, b }) = &mut self.beginning {
+            *a = a.to_device(&ops.place())?;
+            *b = b.to_device(&ops.place())?;
+        }
+        Ok(())
+    }
+
     /// The pair that does beside the base as it was loaded what this one does beside what it left: `[A; A₀]` and
     /// `[B, −B₀]`, of twice the rank. `None` where it took nothing.
     pub(super) fn beside_whole(&self) -> Result<Option<[(&str, Tensor); 2]>> {
@@ -266,15 +275,20 @@ impl Lora {
         self.mask(pass).map(|mask| pass.ops.dropout(x, &mask)).transpose()
     }
 
-    fn stretch<'a>(&self, weight: &Parameter, magnitude: &'a Magnitude) -> Result<&'a Stretch> {
+    fn stretch<'a>(
+        &self,
+        ops: &dyn Backend,
+        weight: &Parameter,
+        magnitude: &'a Magnitude,
+    ) -> Result<&'a Stretch> {
         if let Some(stretch) = magnitude.stretch.get() {
             return Ok(stretch);
         }
-        let lengths = self.lengths(weight, &magnitude.squares)?;
+        let lengths = self.lengths(ops, weight, &magnitude.squares)?;
         // A row of zeros has no direction to stretch.
         let inverse: Vec<f32> =
             lengths.iter().map(|x| if *x > 0.0 { (1.0 / x) as f32 } else { 0.0 }).collect();
-        let inverse = slices::tensor(inverse, &[lengths.len()])?;
+        let inverse = slices::tensor(inverse, &[lengths.len()])?.to_device(&ops.place())?;
         let factor = (&magnitude.value.value * &inverse)?;
         Ok(magnitude.stretch.get_or_init(|| Stretch { factor, inverse }))
     }
@@ -282,8 +296,8 @@ impl Lora {
     /// `‖W + s·B·A‖` row by row, of which only `r` rows are ever multiplied by W:
     /// `‖w‖² + 2s·b·(A·w) + s²·b·(A·Aᵀ)·b`.
     /// In f32, whatever activations are.
-    fn lengths(&self, weight: &Parameter, squares: &[f64]) -> Result<Vec<f64>> {
-        let ops = &Portable;
+    fn lengths(&self, ops: &dyn Backend, weight: &Parameter, squares: &[f64]) -> Result<Vec<f64>> {
+        let ops = if ops.activations() == DType::F32 { ops } else { &Portable };
         let (a, b) = (&self.a.value, &self.b.value);
         let r = a.dim(0)?;
         // `[out, r]` each.

@@ -14,6 +14,7 @@ mod attention;
 mod bitsandbytes;
 mod block;
 mod cache;
+mod carry;
 mod decoder;
 mod embedding;
 mod files;

@@ -28,7 +28,8 @@ impl<'a> Stored<'a> {
     /// `None` for a matrix of fewer bits.
     pub(super) fn matrix(matrix: &'a PackedMatrix) -> Option<Self> {
         let (rows, width) = matrix.dims2();
-        Some(Self::Bf16(matrix.as_bf16()?, [rows, width]))
+        let tensor = matrix.numbers().as_tensor().map(Self::Tensor);
+        tensor.or_else(|| Some(Self::Bf16(matrix.as_bf16()?, [rows, width])))
     }
 
     pub(super) fn dims(&self) -> &[usize] {

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use fleetune_shared::{SLAB_ROWS, TILE_NUMBERS};
-use half::bf16;
 
 use super::stored::Stored;
 use crate::Result;
 use crate::ops::{Backend, LowRank, Onto, slices};
-use crate::quant::{Packed, PackedMatrix, Weight};
+use crate::quant::{Bf16Tensor, PackedMatrix, Weight};
 
 /// One trained tensor: what the optimizer steps, what a checkpoint stores.
 #[derive(Debug)]
@@ -64,10 +63,16 @@ impl Trainable {
     pub(crate) fn weight(&self) -> Weight {
         match (self.value.dtype(), self.value.dims()) {
             (DType::BF16, [_, width]) => {
-                Weight::Packed(PackedMatrix::new(Arc::new(Masters(self.value.clone())), *width))
+                Weight::Packed(PackedMatrix::new(Arc::new(Bf16Tensor(self.value.clone())), *width))
             }
             _ => Weight::F32(self.value.clone()),
         }
+    }
+
+    /// Moves it to where tensors of `ops` live.
+    pub(super) fn carry(&mut self, ops: &dyn Backend) -> Result<()> {
+        self.value = self.value.to_device(&ops.place())?;
+        Ok(())
     }
 
     /// Frees the gradient buffer.
@@ -107,30 +112,6 @@ impl Trainable {
                 self.grad.insert(zeros).clone()
             }
         })
-    }
-}
-
-/// A bf16 tensor that learns.
-#[derive(Debug)]
-struct Masters(Tensor);
-
-impl Packed for Masters {
-    fn count(&self) -> usize {
-        self.0.elem_count()
-    }
-
-    fn bytes(&self) -> usize {
-        2 * self.count()
-    }
-
-    fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()> {
-        let all = slices::view_as::<bf16>(&self.0)?;
-        slices::widen(out, &all[from..from + out.len()]);
-        Ok(())
-    }
-
-    fn as_tensor(&self) -> Option<&Tensor> {
-        Some(&self.0)
     }
 }
 
@@ -328,6 +309,16 @@ impl Parameter {
             Self::Copied(copied) => copied.base.clone(),
         };
         Self::Frozen(name.to_owned(), weight)
+    }
+
+    /// Moves the base's numbers to where tensors of `ops` live; what learns moves by itself.
+    pub(super) fn carry(&mut self, ops: &dyn Backend) -> Result<()> {
+        match self {
+            Self::Frozen(_, weight) => *weight = ops.carried(weight)?,
+            Self::Copied(copied) => copied.base = ops.carried(&copied.base)?,
+            Self::Trained(_) => {}
+        }
+        Ok(())
     }
 
     /// Puts a copy in the place of what is frozen: `value`, or else its own numbers. It learns, and is stored as `key`.

@@ -2,12 +2,14 @@
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fleetune_shared::{Activation, SLAB_ROWS};
 
 use super::{DropoutMask, Rotary, Turn};
 use crate::Result;
+use crate::memory::Counter;
 use crate::quant::Weight;
 
 /// Queries of one example and the keys they may look at: those of `prefix`, then those of `k`.
@@ -99,6 +101,21 @@ pub trait Backend: Debug + Send + Sync {
     /// and gradients of what learns are f32 always.
     fn activations(&self) -> DType {
         DType::F32
+    }
+
+    /// Where its tensors live.
+    fn place(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// Who counts the memory its tensors take, where that is not the heap.
+    fn counter(&self) -> Option<Arc<dyn Counter>> {
+        None
+    }
+
+    /// `weight`, held on the CPU, in the form this backend multiplies by.
+    fn carried(&self, weight: &Weight) -> Result<Weight> {
+        Ok(weight.clone())
     }
 
     /// `x` as activations are, for whoever multiplies it several times.
@@ -200,7 +217,7 @@ pub trait Backend: Debug + Send + Sync {
     /// gradient.
     fn dropout(&self, x: &Tensor, mask: &DropoutMask) -> Result<Tensor>;
 
-    /// Rows `ids` of `table` (`[V, H]`): `[ids, H]`.
+    /// Rows `ids` of `table` (`[V, H]`, f32 or bf16): `[ids, H]`, f32.
     fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor>;
 
     /// Gradient of [`Self::gather`]: `dtable[ids[i], :] += dy[i, :]` in place.

@@ -1,4 +1,6 @@
 //! Tensors seen as slices: how the loops reach into candle's storage.
+//!
+//! What lies on a card is carried here for reading, and back after writing: right for whatever has no kernel, and slow.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
@@ -12,41 +14,52 @@ use super::wide::wide;
 use crate::Result;
 
 /// Read access to the numbers of a tensor.
-pub(crate) struct View<'a, N = f32> {
-    guard: StorageRef<'a>,
-    range: Range<usize>,
-    numbers: PhantomData<N>,
+pub(crate) enum View<'a, N = f32> {
+    /// Where they lie.
+    Here(StorageRef<'a>, Range<usize>),
+    /// From a card.
+    Carried(Vec<N>),
 }
 
 impl<N: Number> Deref for View<'_, N> {
     type Target = [N];
 
     fn deref(&self) -> &[N] {
-        match &*self.guard {
-            // `view_as` made this, and let nothing else through.
-            Storage::Cpu(all) => {
-                N::cpu_storage_as_slice(all).map_or(&[], |all| &all[self.range.clone()])
-            }
-            _ => &[],
+        match self {
+            Self::Carried(numbers) => numbers,
+            Self::Here(guard, range) => match &**guard {
+                // `view_as` made this, and let nothing else through.
+                Storage::Cpu(all) => {
+                    N::cpu_storage_as_slice(all).map_or(&[], |all| &all[range.clone()])
+                }
+                _ => &[],
+            },
         }
     }
 }
 
-/// The numbers of `tensor`, which must be contiguous f32 on the CPU.
+/// The numbers of `tensor`, which must be contiguous f32.
 pub(crate) fn view(tensor: &Tensor) -> Result<View<'_>> {
     view_as(tensor)
 }
 
-/// The numbers of `tensor`, which must be contiguous on the CPU and of the type asked for.
+/// The numbers of `tensor`, which must be contiguous and of the type asked for.
 pub(crate) fn view_as<N: Number>(tensor: &Tensor) -> Result<View<'_, N>> {
+    if !tensor.device().is_cpu() {
+        return Ok(View::Carried(carried(tensor)?));
+    }
     let (guard, layout) = tensor.storage_and_layout();
     let range = contiguous(layout)?;
     match &*guard {
-        Storage::Cpu(all) if N::cpu_storage_as_slice(all).is_ok() => {
-            Ok(View { guard, range, numbers: PhantomData })
-        }
-        _ => Err(wrong(&format!("{} on the cpu", N::DTYPE.as_str()), layout).into()),
+        Storage::Cpu(all) if N::cpu_storage_as_slice(all).is_ok() => Ok(View::Here(guard, range)),
+        _ => Err(wrong(N::DTYPE.as_str(), layout).into()),
     }
+}
+
+/// The numbers of a contiguous tensor on a card.
+fn carried<N: Number>(tensor: &Tensor) -> Result<Vec<N>> {
+    contiguous(tensor.layout())?;
+    Ok(tensor.flatten_all()?.to_vec1()?)
 }
 
 /// The numbers of a matrix, f32 on the CPU, that may be a part or the transpose of another: from its first to its last,
@@ -59,9 +72,7 @@ pub(crate) fn view_matrix(tensor: &Tensor) -> Result<(View<'_>, [usize; 2])> {
     let reach = if rows == 0 || columns == 0 { 0 } else { last + 1 };
     let range = layout.start_offset()..layout.start_offset() + reach;
     match &*guard {
-        Storage::Cpu(CpuStorage::F32(_)) => {
-            Ok((View { guard, range, numbers: PhantomData }, strides))
-        }
+        Storage::Cpu(CpuStorage::F32(_)) => Ok((View::Here(guard, range), strides)),
         _ => Err(wrong("f32 on the cpu", layout).into()),
     }
 }
@@ -93,15 +104,21 @@ impl<N: Number, F: FnOnce(&mut [N])> InplaceOp1 for Write<N, F> {
     }
 }
 
-/// Lets `write` change the numbers of `tensor`, which must be contiguous f32 on the CPU and must not share its
-/// storage with a [`View`] that is still open.
+/// Lets `write` change the numbers of `tensor`, which must be contiguous f32 and must not share its storage with a
+/// [`View`] that is still open.
 pub(crate) fn edit(tensor: &Tensor, write: impl FnOnce(&mut [f32])) -> Result<()> {
     edit_as(tensor, write)
 }
 
 /// As [`edit`], of a tensor of `N`.
 pub(crate) fn edit_as<N: Number>(tensor: &Tensor, write: impl FnOnce(&mut [N])) -> Result<()> {
-    Ok(tensor.inplace_op1(&Write(Mutex::new(Some(write)), PhantomData))?)
+    if tensor.device().is_cpu() {
+        return Ok(tensor.inplace_op1(&Write(Mutex::new(Some(write)), PhantomData))?);
+    }
+    let mut numbers = carried::<N>(tensor)?;
+    write(&mut numbers);
+    let changed = Tensor::from_vec(numbers, tensor.shape(), tensor.device())?;
+    Ok(tensor.slice_set(&changed, 0, 0)?)
 }
 
 /// A tensor around `numbers`.

@@ -1,11 +1,12 @@
 //! bfloat16: the upper half of an f32.
 
+use candle_core::Tensor;
 use half::bf16;
 use rayon::prelude::*;
 
 use super::{Packed, stretch};
 use crate::Result;
-use crate::ops::slices::{narrow, widen};
+use crate::ops::slices::{narrow, view_as, widen};
 
 /// Numbers that one thread rounds at a time: with fewer, another costs more than it brings.
 const PIECE: usize = 1 << 14;
@@ -41,6 +42,31 @@ impl Packed for Bf16 {
     }
 
     fn as_bf16(&self) -> Option<&[bf16]> {
+        Some(&self.0)
+    }
+}
+
+/// bf16 numbers in a tensor: those that learn, and those on a card.
+#[derive(Clone, Debug)]
+pub(crate) struct Bf16Tensor(pub(crate) Tensor);
+
+impl Packed for Bf16Tensor {
+    fn count(&self) -> usize {
+        self.0.elem_count()
+    }
+
+    fn bytes(&self) -> usize {
+        2 * self.count()
+    }
+
+    fn unpack(&self, from: usize, out: &mut [f32]) -> Result<()> {
+        stretch(self.count(), from, out.len())?;
+        let all = view_as::<bf16>(&self.0)?;
+        widen(out, &all[from..from + out.len()]);
+        Ok(())
+    }
+
+    fn as_tensor(&self) -> Option<&Tensor> {
         Some(&self.0)
     }
 }

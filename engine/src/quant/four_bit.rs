@@ -157,6 +157,10 @@ impl Packed for FourBit {
     fn unpack_bf16(&self, from: usize, out: &mut [bf16]) -> Result<()> {
         self.unpack_as(from, out, nibbles::to_bf16)
     }
+
+    fn as_four_bit(&self) -> Option<&FourBit> {
+        Some(self)
+    }
 }
 
 impl FourBit {

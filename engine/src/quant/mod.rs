@@ -25,6 +25,7 @@ mod weight;
 use std::fmt::Debug;
 
 pub use bf16::Bf16;
+pub(crate) use bf16::Bf16Tensor;
 pub use blockwise8::Blockwise8;
 pub use codebook::{Codebook, dynamic8, dynamic8_unsigned, fp4, nf4};
 #[cfg(any(test, feature = "cuda"))]
@@ -34,7 +35,7 @@ pub use gguf::GgufBlocks;
 pub use int8::Int8;
 pub use weight::{PackedMatrix, Weight};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::ops::slices::narrow;
@@ -74,6 +75,20 @@ pub trait Packed: Debug + Send + Sync {
     /// The bf16 tensor that holds all numbers, where one does.
     fn as_tensor(&self) -> Option<&Tensor> {
         None
+    }
+
+    /// Itself, where it is of four bits.
+    fn as_four_bit(&self) -> Option<&FourBit> {
+        None
+    }
+
+    /// As [`Self::unpack`], a tensor of `count` numbers in `dtype` made on the card that holds them; `None` where they
+    /// are held on this side.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`], or when the device fails.
+    fn unpack_on_card(&self, _from: usize, _count: usize, _dtype: DType) -> Result<Option<Tensor>> {
+        Ok(None)
     }
 }
 

@@ -77,12 +77,42 @@ impl PackedMatrix {
     /// The matrix in f32 a tile at a time: the first row of each, and its numbers, which are gone afterwards.
     pub(crate) fn tiles(&self, mut each: impl FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
         let [rows, width] = self.dims;
-        let in_tile = tile_rows(width).min(rows);
         // One buffer for all.
-        let buffer = zeros(in_tile, width)?;
-        for from in (0..rows).step_by(in_tile.max(1)) {
-            let tile = buffer.narrow(0, 0, in_tile.min(rows - from))?;
+        let buffer = zeros(tile_rows(width).min(rows), width)?;
+        for (from, count) in self.tile_rows() {
+            let tile = buffer.narrow(0, 0, count)?;
             self.unpack_into(from, &tile)?;
+            each(from, &tile)?;
+        }
+        Ok(())
+    }
+
+    /// The first row of each tile, and how many it has.
+    fn tile_rows(&self) -> impl Iterator<Item = (usize, usize)> {
+        let [rows, width] = self.dims;
+        let in_tile = tile_rows(width).min(rows);
+        (0..rows).step_by(in_tile.max(1)).map(move |from| (from, in_tile.min(rows - from)))
+    }
+
+    /// As [`Self::tiles`], on the card `place`: made there of what it holds, in `dtype`, or here and carried over.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn tiles_on_card(
+        &self,
+        place: &Device,
+        dtype: DType,
+        mut each: impl FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let [_, width] = self.dims;
+        for (from, count) in self.tile_rows() {
+            let made = self.numbers.unpack_on_card(from * width, count * width, dtype)?;
+            let tile = match made {
+                Some(tile) => tile.reshape((count, width))?,
+                None => {
+                    let tile = zeros(count, width)?;
+                    self.unpack_into(from, &tile)?;
+                    tile.to_dtype(dtype)?.to_device(place)?
+                }
+            };
             each(from, &tile)?;
         }
         Ok(())
@@ -119,6 +149,9 @@ impl Weight {
         match self {
             Self::F32(value) => ops.gather(value, ids),
             Self::Packed(matrix) => {
+                if let Some(table) = matrix.numbers.as_tensor() {
+                    return ops.gather(table, ids);
+                }
                 let [_, width] = matrix.dims;
                 let rows = zeros(ids.len(), width)?;
                 let mut unpacked = Ok(());
@@ -127,7 +160,8 @@ impl Weight {
                     unpacked = rows
                         .try_for_each(|(row, id)| matrix.numbers.unpack(*id as usize * width, row));
                 })?;
-                unpacked.map(|()| rows)
+                unpacked?;
+                Ok(rows.to_device(&ops.place())?)
             }
         }
     }

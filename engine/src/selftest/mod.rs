@@ -24,20 +24,20 @@ pub use self::size::Size;
 use crate::Result;
 use crate::ops::{Backend, Portable};
 
-/// Holds every operation of `ops`, whose tensors live on `device`, against [`Portable`], and times each for about
-/// `each`.
+/// Holds every operation of `ops` against [`Portable`], and times each for about `each`.
 ///
 /// # Errors
 /// When the twin itself or a transfer fails; an operation that fails is a [`Report`] that says so.
-pub fn run(ops: &dyn Backend, device: &Device, size: &Size, each: Duration) -> Result<Vec<Report>> {
-    cases::all(size)?.iter().map(|case| examine(case, ops, device, each)).collect()
+pub fn run(ops: &dyn Backend, size: &Size, each: Duration) -> Result<Vec<Report>> {
+    cases::all(size)?.iter().map(|case| examine(case, ops, each)).collect()
 }
 
 /// Allowed where activations are bf16: ten roundings to it. Most operations need two; attention's backward pass
 /// multiplies rounded probabilities, their rounded gradients and what was rounded before it.
 const HALVED: f64 = 10.0 / 256.0;
 
-fn examine(case: &Case, ops: &dyn Backend, device: &Device, each: Duration) -> Result<Report> {
+fn examine(case: &Case, ops: &dyn Backend, each: Duration) -> Result<Report> {
+    let device = &ops.place();
     let mut inputs = fresh(case, &Device::Cpu)?;
     for input in case.activations {
         // The twin is given what the backend will be given.
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_twin_is_equal_to_itself() {
-        let reports = run(&Portable, &Device::Cpu, &Size::odd(), Duration::ZERO).unwrap();
+        let reports = run(&Portable, &Size::odd(), Duration::ZERO).unwrap();
         assert!(reports.len() > 25);
         for report in reports {
             let measured = report.outcome.as_ref().unwrap();
@@ -137,7 +137,7 @@ mod tests {
         // Even numbers of tokens, where products are not handed to the twin.
         let size = Size { tokens: 38, hidden: 78, inner: 132, rank: 4, ..Size::odd() };
         let mixed = Mixed::default();
-        let reports = run(&mixed, &Device::Cpu, &size, Duration::ZERO).unwrap();
+        let reports = run(&mixed, &size, Duration::ZERO).unwrap();
         let off = |report: &Report| report.outcome.as_ref().is_ok_and(|m| m.difference > 0.0);
         let failed: Vec<&Report> = reports.iter().filter(|report| !report.passed()).collect();
         assert!(failed.is_empty(), "{failed:?}");

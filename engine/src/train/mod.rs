@@ -25,9 +25,11 @@ pub use observer::Observer;
 pub(crate) use result::publish;
 pub use run::train;
 
-/// Whether [`train`] can compute on a device. Operations run on cards ([`crate::ops::open`]); `docs/cuda.md` lists what
-/// keeps whole models from them.
+/// Whether [`train`] can compute on a device: on cards where the binary was built for them (`docs/cuda.md`).
 #[must_use]
 pub const fn trains_on(device: Device) -> bool {
-    matches!(device, Device::Cpu)
+    match device {
+        Device::Cpu => true,
+        Device::Cuda => cfg!(feature = "cuda"),
+    }
 }

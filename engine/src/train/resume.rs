@@ -53,7 +53,8 @@ pub(super) fn restore_weights(model: &mut Model, path: &Path) -> Result<()> {
                 trainable.name
             )));
         }
-        trainable.value = value.to_dtype(trainable.value.dtype())?;
+        let held = &trainable.value;
+        trainable.value = value.to_dtype(held.dtype())?.to_device(held.device())?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use crate::data::{Feed, Loader, MicroBatch, Step};
 use crate::memory::{self, Bound, Steady};
 use crate::model::{Model, Noise, Trainable};
 use crate::objective::Tally;
+use crate::ops;
 use crate::optim::{Optimizer, Schedule, clip_factor, grad_norm};
 use crate::{EngineError, Result};
 
@@ -39,11 +40,13 @@ const REFERENCE_HELD_OUT: &str = "reference_held_out.safetensors";
 pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSummary> {
     let begun = Instant::now();
     std::fs::create_dir_all(&order.out).map_err(|e| EngineError::io(&order.out, e))?;
-    let _bound = Bound::set(order.memory_bytes_limit);
+    let ops = ops::open(order.device, 0, order.recipe.quantization.activations())?;
+    let _bound = Bound::set(order.memory_bytes_limit, ops.counter());
     let _steady = Steady::begin();
     let resume = checkpoint_of(order, observer)?;
     let Setup { recipe, dataset, held_out, template, mut model, adapter, model_hash, data_hash } =
         Setup::of(order, observer)?;
+    model.carry(ops)?;
     let estimate = Estimate::of_plan(model.spec(), &recipe, order.device, &model.memory_plan);
     let piece = piece_tokens(&recipe, order.device);
     let mut loader =

@@ -1,5 +1,6 @@
 //! Whole runs through the public `train`: against the peers' curves, against themselves, and against interruption.
 
+mod cards;
 mod curves;
 mod evaluation;
 mod interruption;
@@ -22,6 +23,14 @@ use serde_json::{Value, json};
 /// A file or folder of `tests/fixtures`.
 fn fixture(path: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "tests", "fixtures", path].iter().collect()
+}
+
+/// What runs compute on: with `FLEETUNE_TEST_DEVICE=cuda` a card, or what stands in for one (`scripts/test-cuda`).
+fn device() -> Device {
+    match std::env::var("FLEETUNE_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::Cuda,
+        _ => Device::Cpu,
+    }
 }
 
 /// Remembers what it is told, and asks for an end once it has heard enough.
@@ -81,7 +90,7 @@ impl Story {
             init_adapter: None,
             out: out.path().join("out"),
             resume_from: None,
-            device: Device::Cpu,
+            device: device(),
             memory_bytes_limit: None,
             memory_bytes_budget: None,
         };

@@ -1,6 +1,6 @@
 //! A card of NVIDIA's, through candle's device.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{
@@ -13,8 +13,10 @@ use candle_core::{
 };
 
 use super::launch::{Arg, Card, THREADS, Word};
+use super::pool::Pool;
 use super::source::SOURCE;
 use crate::Result;
+use crate::memory::Counter;
 
 /// The name candle keeps the module under.
 const MODULE: &str = "fleetune";
@@ -25,6 +27,7 @@ pub(super) struct Gpu {
     device: Device,
     cuda: CudaDevice,
     ptx: String,
+    pool: Option<Arc<Pool>>,
 }
 
 impl Gpu {
@@ -32,7 +35,8 @@ impl Gpu {
     pub(super) fn open(ordinal: usize) -> Result<Self> {
         let device = Device::new_cuda(ordinal)?;
         let cuda = device.as_cuda_device()?.clone();
-        let (major, minor) = cuda.cuda_stream().context().compute_capability().w()?;
+        let context = cuda.cuda_stream().context().clone();
+        let (major, minor) = context.compute_capability().w()?;
         let options = CompileOptions {
             // A card rounds as the CPU does.
             fmad: Some(false),
@@ -45,7 +49,7 @@ impl Gpu {
         };
         let ptx = compile_ptx_with_opts(SOURCE, options)
             .map_err(|e| Error::Cuda(format!("kernels for compute_{major}{minor}: {e}").into()))?;
-        Ok(Self { device, cuda, ptx: ptx.to_src() })
+        Ok(Self { device, cuda, ptx: ptx.to_src(), pool: Pool::of(context)?.map(Arc::new) })
     }
 
     /// Where a tensor's numbers begin. The address stays good while the tensor lives. candle's stream is the calling
@@ -123,6 +127,10 @@ impl InplaceOp1 for Taken<'_> {
 impl Card for Gpu {
     fn device(&self) -> &Device {
         &self.device
+    }
+
+    fn counter(&self) -> Option<Arc<dyn Counter>> {
+        self.pool.clone().map(|pool| pool as Arc<dyn Counter>)
     }
 
     fn queue(&self, kernel: &'static str, blocks: usize, args: &[Arg<'_>]) -> Result<()> {

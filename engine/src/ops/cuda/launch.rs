@@ -1,9 +1,11 @@
 //! What a kernel is launched with, and who launches it.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::memory::Counter;
 use crate::{EngineError, Result};
 
 /// Threads of a block, as `kernels/device.cuh` has it.
@@ -66,6 +68,11 @@ impl Arg<'_> {
 pub(crate) trait Card: Debug + Send + Sync {
     /// Where its tensors live.
     fn device(&self) -> &Device;
+
+    /// Who counts its memory.
+    fn counter(&self) -> Option<Arc<dyn Counter>> {
+        None
+    }
 
     /// Queues `kernel` with `blocks` blocks of [`THREADS`] threads; never called for none.
     ///

@@ -17,6 +17,8 @@ mod gated;
 mod gpu;
 pub(crate) mod launch;
 mod norm;
+#[cfg(feature = "cuda")]
+mod pool;
 mod product;
 mod rope;
 mod rows;
@@ -25,18 +27,23 @@ mod source;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 use fleetune_shared::Activation;
 
 use self::launch::Card;
 use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Rotary, Turn};
 use crate::Result;
-use crate::quant::Weight;
+use crate::memory::Counter;
+use crate::quant::{Bf16Tensor, FourBitOnCard, Packed, PackedMatrix, Weight};
 
 /// The backend on a card. Tensors given to it live there.
 #[derive(Debug)]
 pub struct Cuda {
-    card: Box<dyn Card>,
+    pub(crate) card: Arc<dyn Card>,
+    /// What packed weights are unpacked to, and multiplied in.
+    unpacked: DType,
     /// Scores of attention that exist at a time.
     tile_scores: usize,
 }
@@ -46,13 +53,13 @@ pub struct Cuda {
 const TILE_SCORES: usize = 1 << 24;
 
 impl Cuda {
-    /// The card of this number, its kernels compiled.
+    /// The card of this number, its kernels compiled. Weights of few bits are multiplied in `unpacked`, f32 or bf16.
     ///
     /// # Errors
     /// [`crate::EngineError::Tensor`] when there is no such card, no driver, or NVRTC refuses.
     #[cfg(feature = "cuda")]
-    pub fn open(ordinal: usize) -> Result<Self> {
-        Ok(Self { card: Box::new(gpu::Gpu::open(ordinal)?), tile_scores: TILE_SCORES })
+    pub fn open(ordinal: usize, unpacked: DType) -> Result<Self> {
+        Ok(Self { card: Arc::new(gpu::Gpu::open(ordinal)?), unpacked, tile_scores: TILE_SCORES })
     }
 
     /// Where its tensors live.
@@ -79,6 +86,34 @@ impl Cuda {
 }
 
 impl Backend for Cuda {
+    fn place(&self) -> Device {
+        self.device().clone()
+    }
+
+    fn counter(&self) -> Option<Arc<dyn Counter>> {
+        self.card.counter()
+    }
+
+    /// f32, bf16 and four bits go over as they are; what has no kernel stays, and goes over tile by tile each time.
+    fn carried(&self, weight: &Weight) -> Result<Weight> {
+        let matrix = match weight {
+            Weight::F32(value) => return Ok(Weight::F32(value.to_device(self.device())?)),
+            Weight::Packed(matrix) => matrix,
+        };
+        let (rows, width) = matrix.dims2();
+        let numbers = matrix.numbers();
+        let held: Arc<dyn Packed> = if let Some(value) = numbers.as_tensor() {
+            Arc::new(Bf16Tensor(value.to_device(self.device())?))
+        } else if let Some(value) = numbers.as_bf16() {
+            Arc::new(Bf16Tensor(Tensor::from_slice(value, (rows, width), self.device())?))
+        } else if let Some(four) = numbers.as_four_bit() {
+            Arc::new(FourBitOnCard::carry(self.card.clone(), four)?)
+        } else {
+            return Ok(weight.clone());
+        };
+        Ok(Weight::Packed(PackedMatrix::new(held, width)))
+    }
+
     fn linear(
         &self,
         x: &Tensor,
@@ -88,13 +123,16 @@ impl Backend for Cuda {
     ) -> Result<Tensor> {
         let y = match w {
             Weight::F32(w) => product::project(x, w)?,
-            Weight::Packed(w) => {
-                let y = self.zeros(x, w.dims2().0)?;
-                w.tiles(|from, tile| {
-                    product::project_into(&y, from, x, &tile.to_device(self.device())?)
-                })?;
-                y
-            }
+            Weight::Packed(w) => match w.numbers().as_tensor() {
+                Some(w) => product::project(x, w)?,
+                None => {
+                    let y = self.zeros(x, w.dims2().0)?;
+                    w.tiles_on_card(self.device(), self.unpacked, |from, tile| {
+                        product::project_into(&y, from, x, tile)
+                    })?;
+                    y
+                }
+            },
         };
         self.finish(y, low, onto)
     }
@@ -108,14 +146,17 @@ impl Backend for Cuda {
     ) -> Result<Tensor> {
         let dx = match w {
             Weight::F32(w) => product::project_dx(dy, w)?,
-            Weight::Packed(w) => {
-                let dx = self.zeros(dy, w.dims2().1)?;
-                w.tiles(|from, tile| {
-                    let part = dy.narrow(1, from, tile.dim(0)?)?.contiguous()?;
-                    self.add(&dx, &product::project_dx(&part, &tile.to_device(self.device())?)?)
-                })?;
-                dx
-            }
+            Weight::Packed(w) => match w.numbers().as_tensor() {
+                Some(w) => product::project_dx(dy, w)?,
+                None => {
+                    let dx = self.zeros(dy, w.dims2().1)?;
+                    w.tiles_on_card(self.device(), self.unpacked, |from, tile| {
+                        let part = dy.narrow(1, from, tile.dim(0)?)?.contiguous()?;
+                        self.add(&dx, &product::project_dx(&part, tile)?)
+                    })?;
+                    dx
+                }
+            },
         };
         self.finish(dx, low, onto)
     }

@@ -16,6 +16,7 @@ pub(super) mod tanh;
 
 use candle_core::{DType, Device, Tensor};
 use fleetune_shared::Activation;
+use half::bf16;
 
 use self::product::Cores;
 use super::slices::copied;
@@ -120,7 +121,10 @@ impl Backend for Portable {
     }
 
     fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
-        rows::gather(table, ids)
+        match table.dtype() {
+            DType::BF16 => rows::gather::<bf16>(table, ids),
+            _ => rows::gather::<f32>(table, ids),
+        }
     }
 
     fn scatter_add(&self, dtable: &Tensor, ids: &[u32], dy: &Tensor) -> Result<()> {

@@ -110,12 +110,12 @@ pub(crate) fn sum_over_rows<N: Sync>(
         .unwrap_or_else(|| vec![0.0; width])
 }
 
-pub(crate) fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+pub(crate) fn gather<N: Number>(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let (_, width) = table.dims2()?;
-    let table = view(table)?;
+    let table = view_as::<N>(table)?;
     let mut out = Vec::with_capacity(ids.len() * width);
     for id in ids {
-        out.extend_from_slice(&table[*id as usize * width..][..width]);
+        out.extend(table[*id as usize * width..][..width].iter().map(|number| number.widen()));
     }
     tensor(out, &[ids.len(), width])
 }

@@ -1,5 +1,7 @@
 //! Sums, factors and gathers of rows.
 
+use candle_core::DType;
+
 use super::super::case::{Case, Work};
 use super::super::numbers::Numbers;
 use super::super::size::Size;
@@ -17,7 +19,7 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
     let dy = numbers.tensor(&[tokens, hidden], 1.0)?;
     // Few enough rows that most come twice.
     let ids = numbers.ids(tokens, inner.min(tokens / 2));
-    let again = ids.clone();
+    let (again, halved) = (ids.clone(), ids.clone());
     let count = tokens * inner;
     let mask = DropoutMask::new(std::array::from_fn(|i| 7 * i as u8 + 1), 5 << 40 | 3, 0.1);
     Ok(vec![
@@ -54,6 +56,13 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
             Work::Floats(2 * tokens * hidden),
             vec![table.clone()],
             move |ops, t| Ok(vec![ops.gather(&t[0], &ids)?]),
+        ),
+        Case::new(
+            "gather_bf16",
+            EXACT,
+            Work::Floats(3 * tokens * hidden / 2),
+            vec![table.to_dtype(DType::BF16)?],
+            move |ops, t| Ok(vec![ops.gather(&t[0], &halved)?]),
         ),
         Case::new(
             "scatter_add",

@@ -3,9 +3,9 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::path::Path;
 use std::process::Command;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, Device, Error, InplaceOp1, Layout, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Error, InplaceOp1, Layout, Storage, Tensor};
 use libloading::Library;
 
 use super::super::Cuda;
@@ -26,7 +26,7 @@ pub(crate) fn host() -> Option<Cuda> {
 /// As [`host`], with a kernel that does nothing.
 pub(super) fn without(kernel: &'static str) -> Option<Cuda> {
     KERNELS.as_ref()?;
-    Some(Cuda { card: Box::new(Host { without: kernel }), tile_scores: 700 })
+    Some(Cuda { card: Arc::new(Host { without: kernel }), unpacked: DType::F32, tile_scores: 700 })
 }
 
 fn compile() -> Option<Library> {

@@ -45,7 +45,7 @@ fn sizes() -> [Size; 3] {
 fn every_operation_is_its_portable_twin() {
     let Some(cuda) = host() else { return };
     for size in sizes() {
-        for report in selftest::run(&cuda, &Device::Cpu, &size, Duration::ZERO).unwrap() {
+        for report in selftest::run(&cuda, &size, Duration::ZERO).unwrap() {
             assert!(report.passed(), "{report:?} at {size:?}");
         }
     }
@@ -94,7 +94,7 @@ fn a_kernel_that_does_nothing_is_found_out() {
     assert!(kernels.len() > 30 && ELSEWHERE.iter().all(|kernel| kernels.contains(kernel)));
     for kernel in kernels.into_iter().filter(|kernel| !ELSEWHERE.contains(kernel)) {
         let lame = without(kernel).unwrap();
-        let reports = selftest::run(&lame, &Device::Cpu, &size, Duration::ZERO).unwrap();
+        let reports = selftest::run(&lame, &size, Duration::ZERO).unwrap();
         assert!(!reports.iter().all(selftest::Report::passed), "nobody missed {kernel}");
     }
 }
