@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
-use fleetune_agent::{CardSettings, DeviceChoice, GpuChoice, Settings, ShareSettings};
+use clap::{Args, Subcommand};
+use fleetune_agent::{CardSettings, GpuChoice, Settings, ShareSettings};
 use fleetune_shared::{AgentName, ByteSize};
 
+use super::device::DeviceArg;
 use super::owner::OwnerArgs;
 use crate::Failure;
 use crate::context::{Context, block_on, block_on_one_thread};
@@ -91,26 +92,6 @@ pub(crate) struct CardArgs {
     trainer: Option<PathBuf>,
     #[command(flatten)]
     owner: OwnerArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceArg {
-    /// The GPU if there is one and this build can use it
-    Auto,
-    /// The CPU
-    Cpu,
-    /// The GPU
-    Cuda,
-}
-
-impl From<DeviceArg> for DeviceChoice {
-    fn from(device: DeviceArg) -> Self {
-        match device {
-            DeviceArg::Auto => Self::Auto,
-            DeviceArg::Cpu => Self::Cpu,
-            DeviceArg::Cuda => Self::Cuda,
-        }
-    }
 }
 
 impl CardArgs {

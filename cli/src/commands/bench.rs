@@ -6,10 +6,11 @@ use clap::Args;
 use fleetune_engine::bench::{bench, write_rows};
 use fleetune_engine::train::Observer;
 use fleetune_engine::{model, threads};
+use fleetune_shared::TrainerEvent;
 use fleetune_shared::recipe::RecipeFile;
-use fleetune_shared::{Device, TrainerEvent};
 use serde_json::{Map, Value, json};
 
+use super::device::DeviceArg;
 use super::method::Method;
 use crate::Failure;
 use crate::context::Context;
@@ -21,6 +22,9 @@ use crate::recipe::{Planned, RecipeOnDisk};
 /// Rows come from --data, or are synthetic: as many tokens as --seq says, every one learned.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
+    /// What computes
+    #[arg(long, default_value = "auto")]
+    device: DeviceArg,
     /// A model folder or a GGUF file
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
@@ -71,7 +75,7 @@ impl Bench {
             write_rows(&synthetic, &recipe.objective, rows, self.seq as usize, vocab_size)?;
         }
         let planned = Planned::new(&disk, recipe)?;
-        let mut order = planned.order(work.path().join("out"), Device::Cpu)?;
+        let mut order = planned.order(work.path().join("out"), self.device.here())?;
         // Tokens kept from an earlier run would make this one look faster than a first one is.
         order.data.cache = None;
         let name = order.recipe.name.clone();

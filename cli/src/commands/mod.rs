@@ -8,6 +8,7 @@ mod combine;
 mod completions;
 mod coordinator;
 mod demo;
+mod device;
 mod estimate;
 mod export;
 mod generate;

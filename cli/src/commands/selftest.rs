@@ -9,7 +9,7 @@ use fleetune_engine::selftest::{self, Report, Size};
 use fleetune_shared::Device;
 use fleetune_shared::recipe::Dtype;
 
-use super::agent::DeviceArg;
+use super::device::DeviceArg;
 use crate::Failure;
 use crate::context::Context;
 use crate::output::Tested;

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use fleetune_agent::{Ending, train_alone};
-use fleetune_shared::{Device, TrainOrder, TrainSummary, TrainerEvent};
+use fleetune_shared::{TrainOrder, TrainSummary, TrainerEvent};
 use serde_json::{Value, json};
 
-use super::agent::DeviceArg;
+use super::device::DeviceArg;
 use crate::Failure;
 use crate::context::{Context, block_on_to_the_end};
 use crate::fleet::{evaluated, told};
@@ -28,7 +28,7 @@ pub(crate) struct Train {
     #[arg(long, value_name = "latest|DIR")]
     resume: Option<String>,
     /// What computes
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "auto")]
     device: DeviceArg,
     /// Show the first N rows as the model would see them, what is learned marked, and train nothing
     #[arg(long, value_name = "N")]
@@ -42,15 +42,8 @@ impl Train {
         if let Some(rows) = self.preview {
             return super::preview::preview(&planned, rows, context);
         }
-        let device = match self.device {
-            DeviceArg::Cpu | DeviceArg::Auto => Device::Cpu,
-            DeviceArg::Cuda => {
-                return Err(Failure::new("refused", "this build trains on the CPU only")
-                    .hint("leave --device out"));
-            }
-        };
         let Some(out) = self.out else { return Err(Failure::usage("--out is missing")) };
-        let mut order = planned.order(out.clone(), device)?;
+        let mut order = planned.order(out.clone(), self.device.here())?;
         order.resume_from = self.resume.map(|from| match from.as_str() {
             "latest" => out.clone(),
             _ => PathBuf::from(from),

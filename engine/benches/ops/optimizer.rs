@@ -1,7 +1,10 @@
 //! AdamW on a matrix of about as many numbers as an adapter has, with moments in 32, 16 and 8 bits.
 
+use std::sync::Arc;
+
 use divan::Bencher;
 use fleetune_engine::model::Trainable;
+use fleetune_engine::ops::Portable;
 use fleetune_engine::optim::Optimizer;
 use fleetune_shared::Recipe;
 
@@ -31,7 +34,8 @@ fn step(bencher: Bencher<'_, '_>, name: &str) {
     let recipe = Recipe::read(&recipe).expect("a recipe");
     let mut weight = Trainable::new("weight", random(&SHAPE));
     let folder = std::env::temp_dir();
-    let optimizer = Optimizer::new(recipe.optim, LEARNING_RATE, 0, &folder, [&mut weight]);
+    let optimizer =
+        Optimizer::new(Arc::new(Portable), recipe.optim, LEARNING_RATE, 0, &folder, [&mut weight]);
     let mut optimizer = optimizer.expect("an optimizer");
     let grad = random(&SHAPE);
     let work = Work::Bytes(bytes * SHAPE[0] * SHAPE[1]);

@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use fleetune_shared::{Activation, SLAB_ROWS};
+use fleetune_shared::{Activation, SLAB_ROWS, recipe};
 
 use super::{DropoutMask, Rotary, Turn};
-use crate::Result;
 use crate::memory::Counter;
+use crate::optim::Step;
 use crate::quant::Weight;
+use crate::{EngineError, Result};
 
 /// Queries of one example and the keys they may look at: those of `prefix`, then those of `k`.
 ///
@@ -310,4 +311,22 @@ pub trait Backend: Debug + Send + Sync {
 
     /// `ln Σ_v softmax(logits)[v]²` of each row: the chance, in nats, that two draws agree.
     fn log_collisions(&self, logits: &Tensor) -> Result<Vec<f64>>;
+
+    /// Whether [`Self::adamw`] is there.
+    fn steps_adamw(&self) -> bool {
+        false
+    }
+
+    /// One step of AdamW (arXiv 1711.05101) where `values` lie, f32 of any shape, and on the arrays of both moments:
+    /// `[n]` f32, or `[n]` codes in u8 and an f32 for each block of 256 (arXiv 2110.02861).
+    fn adamw(
+        &self,
+        _settings: recipe::AdamW,
+        _step: &Step,
+        _values: &Tensor,
+        _grads: &Tensor,
+        _moments: [&[Tensor]; 2],
+    ) -> Result<()> {
+        Err(EngineError::input("this backend leaves AdamW to the optimizer"))
+    }
 }

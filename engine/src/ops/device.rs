@@ -24,7 +24,7 @@ pub fn open(device: Device, ordinal: usize, activations: Dtype) -> Result<Arc<dy
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize, products: DType) -> Result<Arc<dyn Backend>> {
+fn cuda(ordinal: usize, unpacked: DType) -> Result<Arc<dyn Backend>> {
     let cuda = super::Cuda::open(ordinal, unpacked).map_err(|error| {
         EngineError::input(format!(
             "card {ordinal}: {error}; `nvidia-smi` must list it, with a CUDA version no older than the toolkit this \

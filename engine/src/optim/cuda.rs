@@ -1,6 +1,6 @@
 //! AdamW on a card, by `kernels/adamw.cu`: what [`super::Optimizer`] does on the CPU, to the bit.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use fleetune_shared::recipe;
 
 use super::Step;
@@ -9,43 +9,22 @@ use super::codes::CodeMap;
 use super::values::BLOCK;
 use crate::Result;
 use crate::ops::Cuda;
-use crate::ops::cuda::launch::{Arg, THREADS, blocks, wants};
+use crate::ops::cuda::launch::{Arg, Card, THREADS, blocks, refuse_unless, wants};
 
 // A block of threads is a block of moments.
 const _: () = assert!(BLOCK == THREADS);
 
-/// Both moments of a tensor in f32, on a card.
+/// A map of codes on a card.
 #[derive(Debug)]
-pub struct Adam {
-    m: Tensor,
-    v: Tensor,
-}
-
-/// Both moments of a tensor as codes, on a card.
-#[derive(Debug)]
-pub struct Adam8 {
-    m: Coded,
-    v: Coded,
-}
-
-#[derive(Debug)]
-struct Coded {
-    codes: Tensor,
-    absmax: Tensor,
+pub(crate) struct CodeTables {
     book: Tensor,
     grid: Tensor,
 }
 
-impl Coded {
-    fn zeros(cuda: &Cuda, map: &CodeMap, count: usize) -> Result<Self> {
-        let card = cuda.card();
+impl CodeTables {
+    fn carry(card: &dyn Card, map: &CodeMap) -> Result<Self> {
         let book = [&map.book.values()[..], &map.book.middles].concat();
-        Ok(Self {
-            codes: card.zeros(&[count], DType::U8)?,
-            absmax: card.zeros(&[count.div_ceil(BLOCK)], DType::F32)?,
-            book: card.upload(&book)?,
-            grid: card.upload(&map.grid[..])?,
-        })
+        Ok(Self { book: card.upload(&book)?, grid: card.upload(&map.grid[..])? })
     }
 }
 
@@ -54,86 +33,57 @@ fn numbers(rule: &AdamW) -> [Arg<'static>; 8] {
     [grad_factor, decay, lerp, beta2, square, correction, epsilon, size].map(Arg::F32)
 }
 
-impl Cuda {
-    /// Moments of `count` numbers before the first step.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn adam(&self, count: usize) -> Result<Adam> {
-        let zeros = || self.card().zeros(&[count], DType::F32);
-        Ok(Adam { m: zeros()?, v: zeros()? })
-    }
+/// [`crate::ops::Backend::adamw`].
+pub(crate) fn adamw(
+    cuda: &Cuda,
+    settings: recipe::AdamW,
+    step: &Step,
+    values: &Tensor,
+    grads: &Tensor,
+    [m, v]: [&[Tensor]; 2],
+) -> Result<()> {
+    let count = values.elem_count();
+    wants(values, values.dims())?;
+    wants(grads, values.dims())?;
+    let tables;
+    let mut args = vec![Arg::Out(values), Arg::In(grads)];
+    let kernel = match (m, v) {
+        ([m], [v]) => {
+            for moment in [m, v] {
+                wants(moment, &[count])?;
+                args.push(Arg::Out(moment));
+            }
+            "adamw"
+        }
+        ([m_codes, m_absmax], [v_codes, v_absmax]) => {
+            tables = code_tables(cuda)?;
+            for (codes, absmax) in [(m_codes, m_absmax), (v_codes, v_absmax)] {
+                refuse_unless(codes.dims() == [count], || {
+                    format!("{:?} codes for {count} numbers", codes.dims())
+                })?;
+                wants(absmax, &[count.div_ceil(BLOCK)])?;
+                args.extend([Arg::Out(codes), Arg::Out(absmax)]);
+            }
+            for CodeTables { book, grid } in tables {
+                args.extend([Arg::In(book), Arg::In(grid)]);
+            }
+            "adamw8"
+        }
+        _ => return refuse_unless(false, || "moments of two forms in one step".into()),
+    };
+    args.push(Arg::U64(count as u64));
+    args.extend(numbers(&AdamW::new(settings, step)));
+    cuda.card().launch(kernel, blocks(count), &args)
+}
 
-    /// As [`Self::adam`], in 8 bits.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn adam8(&self, count: usize) -> Result<Adam8> {
-        let m = Coded::zeros(self, CodeMap::signed(), count)?;
-        Ok(Adam8 { m, v: Coded::zeros(self, CodeMap::unsigned(), count)? })
+/// Of the first and of the second moment, carried to the card once.
+fn code_tables(cuda: &Cuda) -> Result<&[CodeTables; 2]> {
+    if let Some(tables) = cuda.code_tables.get() {
+        return Ok(tables);
     }
-
-    /// One step of AdamW on `values` in place, f32 of any shape, and on their moments.
-    ///
-    /// # Errors
-    /// When shapes differ or the device fails.
-    pub fn adamw(
-        &self,
-        settings: recipe::AdamW,
-        step: &Step,
-        values: &Tensor,
-        grads: &Tensor,
-        moments: &Adam,
-    ) -> Result<()> {
-        let count = values.elem_count();
-        wants(values, values.dims())?;
-        wants(grads, values.dims())?;
-        wants(&moments.m, &[count])?;
-        let Adam { m, v } = moments;
-        let mut args = vec![
-            Arg::Out(values),
-            Arg::In(grads),
-            Arg::Out(m),
-            Arg::Out(v),
-            Arg::U64(count as u64),
-        ];
-        args.extend(numbers(&AdamW::new(settings, step)));
-        self.card().launch("adamw", blocks(count), &args)
-    }
-
-    /// As [`Self::adamw`], with moments in 8 bits.
-    ///
-    /// # Errors
-    /// When shapes differ or the device fails.
-    pub fn adamw8(
-        &self,
-        settings: recipe::AdamW,
-        step: &Step,
-        values: &Tensor,
-        grads: &Tensor,
-        moments: &Adam8,
-    ) -> Result<()> {
-        let count = values.elem_count();
-        wants(values, values.dims())?;
-        wants(grads, values.dims())?;
-        let Adam8 { m, v } = moments;
-        wants(&m.absmax, &[count.div_ceil(BLOCK)])?;
-        let mut args = vec![
-            Arg::Out(values),
-            Arg::In(grads),
-            Arg::Out(&m.codes),
-            Arg::Out(&m.absmax),
-            Arg::Out(&v.codes),
-            Arg::Out(&v.absmax),
-            Arg::In(&m.book),
-            Arg::In(&m.grid),
-            Arg::In(&v.book),
-            Arg::In(&v.grid),
-            Arg::U64(count as u64),
-        ];
-        args.extend(numbers(&AdamW::new(settings, step)));
-        self.card().launch("adamw8", blocks(count), &args)
-    }
+    let carry = |map| CodeTables::carry(cuda.card(), map);
+    let tables = [carry(CodeMap::signed())?, carry(CodeMap::unsigned())?];
+    Ok(cuda.code_tables.get_or_init(|| tables))
 }
 
 #[cfg(test)]
@@ -142,9 +92,11 @@ mod tests {
 
     use super::super::elementwise::update;
     use super::super::moment::{Form, Moment};
+    use super::super::moments::Moments;
     use super::super::rounding::Rounding;
     use super::super::values::Values;
     use super::*;
+    use crate::ops::Backend;
     use crate::ops::cuda::tests::host;
 
     /// Three blocks of moments and a bit.
@@ -185,41 +137,49 @@ mod tests {
         (moments, values, theirs)
     }
 
-    #[test]
-    fn adamw_on_a_card_is_adamw_to_the_bit() {
+    /// As many steps on a card, with moments of `forms` there; both must end with the same bits.
+    fn same(forms: [Form; 2]) {
         let Some(cuda) = host() else { return };
-        let state = cuda.adam(COUNT).unwrap();
-        let (moments, values, theirs) = steps([Form::Full, Form::Full], |step, values, grads| {
-            cuda.adamw(settings(), step, values, grads, &state).unwrap();
+        let state = Moments::on_card(COUNT, forms.to_vec(), &Device::Cpu).unwrap();
+        let arrays = state.arrays_on_card().unwrap();
+        let (moments, values, theirs) = steps(forms, |step, values, grads| {
+            cuda.adamw(settings(), step, values, grads, arrays).unwrap();
         });
         assert_eq!(theirs.to_vec1::<f32>().unwrap(), values);
-        for (moment, theirs) in moments.iter().zip([&state.m, &state.v]) {
-            let Moment::Full(numbers) = moment else { unreachable!() };
-            assert_eq!(theirs.to_vec1::<f32>().unwrap(), *numbers);
+        for (moment, theirs) in moments.iter().zip(arrays) {
+            match moment {
+                Moment::Full(numbers) => assert_eq!(theirs[0].to_vec1::<f32>().unwrap(), *numbers),
+                Moment::Blockwise { codes, absmax, .. } => {
+                    assert_eq!(theirs[0].to_vec1::<u8>().unwrap(), *codes);
+                    assert_eq!(theirs[1].to_vec1::<f32>().unwrap(), *absmax);
+                }
+                Moment::Bf16(_) => unreachable!(),
+            }
         }
     }
 
     #[test]
+    fn adamw_on_a_card_is_adamw_to_the_bit() {
+        same([Form::Full, Form::Full]);
+    }
+
+    #[test]
     fn codes_on_a_card_are_those_of_the_cpu() {
-        let Some(cuda) = host() else { return };
-        let state = cuda.adam8(COUNT).unwrap();
-        let forms = [Form::Blockwise(CodeMap::signed()), Form::Blockwise(CodeMap::unsigned())];
-        let (moments, values, theirs) = steps(forms, |step, values, grads| {
-            cuda.adamw8(settings(), step, values, grads, &state).unwrap();
-        });
-        assert_eq!(theirs.to_vec1::<f32>().unwrap(), values);
-        for (moment, theirs) in moments.iter().zip([&state.m, &state.v]) {
-            let Moment::Blockwise { codes, absmax, .. } = moment else { unreachable!() };
-            assert_eq!(theirs.codes.to_vec1::<u8>().unwrap(), *codes);
-            assert_eq!(theirs.absmax.to_vec1::<f32>().unwrap(), *absmax);
-        }
+        same([Form::Blockwise(CodeMap::signed()), Form::Blockwise(CodeMap::unsigned())]);
     }
 
     #[test]
     fn other_shapes_are_refused() {
         let Some(cuda) = host() else { return };
         let step = Step { number: 1, learning_rate: 1e-2, weight_decay: 0.0, grad_factor: 1.0 };
-        let (values, state) = (tensor(wave(0.0)), cuda.adam8(COUNT + BLOCK).unwrap());
-        assert!(cuda.adamw8(settings(), &step, &values, &values.copy().unwrap(), &state).is_err());
+        let forms = vec![Form::Blockwise(CodeMap::signed()); 2];
+        let values = tensor(wave(0.0));
+        let state = Moments::on_card(COUNT + BLOCK, forms, &Device::Cpu).unwrap();
+        let arrays = state.arrays_on_card().unwrap();
+        let grads = values.copy().unwrap();
+        assert!(cuda.adamw(settings(), &step, &values, &grads, arrays).is_err());
+        assert!(
+            cuda.adamw(settings(), &step, &values, &grads, [arrays[0], &arrays[1][1..]]).is_err()
+        );
     }
 }

@@ -4,6 +4,7 @@
 //!   optimizer ─ for each tensor ─▶ group    its own rate
 //!       │                          moments ─ piece by piece ─▶ elementwise ─ block by block ─▶ moment ─▶ codes
 //!       │                            in memory or in a file      adamw, lion, sgd                32, 16 or 8 bits
+//!       │                            or on a card, where AdamW steps all of a tensor by a kernel (cuda)
 //!       └───────────────────────▶ adafactor   whole matrices
 //!   A tensor held in bf16 is widened block by block and rounded by chance (values, rounding).
 //! ```
@@ -12,7 +13,7 @@ mod adafactor;
 mod adamw;
 mod codes;
 #[cfg(any(test, feature = "cuda"))]
-mod cuda;
+pub(crate) mod cuda;
 mod elementwise;
 #[cfg(test)]
 mod fixture;
@@ -29,8 +30,6 @@ mod state_file;
 mod step;
 mod values;
 
-#[cfg(any(test, feature = "cuda"))]
-pub use cuda::{Adam, Adam8};
 pub use norm::{clip_factor, grad_norm};
 pub use optimizer::Optimizer;
 pub use schedule::Schedule;

@@ -1,4 +1,5 @@
-//! Where a tensor's moments live between steps: in memory, or in a file of which one piece at a time visits memory.
+//! Where a tensor's moments live between steps: in memory, on a card beside the tensor, or in a file of which one piece
+//! at a time visits memory.
 //!
 //! The file is how a run on the CPU pages its optimizer: what a card would leave in host memory, the host leaves on
 //! disk, and the system caches as much of it as it has room for. It has no name, so nothing is left of it when the
@@ -11,7 +12,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::{DType, Device, Tensor};
 use fleetune_shared::PAGED_NUMBERS;
+use safetensors::tensor::Dtype;
 
 use super::moment::{Form, Moment};
 use super::state_file::Array;
@@ -57,6 +60,8 @@ enum Home {
     Memory(Vec<Vec<Moment>>),
     /// From this byte on: pieces one after the other, in each its moments, in each their arrays.
     File(Pages, u64),
+    /// Whole arrays of both moments, where [`Backend::adamw`](crate::ops::Backend::adamw) steps them.
+    Card([Vec<Tensor>; 2]),
 }
 
 impl Moments {
@@ -79,7 +84,32 @@ impl Moments {
         Ok(Self { count, forms, home })
     }
 
-    /// Shows `change` every piece: which of the tensor's numbers it belongs to, and its moments.
+    /// Zeros of both moments at `place`.
+    ///
+    /// # Errors
+    /// A device that failed, or forms that are not two.
+    pub(super) fn on_card(count: usize, forms: Vec<Form>, place: &Device) -> Result<Self> {
+        let zeros = |form: &Form| -> Result<Vec<Tensor>> {
+            let arrays = form.arrays(count).into_iter();
+            arrays.map(|(_, dtype, length)| empty(dtype, length, place)).collect()
+        };
+        let [m, v] = forms.as_slice() else {
+            return Err(EngineError::input(format!("{} moments for AdamW", forms.len())));
+        };
+        let home = Home::Card([zeros(m)?, zeros(v)?]);
+        Ok(Self { count, forms, home })
+    }
+
+    /// The arrays of both moments, where they lie on a card.
+    pub(super) fn arrays_on_card(&self) -> Option<[&[Tensor]; 2]> {
+        match &self.home {
+            Home::Card([m, v]) => Some([m, v]),
+            Home::Memory(_) | Home::File(..) => None,
+        }
+    }
+
+    /// Shows `change` every piece: which of the tensor's numbers it belongs to, and its moments; none of those on a
+    /// card.
     pub(super) fn visit(
         &mut self,
         mut change: impl FnMut(Range<usize>, &mut [Moment]) -> Result<()>,
@@ -93,16 +123,14 @@ impl Moments {
                     change(range, &mut moments)?;
                     put(pages, &self.forms, from, &moments)?;
                 }
+                Home::Card(_) => break,
             }
         }
         Ok(())
     }
 
     /// What each moment's arrays are called after its name, their types and lengths.
-    pub(super) fn arrays(
-        &self,
-        moment: usize,
-    ) -> Vec<(&'static str, safetensors::tensor::Dtype, usize)> {
+    pub(super) fn arrays(&self, moment: usize) -> Vec<(&'static str, Dtype, usize)> {
         self.forms[moment].arrays(self.count)
     }
 
@@ -115,6 +143,7 @@ impl Moments {
                     let from = place(&self.forms, *from, index);
                     Cow::Owned(fetch(pages, &self.forms, from, range.len())?)
                 }
+                Home::Card(arrays) => return file.write(&bytes_of(&arrays[moment][array])?),
             };
             file.write(&piece[moment].array_bytes(array))?;
         }
@@ -123,6 +152,10 @@ impl Moments {
 
     /// Takes over arrays that [`Self::write`] wrote: for each moment those of [`Self::arrays`].
     pub(super) fn read(&mut self, stored: &[Vec<Array>]) -> Result<()> {
+        if let Home::Card(arrays) = &mut self.home {
+            let all = arrays.iter_mut().flatten().zip(stored.iter().flatten());
+            return all.into_iter().try_for_each(|(tensor, array)| refill(tensor, array));
+        }
         let forms = self.forms.clone();
         self.visit(|range, moments| {
             for ((moment, form), stored) in moments.iter_mut().zip(&forms).zip(stored) {
@@ -137,6 +170,29 @@ impl Moments {
             Ok(())
         })
     }
+}
+
+/// An array of zeros on a card.
+fn empty(dtype: Dtype, length: usize, place: &Device) -> Result<Tensor> {
+    let dtype = if dtype == Dtype::U8 { DType::U8 } else { DType::F32 };
+    Ok(Tensor::zeros(length, dtype, place)?)
+}
+
+fn bytes_of(array: &Tensor) -> Result<Vec<u8>> {
+    Ok(match array.dtype() {
+        DType::U8 => array.to_vec1()?,
+        _ => array.to_vec1::<f32>()?.iter().flat_map(|number| number.to_le_bytes()).collect(),
+    })
+}
+
+/// Replaces an array on a card by a stored one.
+fn refill(array: &mut Tensor, stored: &Array) -> Result<()> {
+    let count = array.elem_count();
+    *array = match array.dtype() {
+        DType::U8 => Tensor::from_vec(stored.bytes(0, count)?, count, array.device())?,
+        _ => Tensor::from_vec(stored.floats(count)?, count, array.device())?,
+    };
+    Ok(())
 }
 
 fn pieces(count: usize) -> impl Iterator<Item = Range<usize>> {

@@ -1,6 +1,7 @@
 //! The optimizer of a run: which rule, what it remembers of each tensor, and each tensor's own rate.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::DType;
 use fleetune_shared::recipe::{MomentDtype, Optim, OptimName};
@@ -23,7 +24,7 @@ use super::step::Step;
 use super::values::Values;
 use crate::Result;
 use crate::model::Trainable;
-use crate::ops::slices;
+use crate::ops::{Backend, slices};
 use crate::tensor_file::{TensorEntry, TensorFile};
 
 /// Tensors with fewer numbers keep 32-bit moments, as in bitsandbytes: a norm's weight is worth its precision.
@@ -32,6 +33,7 @@ const NARROW_MIN: usize = 4096;
 /// The optimizer and its state.
 #[derive(Debug)]
 pub struct Optimizer {
+    ops: Arc<dyn Backend>,
     settings: Optim,
     /// Of the run, for rounding.
     seed: u64,
@@ -84,12 +86,14 @@ fn layout(settings: &Optim) -> Vec<(&'static str, Form)> {
 }
 
 impl Optimizer {
-    /// With nothing remembered of `trainables`. `learning_rate` is the schedule's peak, which `embedding_lr` is
-    /// compared with; `seed` is the run's; paged states live in a nameless file in `folder`.
+    /// With nothing remembered of `trainables`, which live where tensors of `ops` do. `learning_rate` is the schedule's
+    /// peak, which `embedding_lr` is compared with; `seed` is the run's; paged states live in a nameless file in
+    /// `folder`, those of values on a card on the CPU.
     ///
     /// # Errors
-    /// [`crate::EngineError::Io`] when that file cannot be made.
+    /// [`crate::EngineError::Io`] when that file cannot be made, or a device that failed.
     pub fn new<'a>(
+        ops: Arc<dyn Backend>,
         settings: Optim,
         learning_rate: f64,
         seed: u64,
@@ -98,7 +102,12 @@ impl Optimizer {
     ) -> Result<Self> {
         let layout = layout(&settings);
         let paged = matches!(settings.name, OptimName::PagedAdamw32bit | OptimName::PagedAdamw8bit);
-        let mut pages = paged.then(|| Pages::create(folder)).transpose()?;
+        let place = ops.place();
+        let mut pages = (paged && place.is_cpu()).then(|| Pages::create(folder)).transpose()?;
+        let adam = !matches!(
+            settings.name,
+            OptimName::Lion32bit | OptimName::Lion8bit | OptimName::Sgd | OptimName::Adafactor
+        );
         let mut tensors = IndexMap::new();
         for trainable in trainables {
             let count = trainable.value.elem_count();
@@ -106,13 +115,18 @@ impl Optimizer {
             let memory = if settings.name == OptimName::Adafactor {
                 Memory::Adafactor(Adafactor::zeros(trainable.value.dims()))
             } else {
-                let forms = layout.iter().map(|moment| form(moment.1)).collect();
-                Memory::Moments(Moments::zeros(count, forms, pages.as_mut())?)
+                let forms: Vec<Form> = layout.iter().map(|moment| form(moment.1)).collect();
+                let there = adam && !paged && ops.steps_adamw() && stepped_whole(&forms);
+                Memory::Moments(if there && trainable.value.dtype() == DType::F32 {
+                    Moments::on_card(count, forms, &place)?
+                } else {
+                    Moments::zeros(count, forms, pages.as_mut())?
+                })
             };
             let rate_factor = rate_factor(&settings, learning_rate, trainable);
             tensors.insert(trainable.name.clone(), Tensor { rate_factor, memory });
         }
-        Ok(Self { settings, seed, steps: 0, learning_rate, grad_factor: 1.0, tensors })
+        Ok(Self { ops, settings, seed, steps: 0, learning_rate, grad_factor: 1.0, tensors })
     }
 
     /// Begins a step: every [`Self::update`] up to the next belongs to it. Gradients are multiplied by `grad_factor`
@@ -141,6 +155,11 @@ impl Optimizer {
             weight_decay: if trainable.decay { self.settings.adam.weight_decay } else { 0.0 },
             grad_factor: self.grad_factor,
         };
+        if let Memory::Moments(moments) = memory
+            && let Some(arrays) = moments.arrays_on_card()
+        {
+            return self.ops.adamw(self.settings.adam, &step, &trainable.value, &grad, arrays);
+        }
         let grads = slices::view(&grad)?;
         let rounding = Rounding::new(self.seed, step.number, &trainable.name);
         let mut result = Ok(());
@@ -254,6 +273,11 @@ impl Optimizer {
         self.steps = steps;
         Ok(())
     }
+}
+
+/// Whether [`Backend::adamw`] knows moments of these forms.
+fn stepped_whole(forms: &[Form]) -> bool {
+    matches!(forms, [Form::Full, Form::Full] | [Form::Blockwise(_), Form::Blockwise(_)])
 }
 
 /// One step of one tensor.

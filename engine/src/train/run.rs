@@ -46,7 +46,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     let resume = checkpoint_of(order, observer)?;
     let Setup { recipe, dataset, held_out, template, mut model, adapter, model_hash, data_hash } =
         Setup::of(order, observer)?;
-    model.carry(ops)?;
+    model.carry(ops.clone())?;
     let estimate = Estimate::of_plan(model.spec(), &recipe, order.device, &model.memory_plan);
     let piece = piece_tokens(&recipe, order.device);
     let mut loader =
@@ -63,7 +63,7 @@ pub fn train(order: &TrainOrder, observer: &mut dyn Observer) -> Result<TrainSum
     }
     let peak = recipe.schedule.learning_rate;
     let mut optimizer =
-        Optimizer::new(recipe.optim, peak, recipe.seed, &order.out, model.trainables_mut())?;
+        Optimizer::new(ops, recipe.optim, peak, recipe.seed, &order.out, model.trainables_mut())?;
     if let Some(folder) = &resume {
         optimizer.restore(&folder.join(OPTIMIZER), state.step)?;
         if let Some(mark) = state.standing.best.filter(|_| recipe.evaluation.best.load_at_end) {

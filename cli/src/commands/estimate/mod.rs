@@ -18,7 +18,7 @@ use self::cards::card;
 pub(super) use self::cards::{known_card, known_cards};
 use self::keys::Keys;
 use self::model::{Model, RuntimeArg};
-use super::{agent::DeviceArg, history};
+use super::{device::DeviceArg, history};
 use crate::Failure;
 use crate::context::{Context, block_on};
 use crate::output::Sizing;

@@ -27,15 +27,17 @@ mod source;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
-use fleetune_shared::Activation;
+use fleetune_shared::{Activation, recipe};
 
 use self::launch::Card;
 use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Rotary, Turn};
 use crate::Result;
 use crate::memory::Counter;
+use crate::optim::cuda::CodeTables;
+use crate::optim::{self, Step};
 use crate::quant::{Bf16Tensor, FourBitOnCard, Packed, PackedMatrix, Weight};
 
 /// The backend on a card. Tensors given to it live there.
@@ -46,6 +48,8 @@ pub struct Cuda {
     unpacked: DType,
     /// Scores of attention that exist at a time.
     tile_scores: usize,
+    /// Of AdamW in 8 bits, once it was asked for.
+    pub(crate) code_tables: OnceLock<[CodeTables; 2]>,
 }
 
 /// 64 MiB of f32.
@@ -59,7 +63,11 @@ impl Cuda {
     /// [`crate::EngineError::Tensor`] when there is no such card, no driver, or NVRTC refuses.
     #[cfg(feature = "cuda")]
     pub fn open(ordinal: usize, unpacked: DType) -> Result<Self> {
-        Ok(Self { card: Arc::new(gpu::Gpu::open(ordinal)?), unpacked, tile_scores: TILE_SCORES })
+        Ok(Self::on(Arc::new(gpu::Gpu::open(ordinal)?), unpacked, TILE_SCORES))
+    }
+
+    fn on(card: Arc<dyn Card>, unpacked: DType, tile_scores: usize) -> Self {
+        Self { card, unpacked, tile_scores, code_tables: OnceLock::new() }
     }
 
     /// Where its tensors live.
@@ -291,5 +299,20 @@ impl Backend for Cuda {
 
     fn log_collisions(&self, logits: &Tensor) -> Result<Vec<f64>> {
         cross_entropy::log_collisions(self.card(), logits)
+    }
+
+    fn steps_adamw(&self) -> bool {
+        true
+    }
+
+    fn adamw(
+        &self,
+        settings: recipe::AdamW,
+        step: &Step,
+        values: &Tensor,
+        grads: &Tensor,
+        moments: [&[Tensor]; 2],
+    ) -> Result<()> {
+        optim::cuda::adamw(self, settings, step, values, grads, moments)
     }
 }

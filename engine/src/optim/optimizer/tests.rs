@@ -5,6 +5,7 @@ use fleetune_shared::Recipe;
 
 use super::super::fixture::{numbers, tensor};
 use super::*;
+use crate::ops::Portable;
 
 /// What a recipe's keys make of the optimizer.
 fn settings(keys: &str) -> Optim {
@@ -30,8 +31,15 @@ impl Story {
             trainable
         };
         let mut trainables = vec![of("odd"), of("small")];
-        let optimizer =
-            Optimizer::new(settings(keys), rate, 42, folder.path(), &mut trainables).unwrap();
+        let optimizer = Optimizer::new(
+            Arc::new(Portable),
+            settings(keys),
+            rate,
+            42,
+            folder.path(),
+            &mut trainables,
+        )
+        .unwrap();
         Self { folder, optimizer, trainables, rate }
     }
 
@@ -257,8 +265,15 @@ fn what_has_no_gradient_never_moves_in_eight_bits() {
     let folder = tempfile::tempdir().unwrap();
     let values = candle_core::Tensor::ones((64, 64), candle_core::DType::F32, &Device::Cpu);
     let mut one = [Trainable::new("w", values.unwrap())];
-    let mut optimizer =
-        Optimizer::new(settings("optim: adamw_8bit"), 0.01, 42, folder.path(), &mut one).unwrap();
+    let mut optimizer = Optimizer::new(
+        Arc::new(Portable),
+        settings("optim: adamw_8bit"),
+        0.01,
+        42,
+        folder.path(),
+        &mut one,
+    )
+    .unwrap();
     let grad: Vec<f32> = (0..4096).map(|i| if i % 64 == 0 { 3.0 } else { 0.0 }).collect();
     for _ in 0..10 {
         one[0].grad = Some(candle_core::Tensor::from_slice(&grad, (64, 64), &Device::Cpu).unwrap());
@@ -276,7 +291,9 @@ fn moments_in_bf16_are_right_on_average() {
     let mut one = [Trainable::new("w", ones().unwrap())];
     let keys =
         "optim: adamw_anyprecision\noptim_args: variance_dtype=bfloat16,momentum_dtype=bfloat16";
-    let mut optimizer = Optimizer::new(settings(keys), 1e-4, 42, folder.path(), &mut one).unwrap();
+    let mut optimizer =
+        Optimizer::new(Arc::new(Portable), settings(keys), 1e-4, 42, folder.path(), &mut one)
+            .unwrap();
     for _ in 0..1000 {
         one[0].grad = Some(ones().unwrap());
         optimizer.step(&mut one, 1e-4, 1.0).unwrap();
@@ -303,8 +320,15 @@ fn small_steps_add_up_in_bf16() {
     let folder = tempfile::tempdir().unwrap();
     let ones = candle_core::Tensor::ones((64, 64), candle_core::DType::BF16, &Device::Cpu);
     let mut one = [Trainable::new("w", ones.unwrap())];
-    let mut optimizer =
-        Optimizer::new(settings("optim: sgd"), 1e-4, 42, folder.path(), &mut one).unwrap();
+    let mut optimizer = Optimizer::new(
+        Arc::new(Portable),
+        settings("optim: sgd"),
+        1e-4,
+        42,
+        folder.path(),
+        &mut one,
+    )
+    .unwrap();
     for _ in 0..100 {
         let grad = candle_core::Tensor::ones((64, 64), candle_core::DType::F32, &Device::Cpu);
         one[0].grad = Some(grad.unwrap());

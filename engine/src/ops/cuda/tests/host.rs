@@ -26,7 +26,7 @@ pub(crate) fn host() -> Option<Cuda> {
 /// As [`host`], with a kernel that does nothing.
 pub(super) fn without(kernel: &'static str) -> Option<Cuda> {
     KERNELS.as_ref()?;
-    Some(Cuda { card: Arc::new(Host { without: kernel }), unpacked: DType::F32, tile_scores: 700 })
+    Some(Cuda::on(Arc::new(Host { without: kernel }), DType::F32, 700))
 }
 
 fn compile() -> Option<Library> {
