@@ -48,6 +48,10 @@ kernels:
 check-cuda:
     eval "$(scripts/fetch-nvcc)" && CARGO_TARGET_DIR=target/cuda cargo check --features cuda
 
+# Runs the build for NVIDIA cards on this machine's CPU, behind stubs of NVIDIA's libraries: the self-test, or COMMAND.
+test-cuda *COMMAND:
+    scripts/test-cuda {{COMMAND}}
+
 # Opens an adapter of ours in Python's PEFT.
 interop:
     tests/interop/run

@@ -8,9 +8,11 @@
 // Runs `kernel` for every thread of `blocks` blocks. Returns why it could not, or null.
 const char* run(unsigned blocks, unsigned threads, const std::function<void()>& kernel);
 
-// Why arguments of `sizes` bytes are not those of a kernel, or null.
+// Why arguments of `sizes` bytes are not those of a kernel, or null. Sizes that are null are not known: a driver is not
+// told them, and nothing is looked at.
 template <class... Parameters>
 const char* mismatch(void (*)(Parameters...), const std::size_t* sizes, std::size_t count) {
+    if (sizes == nullptr) return nullptr;
     if (count != sizeof...(Parameters)) return "the kernel takes another number of arguments";
     const std::size_t expected[] = {sizeof(Parameters)...};
     for (std::size_t i = 0; i < count; i++) {
@@ -24,7 +26,8 @@ void call(void (*kernel)(Parameters...), void* const* arguments, std::index_sequ
     kernel(*static_cast<Parameters*>(arguments[I])...);
 }
 
-// As the driver's cuLaunchKernel: arguments are given by their addresses. Unlike it, their sizes are looked at.
+// As the driver's cuLaunchKernel: arguments are given by their addresses. Unlike it, their sizes are looked at where they
+// are known.
 template <class... Parameters>
 const char* launch(
     void (*kernel)(Parameters...),
