@@ -146,7 +146,7 @@ impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let code = match error {
             EngineError::Input(_) => "input",
-            EngineError::OutOfMemory { .. } => "out_of_memory",
+            EngineError::OutOfMemory { .. } | EngineError::CardFull { .. } => "out_of_memory",
             EngineError::Diverged { .. } => "diverged",
             EngineError::Io { .. } => "io",
             EngineError::Stopped { .. } => return Self::Interrupted(Some(error.to_string())),

@@ -40,9 +40,9 @@ pub use bytes::{ByteSize, ByteSizeError};
 pub use card::{Card, Device, Offer};
 pub use card_family::CardFamily;
 pub use estimate::{
-    Attention, Bounded, CHUNK_NUMBERS, CardClass, Change, Estimate, EstimatePart, Fit, Headroom,
-    MERGE_PROMPT_TOKENS, Meter, PAGED_NUMBERS, Precision, Runtime, SLAB_ROWS, Sizer, TILE_NUMBERS,
-    TorchSetting, changed, changes_to_fit, longest_length, most_rows,
+    Attention, Bounded, CARD_SCORES, CHUNK_NUMBERS, CardClass, Change, Estimate, EstimatePart, Fit,
+    Headroom, MERGE_PROMPT_TOKENS, Meter, PAGED_NUMBERS, Precision, Runtime, SLAB_ROWS, Sizer,
+    TILE_NUMBERS, TorchSetting, changed, changes_to_fit, longest_length, most_rows, runtime_bytes,
 };
 pub use event::{BestEvaluation, FailureKind, StepMetrics, TrainSummary, TrainerEvent};
 pub use gguf::{GgufError, GgufHeader, GgufTensor, GgufType, GgufValue};

@@ -90,14 +90,14 @@ fn table() -> Vec<(String, &'static str, String, Headroom, Headroom)> {
         (
             "7B QLoRA",
             "llama-2-7b",
-            "QLORA per_device_train_batch_size=3 max_length=2048",
+            "QLORA per_device_train_batch_size=5 max_length=1024",
             Tight,
             Comfortable,
         ),
         (
             "13B QLoRA",
             "llama-2-13b",
-            "QLORA per_device_train_batch_size=5 max_length=2048",
+            "QLORA per_device_train_batch_size=4 max_length=2048",
             No,
             Tight,
         ),
@@ -111,7 +111,7 @@ fn table() -> Vec<(String, &'static str, String, Headroom, Headroom)> {
         (
             "DPO on 7B QLoRA",
             "llama-2-7b",
-            "QLORA task=dpo per_device_train_batch_size=3 max_length=1024",
+            "QLORA task=dpo per_device_train_batch_size=5 max_length=512",
             Tight,
             Comfortable,
         ),

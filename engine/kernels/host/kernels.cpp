@@ -11,6 +11,7 @@
 #include "../rope.cu"
 #include "../rows.cu"
 #include "../soft_cap.cu"
+#include "../squares.cu"
 
 // Not a card's: half of the threads wait for a barrier that the others never come to, which a test wants told.
 __global__ void half_a_barrier(unsigned) {
@@ -26,6 +27,8 @@ __global__ void half_a_barrier(unsigned) {
 
 KERNEL(adamw)
 KERNEL(adamw8)
+KERNEL(adamw8_bf16)
+KERNEL(adamw_bf16)
 KERNEL(attention_softmax)
 KERNEL(attention_backward)
 KERNEL(cross_entropy)
@@ -56,4 +59,5 @@ KERNEL(gather_bf16)
 KERNEL(scatter_add)
 KERNEL(soft_cap)
 KERNEL(soft_cap_backward)
+KERNEL(squares)
 KERNEL(half_a_barrier)

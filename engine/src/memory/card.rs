@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use fleetune_shared::ByteSize;
 
-/// What a card's driver counts of this process: bytes of tensors, without the driver's own.
+/// What this process holds of a card, in bytes.
 pub trait Counter: Debug + Send + Sync {
     /// Held now.
     fn current(&self) -> u64;

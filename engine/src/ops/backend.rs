@@ -7,9 +7,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use fleetune_shared::{Activation, SLAB_ROWS, recipe};
 
+use super::portable::squares;
+use super::slices::view;
 use super::{DropoutMask, Rotary, Turn};
 use crate::memory::Counter;
-use crate::optim::Step;
+use crate::optim::{Rounding, Step};
 use crate::quant::Weight;
 use crate::{EngineError, Result};
 
@@ -214,6 +216,11 @@ pub trait Backend: Debug + Send + Sync {
     /// Gradient of [`Self::scale`] for the factor: `Σ_t dy[t, :] · y[t, :]`, `[n]`.
     fn dot_rows(&self, dy: &Tensor, y: &Tensor) -> Result<Tensor>;
 
+    /// `Σ x²` over all numbers of `x`, f32 of any shape, summed in f64 in an order that is the same every time.
+    fn sum_of_squares(&self, x: &Tensor) -> Result<f64> {
+        Ok(squares(&view(x)?))
+    }
+
     /// `x` with what the mask drops at 0 and the rest scaled up, so that its mean stays: `[T, n]`. It is its own
     /// gradient.
     fn dropout(&self, x: &Tensor, mask: &DropoutMask) -> Result<Tensor>;
@@ -317,12 +324,14 @@ pub trait Backend: Debug + Send + Sync {
         false
     }
 
-    /// One step of AdamW (arXiv 1711.05101) where `values` lie, f32 of any shape, and on the arrays of both moments:
-    /// `[n]` f32, or `[n]` codes in u8 and an f32 for each block of 256 (arXiv 2110.02861).
+    /// One step of AdamW (arXiv 1711.05101) where `values` lie, f32 or bf16 of any shape, on f32 `grads` and on the
+    /// arrays of both moments: `[n]` f32, or `[n]` codes in u8 and an f32 for each block of 256 (arXiv 2110.02861).
+    /// bf16 is rounded by what `rounding` draws.
     fn adamw(
         &self,
         _settings: recipe::AdamW,
         _step: &Step,
+        _rounding: Rounding,
         _values: &Tensor,
         _grads: &Tensor,
         _moments: [&[Tensor]; 2],

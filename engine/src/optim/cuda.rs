@@ -1,12 +1,12 @@
 //! AdamW on a card, by `kernels/adamw.cu`: what [`super::Optimizer`] does on the CPU, to the bit.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fleetune_shared::recipe;
 
-use super::Step;
 use super::adamw::AdamW;
 use super::codes::CodeMap;
 use super::values::BLOCK;
+use super::{Rounding, Step};
 use crate::Result;
 use crate::ops::Cuda;
 use crate::ops::cuda::launch::{Arg, Card, THREADS, blocks, refuse_unless, wants};
@@ -38,22 +38,29 @@ pub(crate) fn adamw(
     cuda: &Cuda,
     settings: recipe::AdamW,
     step: &Step,
+    rounding: Rounding,
     values: &Tensor,
     grads: &Tensor,
     [m, v]: [&[Tensor]; 2],
 ) -> Result<()> {
     let count = values.elem_count();
-    wants(values, values.dims())?;
+    let halved = values.dtype() == DType::BF16 && values.is_contiguous();
+    let mut args = vec![Arg::Out(values)];
+    if halved {
+        args.extend(rounding.key().map(Arg::U32));
+    } else {
+        wants(values, values.dims())?;
+    }
     wants(grads, values.dims())?;
+    args.push(Arg::In(grads));
     let tables;
-    let mut args = vec![Arg::Out(values), Arg::In(grads)];
     let kernel = match (m, v) {
         ([m], [v]) => {
             for moment in [m, v] {
                 wants(moment, &[count])?;
                 args.push(Arg::Out(moment));
             }
-            "adamw"
+            if halved { "adamw_bf16" } else { "adamw" }
         }
         ([m_codes, m_absmax], [v_codes, v_absmax]) => {
             tables = code_tables(cuda)?;
@@ -67,7 +74,7 @@ pub(crate) fn adamw(
             for CodeTables { book, grid } in tables {
                 args.extend([Arg::In(book), Arg::In(grid)]);
             }
-            "adamw8"
+            if halved { "adamw8_bf16" } else { "adamw8" }
         }
         _ => return refuse_unless(false, || "moments of two forms in one step".into()),
     };
@@ -89,11 +96,11 @@ fn code_tables(cuda: &Cuda) -> Result<&[CodeTables; 2]> {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use half::bf16;
 
     use super::super::elementwise::update;
     use super::super::moment::{Form, Moment};
     use super::super::moments::Moments;
-    use super::super::rounding::Rounding;
     use super::super::values::Values;
     use super::*;
     use crate::ops::Backend;
@@ -114,46 +121,50 @@ mod tests {
         recipe::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
     }
 
-    /// Runs five steps on the CPU with moments of `forms`, and `on_card` beside each.
-    fn steps(
-        forms: [Form; 2],
-        on_card: impl Fn(&Step, &Tensor, &Tensor),
-    ) -> (Vec<Moment>, Vec<f32>, Tensor) {
-        let mut values = wave(0.0);
-        let theirs = tensor(values.clone());
-        let mut moments: Vec<Moment> = forms.iter().map(|form| form.zeros(COUNT)).collect();
-        for number in 1..=5 {
-            // Gradients of many sizes, some of them nothing.
-            let grads: Vec<f32> = wave(number as f32)
-                .iter()
-                .map(|g| if *g > 0.9 { 0.0 } else { g * g * g })
-                .collect();
-            let step = Step { number, learning_rate: 1e-2, weight_decay: 0.01, grad_factor: 0.7 };
-            let rule = AdamW::new(settings(), &step);
-            let rounding = Rounding::new(0, number, "values");
-            update(rule, Values::F32(&mut values), &grads, &mut moments, rounding);
-            on_card(&step, &theirs, &tensor(grads));
-        }
-        (moments, values, theirs)
+    fn step(number: u64) -> Step {
+        Step { number, learning_rate: 1e-2, weight_decay: 0.01, grad_factor: 0.7 }
     }
 
-    /// As many steps on a card, with moments of `forms` there; both must end with the same bits.
+    /// Five steps of values in f32 and of values in bf16, here and on a card, with moments of `forms`: both end with the
+    /// same bits.
     fn same(forms: [Form; 2]) {
         let Some(cuda) = host() else { return };
-        let state = Moments::on_card(COUNT, forms.to_vec(), &Device::Cpu).unwrap();
-        let arrays = state.arrays_on_card().unwrap();
-        let (moments, values, theirs) = steps(forms, |step, values, grads| {
-            cuda.adamw(settings(), step, values, grads, arrays).unwrap();
-        });
-        assert_eq!(theirs.to_vec1::<f32>().unwrap(), values);
-        for (moment, theirs) in moments.iter().zip(arrays) {
-            match moment {
-                Moment::Full(numbers) => assert_eq!(theirs[0].to_vec1::<f32>().unwrap(), *numbers),
-                Moment::Blockwise { codes, absmax, .. } => {
-                    assert_eq!(theirs[0].to_vec1::<u8>().unwrap(), *codes);
-                    assert_eq!(theirs[1].to_vec1::<f32>().unwrap(), *absmax);
+        let mut whole = wave(0.0);
+        let mut halved: Vec<bf16> = wave(1.0).into_iter().map(bf16::from_f32).collect();
+        let on_card =
+            [tensor(whole.clone()), Tensor::from_vec(halved.clone(), COUNT, &Device::Cpu).unwrap()];
+        let here = || forms.map(|form| form.zeros(COUNT)).to_vec();
+        let there = || Moments::on_card(COUNT, forms.to_vec(), &Device::Cpu).unwrap();
+        let (mut moments, states) = ([here(), here()], [there(), there()]);
+        for number in 1..=5 {
+            let (step, rounding) = (step(number), Rounding::new(7, number, "values"));
+            // Gradients of many sizes, some of them nothing.
+            let cubes = wave(number as f32).into_iter();
+            let grads: Vec<f32> = cubes.map(|g| if g > 0.9 { 0.0 } else { g * g * g }).collect();
+            let rule = AdamW::new(settings(), &step);
+            let both = [Values::F32(&mut whole), Values::Bf16(&mut halved, rounding)];
+            for (values, moments) in both.into_iter().zip(&mut moments) {
+                update(rule, values, &grads, moments, rounding);
+            }
+            for (values, state) in on_card.iter().zip(&states) {
+                let arrays = state.arrays_on_card().unwrap();
+                let grads = tensor(grads.clone());
+                cuda.adamw(settings(), &step, rounding, values, &grads, arrays).unwrap();
+            }
+        }
+        assert_eq!(on_card[0].to_vec1::<f32>().unwrap(), whole);
+        assert_eq!(on_card[1].to_vec1::<bf16>().unwrap(), halved);
+        for (moments, state) in moments.iter().zip(&states) {
+            for (moment, arrays) in moments.iter().zip(state.arrays_on_card().unwrap()) {
+                let floats = |array: &Tensor| array.to_vec1::<f32>().unwrap();
+                match moment {
+                    Moment::Full(numbers) => assert_eq!(floats(&arrays[0]), *numbers),
+                    Moment::Blockwise { codes, absmax, .. } => {
+                        assert_eq!(arrays[0].to_vec1::<u8>().unwrap(), *codes);
+                        assert_eq!(floats(&arrays[1]), *absmax);
+                    }
+                    Moment::Bf16(_) => unreachable!(),
                 }
-                Moment::Bf16(_) => unreachable!(),
             }
         }
     }
@@ -171,15 +182,15 @@ mod tests {
     #[test]
     fn other_shapes_are_refused() {
         let Some(cuda) = host() else { return };
-        let step = Step { number: 1, learning_rate: 1e-2, weight_decay: 0.0, grad_factor: 1.0 };
-        let forms = vec![Form::Blockwise(CodeMap::signed()); 2];
         let values = tensor(wave(0.0));
-        let state = Moments::on_card(COUNT + BLOCK, forms, &Device::Cpu).unwrap();
-        let arrays = state.arrays_on_card().unwrap();
         let grads = values.copy().unwrap();
-        assert!(cuda.adamw(settings(), &step, &values, &grads, arrays).is_err());
-        assert!(
-            cuda.adamw(settings(), &step, &values, &grads, [arrays[0], &arrays[1][1..]]).is_err()
-        );
+        let forms = vec![Form::Blockwise(CodeMap::signed()); 2];
+        let state = Moments::on_card(COUNT + BLOCK, forms, &Device::Cpu).unwrap();
+        let [m, v] = state.arrays_on_card().unwrap();
+        let rounding = Rounding::new(7, 1, "values");
+        for moments in [[m, v], [m, &v[1..]]] {
+            let stepped = cuda.adamw(settings(), &step(1), rounding, &values, &grads, moments);
+            assert!(stepped.is_err());
+        }
     }
 }

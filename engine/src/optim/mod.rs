@@ -30,7 +30,8 @@ mod state_file;
 mod step;
 mod values;
 
-pub use norm::{clip_factor, grad_norm};
+pub use norm::clip_factor;
 pub use optimizer::Optimizer;
+pub use rounding::Rounding;
 pub use schedule::Schedule;
 pub use step::Step;

@@ -2,26 +2,22 @@
 
 use candle_core::Tensor;
 use fleetune_shared::recipe::Clip;
-use rayon::prelude::*;
 
 use crate::Result;
-use crate::ops::slices;
-use crate::ops::wide::wide;
+use crate::ops::Backend;
 
-/// Elements whose squares are summed in one go. Fixed, so that the sum does not depend on the number of threads.
-const CHUNK: usize = 1 << 15;
-
-/// Lanes of a chunk's sum, which a compiler may run at once.
-const LANES: usize = 32;
-
-/// L2 norm over all elements of all `grads` (f32, contiguous), summed in f64 in a fixed order.
+/// L2 norm over all elements of all `grads` (f32, contiguous, where tensors of `ops` live), summed in f64 in a fixed
+/// order.
 ///
 /// # Errors
 /// A device that failed.
-pub fn grad_norm<'a>(grads: impl IntoIterator<Item = &'a Tensor>) -> Result<f64> {
+pub(super) fn grad_norm<'a>(
+    ops: &dyn Backend,
+    grads: impl IntoIterator<Item = &'a Tensor>,
+) -> Result<f64> {
     let mut sum = 0.0;
     for grad in grads {
-        sum += squares(&slices::view(grad)?);
+        sum += ops.sum_of_squares(grad)?;
     }
     Ok(sum.sqrt())
 }
@@ -32,35 +28,18 @@ pub fn clip_factor(clip: Clip, norm: f64) -> f64 {
     clip.0.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0))
 }
 
-fn squares(slice: &[f32]) -> f64 {
-    let sums: Vec<f64> = slice.par_chunks(CHUNK).map(sum_of_squares).collect();
-    sums.iter().sum()
-}
-
-wide! {
-    fn sum_of_squares(numbers: &[f32]) -> f64 {
-        let mut sums = [0.0; LANES];
-        let (whole, rest) = numbers.as_chunks::<LANES>();
-        for numbers in whole.iter().map(|numbers| numbers.as_slice()).chain([rest]) {
-            for (sum, x) in sums.iter_mut().zip(numbers) {
-                *sum += f64::from(*x) * f64::from(*x);
-            }
-        }
-        sums.iter().sum()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::ops::Portable;
 
     #[test]
     fn the_norm_is_that_of_all_gradients_together() {
         let a = Tensor::from_vec(vec![3f32; 100_000], (1000, 100), &Device::Cpu).unwrap();
         let b = Tensor::from_vec(vec![4f32; 100_000], (100, 1000), &Device::Cpu).unwrap();
-        let norm = grad_norm([&a, &b]).unwrap();
+        let norm = grad_norm(&Portable, [&a, &b]).unwrap();
         assert!((norm - (25.0 * 1e5f64).sqrt()).abs() < 1e-9, "{norm}");
     }
 

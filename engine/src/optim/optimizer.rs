@@ -17,6 +17,7 @@ use super::group::rate_factor;
 use super::lion::Lion;
 use super::moment::Form;
 use super::moments::{Moments, Pages};
+use super::norm::grad_norm;
 use super::rounding::Rounding;
 use super::sgd::Sgd;
 use super::state_file::StateFile;
@@ -117,7 +118,7 @@ impl Optimizer {
             } else {
                 let forms: Vec<Form> = layout.iter().map(|moment| form(moment.1)).collect();
                 let there = adam && !paged && ops.steps_adamw() && stepped_whole(&forms);
-                Memory::Moments(if there && trainable.value.dtype() == DType::F32 {
+                Memory::Moments(if there {
                     Moments::on_card(count, forms, &place)?
                 } else {
                     Moments::zeros(count, forms, pages.as_mut())?
@@ -127,6 +128,17 @@ impl Optimizer {
             tensors.insert(trainable.name.clone(), Tensor { rate_factor, memory });
         }
         Ok(Self { ops, settings, seed, steps: 0, learning_rate, grad_factor: 1.0, tensors })
+    }
+
+    /// L2 norm over all elements of all `grads`, f32, summed in f64 in a fixed order.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn grad_norm<'a>(
+        &self,
+        grads: impl IntoIterator<Item = &'a candle_core::Tensor>,
+    ) -> Result<f64> {
+        grad_norm(&*self.ops, grads)
     }
 
     /// Begins a step: every [`Self::update`] up to the next belongs to it. Gradients are multiplied by `grad_factor`
@@ -155,13 +167,14 @@ impl Optimizer {
             weight_decay: if trainable.decay { self.settings.adam.weight_decay } else { 0.0 },
             grad_factor: self.grad_factor,
         };
+        let rounding = Rounding::new(self.seed, step.number, &trainable.name);
         if let Memory::Moments(moments) = memory
             && let Some(arrays) = moments.arrays_on_card()
         {
-            return self.ops.adamw(self.settings.adam, &step, &trainable.value, &grad, arrays);
+            let adam = self.settings.adam;
+            return self.ops.adamw(adam, &step, rounding, &trainable.value, &grad, arrays);
         }
         let grads = slices::view(&grad)?;
-        let rounding = Rounding::new(self.seed, step.number, &trainable.name);
         let mut result = Ok(());
         let mut apply = |values: Values<'_>| {
             result = apply(&self.settings, &step, memory, values, &grads, rounding);

@@ -9,7 +9,7 @@ use crate::ops::wide::wide;
 
 /// What the numbers of one tensor are rounded by in one step, from some place in it on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rounding {
+pub struct Rounding {
     key: [u32; 2],
     place: usize,
 }
@@ -21,6 +21,12 @@ impl Rounding {
         let hash = hasher.finalize();
         let word = |i| u32::from_le_bytes(hash.as_bytes().as_chunks().0[i]);
         Self { key: [0, 1].map(word), place: 0 }
+    }
+
+    /// What the numbers of the whole tensor are drawn from.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn key(self) -> [u32; 2] {
+        self.key
     }
 
     /// What moment `index` of the same tensor is rounded by in the same step.

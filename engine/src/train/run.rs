@@ -22,7 +22,7 @@ use crate::memory::{self, Bound, Steady};
 use crate::model::{Model, Noise, Trainable};
 use crate::objective::Tally;
 use crate::ops;
-use crate::optim::{Optimizer, Schedule, clip_factor, grad_norm};
+use crate::optim::{Optimizer, Schedule, clip_factor};
 use crate::{EngineError, Result};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -302,7 +302,7 @@ impl Run<'_> {
                 if !in_backward {
                     return Ok(());
                 }
-                let norm = grad_norm(trainable.grad.as_ref())?;
+                let norm = optimizer.grad_norm(trainable.grad.as_ref())?;
                 if !norm.is_finite() {
                     return Err(EngineError::Diverged { step, what: "grad_norm", value: norm });
                 }
@@ -322,7 +322,7 @@ impl Run<'_> {
         let norm = if in_backward {
             squares.sqrt()
         } else {
-            grad_norm(self.model.trainables().filter_map(|t| t.grad.as_ref()))?
+            self.optimizer.grad_norm(self.model.trainables().filter_map(|t| t.grad.as_ref()))?
         };
         if !norm.is_finite() {
             return diverged("grad_norm", norm);

@@ -56,6 +56,9 @@ pub struct Estimate {
     pub runtime: ByteSize,
 }
 
+/// Scores of attention that exist on a card at a time.
+pub const CARD_SCORES: usize = 1 << 24;
+
 /// Numbers of a quantised weight that exist as f32 at the same time, unless one row has more (1 MiB).
 pub const TILE_NUMBERS: usize = 1 << 18;
 
@@ -108,7 +111,7 @@ impl Estimate {
     /// As [`Self::of_training`], of a run whose blocks keep what `plan` says.
     #[must_use]
     pub fn of_plan(model: &ModelSpec, recipe: &Recipe, device: Device, plan: &MemoryPlan) -> Self {
-        Training::new(model, recipe, plan, device).peak(runtime(device))
+        Training::new(model, recipe, plan, device).peak(runtime_bytes(device))
     }
 
     /// Sizes a merge: the base, then the merged model, one after the other to compare their logits. Writing the
@@ -121,13 +124,15 @@ impl Estimate {
             logits: ByteSize(logits as u64 * F32),
             // The adapter, whose rank a merge's order does not tell, and one block's forward pass.
             workspace: ByteSize(4 * (model.hidden_size * model.intermediate_size) as u64 * F32),
-            runtime: runtime(device),
+            runtime: runtime_bytes(device),
             ..Self::default()
         }
     }
 }
 
-fn runtime(device: Device) -> ByteSize {
+/// What a process takes before it has a tensor: on a card the driver's context and the kernels.
+#[must_use]
+pub fn runtime_bytes(device: Device) -> ByteSize {
     ByteSize(match device {
         Device::Cpu => 12 << 20,
         Device::Cuda => 640 << 20,

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::{CHUNK_NUMBERS, Estimate, F32, PAGED_NUMBERS, SLAB_ROWS, TILE_NUMBERS};
+use super::{CARD_SCORES, CHUNK_NUMBERS, Estimate, F32, PAGED_NUMBERS, SLAB_ROWS, TILE_NUMBERS};
 use crate::memory_plan::{Keeps, MemoryPlan, head_rows, piece_tokens};
 use crate::peft::{AdapterLayout, ModuleKind};
 use crate::recipe::{Freeze, Method, Objective, OptimName, Quantization};
@@ -34,8 +34,11 @@ pub(super) struct Training<'a> {
     rows: u64,
     /// What a step's gradients are the sum of.
     portions: u64,
-    /// Bytes of one number of an activation.
+    /// Bytes of one number of an activation; on a card it is f32.
     number: u64,
+    /// Whether factors of products are bf16.
+    halved: bool,
+    device: Device,
 }
 
 impl<'a> Training<'a> {
@@ -51,6 +54,7 @@ impl<'a> Training<'a> {
         // Shorter rows fill a piece further than the longest do.
         let tokens = (micro_batch * answers * length).min(most.max(answers * length));
         let rows = tokens.div_ceil(length);
+        let halved = recipe.quantization.computes_in_bf16();
         // A recipe that fits its model has a layout.
         let config = AdapterConfig::of(&recipe.method, model, &recipe.model);
         let layout = config.as_ref().and_then(|config| config.layout(model).ok());
@@ -64,7 +68,9 @@ impl<'a> Training<'a> {
             rows: rows as u64,
             portions: (recipe.batching.accumulation * (micro_batch * answers).div_ceil(rows))
                 as u64,
-            number: if recipe.quantization.computes_in_bf16() { BF16 } else { F32 },
+            number: if halved && device == Device::Cpu { BF16 } else { F32 },
+            halved,
+            device,
         }
     }
 
@@ -91,6 +97,7 @@ impl<'a> Training<'a> {
         let table = F32 * self.table();
         // What is held in fewer bits is read as f32, one tensor after the other; an untied head is the last.
         let reading = match self.recipe.quantization {
+            _ if self.device == Device::Cuda => 0,
             Quantization::Float32 => 0,
             Quantization::Bfloat16 if self.recipe.method == Method::Full => table + table / 2,
             how if how.computes_in_bf16() && !self.model.tie_word_embeddings => table,
@@ -115,9 +122,9 @@ impl<'a> Training<'a> {
         let rows = labelled.min(head_rows(self.number == BF16) as u64);
         // A soft cap needs what it made beside the gradient, whose rounded copy is what is multiplied.
         let capped = if self.model.final_logit_softcapping.is_some() { F32 } else { 0 };
-        let rounded = if self.number == BF16 { BF16 } else { 0 };
+        let rounded = if self.halved { BF16 } else { 0 };
         // Input, normed, gradients of both.
-        let around = h * (3 * F32 + self.number);
+        let around = h * (3 * F32 + self.number + self.rounding());
         let logits = rows * (v * (F32 + capped + rounded) + around);
         // One half of the product turned; in f32 what the product lays out of both.
         let learning = match self.head_parameters() {
@@ -262,7 +269,8 @@ impl<'a> Training<'a> {
         // left of it, its gradient, and that of the adapter's part before and after. Without, those of the activation
         // and its own while a weight's gradient is made.
         let dropout = matches!(&self.recipe.method, Method::Lora(lora) if lora.dropout > 0.0);
-        let in_mlp = down + if dropout { 5 * f } else { 3 * f } * number;
+        let in_mlp =
+            down + if dropout { 5 * f } else { 3 * f } * number + (f + h) * self.rounding();
         let product = match self.recipe.method {
             Method::Full | Method::Freeze(_) => self.largest() * F32,
             Method::Lora(_) | Method::Ia3(_) => 0,
@@ -273,8 +281,26 @@ impl<'a> Training<'a> {
         let again = if model.qk_norm { q + kv } else { 0 };
         let in_attention = h * F32 + (3 * q + 4 * kv + again) * number;
         let gone = 2 * f * number + h * F32;
-        let in_attention = in_attention.saturating_sub(gone);
-        (self.tokens * in_mlp.max(in_attention)).max(in_product)
+        let in_attention = self.tokens * in_attention + self.scores();
+        let in_attention = in_attention.saturating_sub(self.tokens * gone);
+        (self.tokens * in_mlp).max(in_attention).max(in_product)
+    }
+
+    /// Bytes of the copy that a card rounds a number of a factor or of a product to.
+    fn rounding(&self) -> u64 {
+        if self.halved && self.device == Device::Cuda { BF16 } else { 0 }
+    }
+
+    /// Bytes of attention's scores and their gradients, of which a card makes a tile as whole tensors.
+    fn scores(&self) -> u64 {
+        let length = self.recipe.data.max_length as u64;
+        match self.device {
+            Device::Cpu => 0,
+            Device::Cuda => {
+                let example = self.model.num_attention_heads as u64 * length * length;
+                2 * F32 * example.min(CARD_SCORES as u64)
+            }
+        }
     }
 
     /// Bytes of what a pass has at hand: how far heads turn at each token, and room to lay out and unpack weights.
@@ -284,10 +310,18 @@ impl<'a> Training<'a> {
         let how = self.recipe.quantization;
         let largest = self.largest();
         let panels = BF16 * CHUNK_NUMBERS as u64;
+        let tile = TILE_NUMBERS as u64 * if self.rounding() > 0 { BF16 } else { F32 };
         let room = match how {
+            _ if self.device == Device::Cuda => {
+                if held::unpacks(self.model, how) {
+                    tile
+                } else {
+                    0
+                }
+            }
             Quantization::Bfloat16 => panels,
             _ if how.computes_in_bf16() => panels + BF16 * largest,
-            _ if held::unpacks(self.model, how) => TILE_NUMBERS as u64 * F32,
+            _ if held::unpacks(self.model, how) => tile,
             _ => 0,
         };
         angles + room
@@ -360,7 +394,14 @@ impl<'a> Training<'a> {
         let eight_bits = |moments: u64| moments * (count + count / 256 * F32);
         // Paged states visit memory a piece at a time, as bytes and as numbers.
         let visiting = |bytes: u64| bytes.min(2 * PAGED_NUMBERS * (bytes / count.max(1) + 1));
+        // A card has AdamW's in f32 and 8 bits; all others stay in the machine's memory.
+        let on_card = match recipe.optim.name {
+            OptimName::AdamwTorch | OptimName::Adamw8bit => true,
+            OptimName::AdamwAnyprecision => recipe.optim.moment_bytes() == 2 * F32,
+            _ => false,
+        };
         match recipe.optim.name {
+            _ if self.device == Device::Cuda && !on_card => 0,
             OptimName::AdamwTorch => 2 * F32 * count,
             OptimName::AdamwAnyprecision => recipe.optim.moment_bytes() * count,
             OptimName::PagedAdamw32bit => visiting(2 * F32 * count),

@@ -24,12 +24,15 @@ mod rope;
 mod rows;
 mod soft_cap;
 mod source;
+mod squares;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
+#[cfg(feature = "cuda")]
+use fleetune_shared::CARD_SCORES;
 use fleetune_shared::{Activation, recipe};
 
 use self::launch::Card;
@@ -37,7 +40,7 @@ use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Rotary, Turn};
 use crate::Result;
 use crate::memory::Counter;
 use crate::optim::cuda::CodeTables;
-use crate::optim::{self, Step};
+use crate::optim::{self, Rounding, Step};
 use crate::quant::{Bf16Tensor, FourBitOnCard, Packed, PackedMatrix, Weight};
 
 /// The backend on a card. Tensors given to it live there.
@@ -52,10 +55,6 @@ pub struct Cuda {
     pub(crate) code_tables: OnceLock<[CodeTables; 2]>,
 }
 
-/// 64 MiB of f32.
-#[cfg(feature = "cuda")]
-const TILE_SCORES: usize = 1 << 24;
-
 impl Cuda {
     /// The card of this number, its kernels compiled. Weights of few bits are multiplied in `unpacked`, f32 or bf16.
     ///
@@ -63,7 +62,7 @@ impl Cuda {
     /// [`crate::EngineError::Tensor`] when there is no such card, no driver, or NVRTC refuses.
     #[cfg(feature = "cuda")]
     pub fn open(ordinal: usize, unpacked: DType) -> Result<Self> {
-        Ok(Self::on(Arc::new(gpu::Gpu::open(ordinal)?), unpacked, TILE_SCORES))
+        Ok(Self::on(Arc::new(gpu::Gpu::open(ordinal)?), unpacked, CARD_SCORES))
     }
 
     fn on(card: Arc<dyn Card>, unpacked: DType, tile_scores: usize) -> Self {
@@ -201,6 +200,10 @@ impl Backend for Cuda {
         dropout::dropout(self.card(), x, mask)
     }
 
+    fn sum_of_squares(&self, x: &Tensor) -> Result<f64> {
+        squares::sum(self.card(), x)
+    }
+
     fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
         rows::gather(self.card(), table, ids)
     }
@@ -309,10 +312,11 @@ impl Backend for Cuda {
         &self,
         settings: recipe::AdamW,
         step: &Step,
+        rounding: Rounding,
         values: &Tensor,
         grads: &Tensor,
         moments: [&[Tensor]; 2],
     ) -> Result<()> {
-        optim::cuda::adamw(self, settings, step, values, grads, moments)
+        optim::cuda::adamw(self, settings, step, rounding, values, grads, moments)
     }
 }

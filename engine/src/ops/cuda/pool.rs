@@ -8,14 +8,16 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::result::{device, mem_pool};
 use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute, CUmemoryPool};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
+use fleetune_shared::{Device, runtime_bytes};
 
 use crate::Result;
 use crate::memory::Counter;
 
-/// A card's pool, and what it counts.
+/// A card's pool. It counts tensors; what the driver takes besides is added as estimates have it, for nobody counts that.
 pub(super) struct Pool {
     context: Arc<CudaContext>,
     pool: CUmemoryPool,
+    besides: u64,
 }
 
 #[expect(unsafe_code, reason = "a handle of the driver's")]
@@ -42,7 +44,7 @@ impl Pool {
         #[expect(unsafe_code, reason = "asks the driver")]
         // SAFETY: the device is that of a context that is open.
         let pool = unsafe { device::get_default_mem_pool(context.cu_device()) }.w()?;
-        let pool = Self { context, pool };
+        let pool = Self { context, pool, besides: runtime_bytes(Device::Cuda).0 };
         pool.set(CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX).w()?;
         Ok(Some(pool))
     }
@@ -70,11 +72,11 @@ impl Pool {
 
 impl Counter for Pool {
     fn current(&self) -> u64 {
-        self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).unwrap_or(0)
+        self.besides + self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).unwrap_or(0)
     }
 
     fn peak(&self) -> u64 {
-        self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH).unwrap_or(0)
+        self.besides + self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH).unwrap_or(0)
     }
 
     fn forget_peak(&self) {

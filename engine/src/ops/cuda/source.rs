@@ -13,4 +13,5 @@ pub(super) const SOURCE: &str = concat!(
     include_str!("../../../kernels/rope.cu"),
     include_str!("../../../kernels/rows.cu"),
     include_str!("../../../kernels/soft_cap.cu"),
+    include_str!("../../../kernels/squares.cu"),
 );

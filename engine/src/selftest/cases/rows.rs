@@ -1,6 +1,6 @@
 //! Sums, factors and gathers of rows.
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 
 use super::super::case::{Case, Work};
 use super::super::numbers::Numbers;
@@ -46,6 +46,9 @@ pub(super) fn cases(size: &Size) -> Result<Vec<Case>> {
         }),
         Case::new("dot_rows", SUM, Work::Floats(2 * count), vec![a.clone(), b], |ops, t| {
             Ok(vec![ops.dot_rows(&t[0], &t[1])?])
+        }),
+        Case::new("sum_of_squares", SUM, Work::Floats(count), vec![a.clone()], |ops, t| {
+            Ok(vec![Tensor::new(ops.sum_of_squares(&t[0])?, &Device::Cpu)?])
         }),
         Case::new("dropout", EXACT, Work::Floats(2 * count), vec![a], move |ops, t| {
             Ok(vec![ops.dropout(&t[0], &mask)?])

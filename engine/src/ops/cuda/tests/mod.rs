@@ -68,9 +68,11 @@ fn a_launch_that_a_card_would_take_wrongly_is_refused() {
 }
 
 /// Kernels that the operations of a backend do not need; theirs are the tests of `quant` and `optim`.
-const ELSEWHERE: [&str; 6] = [
+const ELSEWHERE: [&str; 8] = [
     "adamw",
+    "adamw_bf16",
     "adamw8",
+    "adamw8_bf16",
     "four_bit_f32",
     "four_bit_bf16",
     "four_bit_double_f32",
