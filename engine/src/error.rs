@@ -33,7 +33,7 @@ pub enum EngineError {
              max_length, or set gradient_checkpointing: true"
     )]
     CardFull {
-        /// Of this run's tensors, at most.
+        /// The most this run held.
         held: ByteSize,
         /// The card's memory, of which others may hold some.
         total: ByteSize,

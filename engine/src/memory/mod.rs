@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fleetune_shared::ByteSize;
 
-pub use self::card::Counter;
 pub(crate) use self::card::refusal;
+pub use self::card::{Counter, count_by};
 use crate::{EngineError, Result};
 
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
@@ -213,7 +213,7 @@ impl Bound {
     /// Sets it and forgets the peak so far. `card` counts from here on, or the heap where there is none, until another
     /// bound is set: whoever fails is still asked what it took.
     pub(crate) fn set(bytes: Option<ByteSize>, card: Option<Arc<dyn Counter>>) -> Self {
-        card::set(card);
+        count_by(card);
         limit(bytes);
         Self
     }

@@ -311,17 +311,11 @@ impl<'a> Training<'a> {
         let largest = self.largest();
         let panels = BF16 * CHUNK_NUMBERS as u64;
         let tile = TILE_NUMBERS as u64 * if self.rounding() > 0 { BF16 } else { F32 };
-        let room = match how {
-            _ if self.device == Device::Cuda => {
-                if held::unpacks(self.model, how) {
-                    tile
-                } else {
-                    0
-                }
-            }
-            Quantization::Bfloat16 => panels,
-            _ if how.computes_in_bf16() => panels + BF16 * largest,
-            _ if held::unpacks(self.model, how) => tile,
+        let unpacks = held::unpacks(self.model, how);
+        let room = match (self.device, how) {
+            (Device::Cpu, Quantization::Bfloat16) => panels,
+            (Device::Cpu, how) if how.computes_in_bf16() => panels + BF16 * largest,
+            _ if unpacks => tile,
             _ => 0,
         };
         angles + room
