@@ -153,8 +153,8 @@ impl Moments {
     /// Takes over arrays that [`Self::write`] wrote: for each moment those of [`Self::arrays`].
     pub(super) fn read(&mut self, stored: &[Vec<Array>]) -> Result<()> {
         if let Home::Card(arrays) = &mut self.home {
-            let all = arrays.iter_mut().flatten().zip(stored.iter().flatten());
-            return all.into_iter().try_for_each(|(tensor, array)| refill(tensor, array));
+            let mut all = arrays.iter_mut().flatten().zip(stored.iter().flatten());
+            return all.try_for_each(|(tensor, array)| refill(tensor, array));
         }
         let forms = self.forms.clone();
         self.visit(|range, moments| {

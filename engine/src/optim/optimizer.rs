@@ -89,7 +89,7 @@ fn layout(settings: &Optim) -> Vec<(&'static str, Form)> {
 impl Optimizer {
     /// With nothing remembered of `trainables`, which live where tensors of `ops` do. `learning_rate` is the schedule's
     /// peak, which `embedding_lr` is compared with; `seed` is the run's; paged states live in a nameless file in
-    /// `folder`, those of values on a card on the CPU.
+    /// `folder`, or in memory where values live on a card.
     ///
     /// # Errors
     /// [`crate::EngineError::Io`] when that file cannot be made, or a device that failed.
@@ -105,9 +105,9 @@ impl Optimizer {
         let paged = matches!(settings.name, OptimName::PagedAdamw32bit | OptimName::PagedAdamw8bit);
         let place = ops.place();
         let mut pages = (paged && place.is_cpu()).then(|| Pages::create(folder)).transpose()?;
-        let adam = !matches!(
+        let adamw = matches!(
             settings.name,
-            OptimName::Lion32bit | OptimName::Lion8bit | OptimName::Sgd | OptimName::Adafactor
+            OptimName::AdamwTorch | OptimName::AdamwAnyprecision | OptimName::Adamw8bit
         );
         let mut tensors = IndexMap::new();
         for trainable in trainables {
@@ -117,7 +117,7 @@ impl Optimizer {
                 Memory::Adafactor(Adafactor::zeros(trainable.value.dims()))
             } else {
                 let forms: Vec<Form> = layout.iter().map(|moment| form(moment.1)).collect();
-                let there = adam && !paged && ops.steps_adamw() && stepped_whole(&forms);
+                let there = adamw && ops.steps_adamw() && stepped_whole(&forms);
                 Memory::Moments(if there {
                     Moments::on_card(count, forms, &place)?
                 } else {
