@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device as Place, Tensor};
 use fleetune_engine::model::spec_of;
 use fleetune_shared::recipe::CheckpointingLevel;
-use fleetune_shared::{ByteSize, Device, Estimate, MemoryPlan, StepMetrics};
+use fleetune_shared::{ByteSize, Estimate, MemoryPlan, StepMetrics};
 use serde_json::{Value, json};
 
 use crate::{Story, fixture};
@@ -106,7 +106,7 @@ fn auto_keeps_what_there_is_room_for_and_says_so() {
     assert!(watch.logged("under no limit"));
 
     let (spec, recipe) = (spec_of(&kept.order.model).unwrap(), &kept.order.recipe);
-    let total = |plan| Estimate::of_plan(&spec, recipe, Device::Cpu, &plan).total().0;
+    let total = |plan| Estimate::of_plan(&spec, recipe, kept.order.device, &plan).total().0;
     let least = total(MemoryPlan::uniform(CheckpointingLevel::Block));
     let selective = total(MemoryPlan::uniform(CheckpointingLevel::Selective));
     let most = total(MemoryPlan::default());
