@@ -56,9 +56,7 @@ struct Halved {
     unsigned short* numbers;
     unsigned one, two;
 
-    __device__ float load(size_t at) const {
-        return __int_as_float(static_cast<int>(static_cast<unsigned>(numbers[at]) << 16));
-    }
+    __device__ float load(size_t at) const { return widened(numbers[at]); }
 
     __device__ unsigned draw(size_t at) const {
         unsigned x = static_cast<unsigned>(at) ^ one;

@@ -78,6 +78,12 @@ __device__ inline void sum_columns(Term term, float* sums, unsigned rows, unsign
     }
 }
 
+// A number as f32: itself, or one of bf16.
+__device__ inline float widened(float x) { return x; }
+__device__ inline float widened(unsigned short x) {
+    return __int_as_float(static_cast<int>(static_cast<unsigned>(x) << 16));
+}
+
 // c · tanh(x / c).
 __device__ inline float capped(float x, float cap) {
     return cap * tanhf(x / cap);

@@ -82,30 +82,34 @@ extern "C" __global__ void dot_each_row(
     if (threadIdx.x % WARP == 0) dots[row] = dot;
 }
 
+namespace {
+
 // rows[i, :] = table[ids[i], :]. A block is a row.
+template <class Number>
+__device__ void gather_row(const Number* table, const unsigned* ids, float* rows, unsigned width) {
+    const Number* from = table + static_cast<size_t>(ids[blockIdx.x]) * width;
+    float* to = rows + static_cast<size_t>(blockIdx.x) * width;
+    for (unsigned i = threadIdx.x; i < width; i += blockDim.x) to[i] = widened(from[i]);
+}
+
+}  // namespace
+
 extern "C" __global__ void gather(
     const float* __restrict__ table,
     const unsigned* __restrict__ ids,
     float* __restrict__ rows,
     unsigned width
 ) {
-    const float* from = table + static_cast<size_t>(ids[blockIdx.x]) * width;
-    float* to = rows + static_cast<size_t>(blockIdx.x) * width;
-    for (unsigned i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
+    gather_row(table, ids, rows, width);
 }
 
-// As gather, of a table in bf16.
 extern "C" __global__ void gather_bf16(
     const unsigned short* __restrict__ table,
     const unsigned* __restrict__ ids,
     float* __restrict__ rows,
     unsigned width
 ) {
-    const unsigned short* from = table + static_cast<size_t>(ids[blockIdx.x]) * width;
-    float* to = rows + static_cast<size_t>(blockIdx.x) * width;
-    for (unsigned i = threadIdx.x; i < width; i += blockDim.x) {
-        to[i] = __int_as_float(static_cast<int>(static_cast<unsigned>(from[i]) << 16));
-    }
+    gather_row(table, ids, rows, width);
 }
 
 // dtable[ids[i], :] += dy[i, :]. A block is a row of dy; the first with an id adds those of all others with it, in

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use fleetune_shared::{Activation, SLAB_ROWS, recipe};
 
-use super::portable::squares;
+use super::portable::reduce::squares;
 use super::slices::view;
 use super::{DropoutMask, Rotary, Turn};
 use crate::memory::Counter;

@@ -143,7 +143,7 @@ impl Moments {
                     let from = place(&self.forms, *from, index);
                     Cow::Owned(fetch(pages, &self.forms, from, range.len())?)
                 }
-                Home::Card(arrays) => return file.write(&bytes_of(&arrays[moment][array])?),
+                Home::Card(arrays) => return store(&arrays[moment][array], file),
             };
             file.write(&piece[moment].array_bytes(array))?;
         }
@@ -178,11 +178,12 @@ fn empty(dtype: Dtype, length: usize, place: &Device) -> Result<Tensor> {
     Ok(Tensor::zeros(length, dtype, place)?)
 }
 
-fn bytes_of(array: &Tensor) -> Result<Vec<u8>> {
-    Ok(match array.dtype() {
-        DType::U8 => array.to_vec1()?,
-        _ => array.to_vec1::<f32>()?.iter().flat_map(|number| number.to_le_bytes()).collect(),
-    })
+/// Writes an array on a card.
+fn store(array: &Tensor, file: &mut TensorFile) -> Result<()> {
+    match array.dtype() {
+        DType::U8 => file.write(&array.to_vec1()?),
+        _ => file.write_f32(&array.to_vec1()?),
+    }
 }
 
 /// Replaces an array on a card by a stored one.

@@ -105,10 +105,7 @@ impl Optimizer {
         let paged = matches!(settings.name, OptimName::PagedAdamw32bit | OptimName::PagedAdamw8bit);
         let place = ops.place();
         let mut pages = (paged && place.is_cpu()).then(|| Pages::create(folder)).transpose()?;
-        let adamw = matches!(
-            settings.name,
-            OptimName::AdamwTorch | OptimName::AdamwAnyprecision | OptimName::Adamw8bit
-        );
+        let there = ops.steps_adamw() && settings.lives_on_cards();
         let mut tensors = IndexMap::new();
         for trainable in trainables {
             let count = trainable.value.elem_count();
@@ -116,8 +113,7 @@ impl Optimizer {
             let memory = if settings.name == OptimName::Adafactor {
                 Memory::Adafactor(Adafactor::zeros(trainable.value.dims()))
             } else {
-                let forms: Vec<Form> = layout.iter().map(|moment| form(moment.1)).collect();
-                let there = adamw && ops.steps_adamw() && stepped_whole(&forms);
+                let forms = layout.iter().map(|moment| form(moment.1)).collect();
                 Memory::Moments(if there {
                     Moments::on_card(count, forms, &place)?
                 } else {
@@ -286,11 +282,6 @@ impl Optimizer {
         self.steps = steps;
         Ok(())
     }
-}
-
-/// Whether [`Backend::adamw`] knows moments of these forms.
-fn stepped_whole(forms: &[Form]) -> bool {
-    matches!(forms, [Form::Full, Form::Full] | [Form::Blockwise(_), Form::Blockwise(_)])
 }
 
 /// One step of one tensor.

@@ -37,7 +37,6 @@ pub fn run(ops: &dyn Backend, size: &Size, each: Duration) -> Result<Vec<Report>
 const HALVED: f64 = 10.0 / 256.0;
 
 fn examine(case: &Case, ops: &dyn Backend, each: Duration) -> Result<Report> {
-    let device = &ops.place();
     let mut inputs = fresh(case, &Device::Cpu)?;
     for input in case.activations {
         // The twin is given what the backend will be given.
@@ -46,9 +45,9 @@ fn examine(case: &Case, ops: &dyn Backend, each: Duration) -> Result<Report> {
     let expected = numbers(&(case.run)(&Portable, &inputs)?)?;
     let halved = ops.activations() == DType::BF16;
     let outcome = || -> Result<Measured> {
-        let found = numbers(&(case.run)(ops, &prepared(case, ops, device)?)?)?;
+        let found = numbers(&(case.run)(ops, &prepared(case, ops)?)?)?;
         let difference = difference(&found, &expected);
-        let seconds = seconds(case, ops, device, each)?;
+        let seconds = seconds(case, ops, each)?;
         Ok(Measured { difference, per_second: case.work.amount() / seconds })
     };
     Ok(Report {
@@ -65,8 +64,8 @@ fn fresh(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
 }
 
 /// As [`fresh`], activations as `ops` wants them.
-fn prepared(case: &Case, ops: &dyn Backend, device: &Device) -> Result<Vec<Tensor>> {
-    let mut inputs = fresh(case, device)?;
+fn prepared(case: &Case, ops: &dyn Backend) -> Result<Vec<Tensor>> {
+    let mut inputs = fresh(case, &ops.place())?;
     for input in case.activations {
         inputs[*input] = ops.as_activation(&inputs[*input])?;
     }
@@ -99,10 +98,11 @@ fn difference(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
 }
 
 /// The median time of one run; inputs are renewed before each, which is not counted.
-fn seconds(case: &Case, ops: &dyn Backend, device: &Device, each: Duration) -> Result<f64> {
+fn seconds(case: &Case, ops: &dyn Backend, each: Duration) -> Result<f64> {
+    let device = ops.place();
     let (mut spent, mut times) = (Duration::ZERO, Vec::new());
     while spent < each || times.is_empty() {
-        let inputs = prepared(case, ops, device)?;
+        let inputs = prepared(case, ops)?;
         device.synchronize()?;
         let began = Instant::now();
         let results = (case.run)(ops, &inputs)?;

@@ -37,8 +37,7 @@ impl Largest {
         plan: &MemoryPlan,
     ) -> Option<AsRun> {
         let rows = self.sequences * recipe.objective.answers();
-        let bf16 = recipe.quantization.computes_in_bf16() && device == Device::Cpu;
-        let chunk = head_rows(bf16);
+        let chunk = head_rows(recipe.quantization.halves_activations(device));
         let labelled = self.tokens.saturating_sub(rows).min(chunk);
         let scored = matches!(recipe.objective, Objective::Reward(_));
         if rows == 0 || (self.supervised < labelled && !scored) {

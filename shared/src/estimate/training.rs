@@ -36,8 +36,6 @@ pub(super) struct Training<'a> {
     portions: u64,
     /// Bytes of one number of an activation; on a card it is f32.
     number: u64,
-    /// Whether factors of products are bf16.
-    halved: bool,
     device: Device,
 }
 
@@ -54,7 +52,6 @@ impl<'a> Training<'a> {
         // Shorter rows fill a piece further than the longest do.
         let tokens = (micro_batch * answers * length).min(most.max(answers * length));
         let rows = tokens.div_ceil(length);
-        let halved = recipe.quantization.computes_in_bf16();
         // A recipe that fits its model has a layout.
         let config = AdapterConfig::of(&recipe.method, model, &recipe.model);
         let layout = config.as_ref().and_then(|config| config.layout(model).ok());
@@ -68,8 +65,7 @@ impl<'a> Training<'a> {
             rows: rows as u64,
             portions: (recipe.batching.accumulation * (micro_batch * answers).div_ceil(rows))
                 as u64,
-            number: if halved && device == Device::Cpu { BF16 } else { F32 },
-            halved,
+            number: if recipe.quantization.halves_activations(device) { BF16 } else { F32 },
             device,
         }
     }
@@ -122,7 +118,7 @@ impl<'a> Training<'a> {
         let rows = labelled.min(head_rows(self.number == BF16) as u64);
         // A soft cap needs what it made beside the gradient, whose rounded copy is what is multiplied.
         let capped = if self.model.final_logit_softcapping.is_some() { F32 } else { 0 };
-        let rounded = if self.halved { BF16 } else { 0 };
+        let rounded = if self.recipe.quantization.computes_in_bf16() { BF16 } else { 0 };
         // Input, normed, gradients of both.
         let around = h * (3 * F32 + self.number + self.rounding());
         let logits = rows * (v * (F32 + capped + rounded) + around);
@@ -288,7 +284,8 @@ impl<'a> Training<'a> {
 
     /// Bytes of the copy that a card rounds a number of a factor or of a product to.
     fn rounding(&self) -> u64 {
-        if self.halved && self.device == Device::Cuda { BF16 } else { 0 }
+        let halved = self.recipe.quantization.computes_in_bf16();
+        if halved && self.device == Device::Cuda { BF16 } else { 0 }
     }
 
     /// Bytes of attention's scores and their gradients, of which a card makes a tile as whole tensors.
@@ -388,14 +385,8 @@ impl<'a> Training<'a> {
         let eight_bits = |moments: u64| moments * (count + count / 256 * F32);
         // Paged states visit memory a piece at a time, as bytes and as numbers.
         let visiting = |bytes: u64| bytes.min(2 * PAGED_NUMBERS * (bytes / count.max(1) + 1));
-        // A card has AdamW's in f32 and 8 bits; all others stay in the machine's memory.
-        let on_card = match recipe.optim.name {
-            OptimName::AdamwTorch | OptimName::Adamw8bit => true,
-            OptimName::AdamwAnyprecision => recipe.optim.moment_bytes() == 2 * F32,
-            _ => false,
-        };
         match recipe.optim.name {
-            _ if self.device == Device::Cuda && !on_card => 0,
+            _ if self.device == Device::Cuda && !recipe.optim.lives_on_cards() => 0,
             OptimName::AdamwTorch => 2 * F32 * count,
             OptimName::AdamwAnyprecision => recipe.optim.moment_bytes() * count,
             OptimName::PagedAdamw32bit => visiting(2 * F32 * count),

@@ -272,22 +272,36 @@ unsafe extern "C" fn cublasGemmEx(
     c_type: c_uint,
     c_leading: c_int,
     compute: c_uint,
-    _algorithm: c_int,
+    algorithm: c_int,
 ) -> c_uint {
-    let call = Call {
-        handle,
-        operations: [operation_a, operation_b],
-        sizes: [m, n, k],
-        alpha,
-        a: Matrices { begin: a, dtype: a_type, leading: a_leading, stride: 0 },
-        b: Matrices { begin: b, dtype: b_type, leading: b_leading, stride: 0 },
-        beta,
-        c: Matrices { begin: c, dtype: c_type, leading: c_leading, stride: 0 },
-        batch: 1,
-        compute,
-    };
     // SAFETY: the caller's promise.
-    unsafe { call.answer() }
+    unsafe {
+        cublasGemmStridedBatchedEx(
+            handle,
+            operation_a,
+            operation_b,
+            m,
+            n,
+            k,
+            alpha,
+            a,
+            a_type,
+            a_leading,
+            0,
+            b,
+            b_type,
+            b_leading,
+            0,
+            beta,
+            c,
+            c_type,
+            c_leading,
+            0,
+            1,
+            compute,
+            algorithm,
+        )
+    }
 }
 
 /// The calls for one type, which is also what they compute in: of one product, and of a batch.

@@ -70,8 +70,7 @@ impl Cuda {
     }
 
     /// Where its tensors live.
-    #[must_use]
-    pub fn device(&self) -> &Device {
+    fn device(&self) -> &Device {
         self.card.device()
     }
 

@@ -12,7 +12,6 @@ mod product;
 pub(super) mod reduce;
 pub(super) mod rope;
 pub(super) mod rows;
-mod squares;
 pub(super) mod tanh;
 
 use candle_core::{DType, Device, Tensor};
@@ -20,7 +19,6 @@ use fleetune_shared::Activation;
 use half::bf16;
 
 use self::product::Cores;
-pub(super) use self::squares::squares;
 use super::slices::copied;
 use super::{AttentionShape, Backend, DropoutMask, LowRank, Onto, Rotary, Turn};
 use crate::Result;

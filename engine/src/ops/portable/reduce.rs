@@ -1,6 +1,9 @@
 //! From many numbers to one, in lanes that a compiler may run at once.
 
+use rayon::prelude::*;
+
 use crate::ops::number::Number;
+use crate::ops::wide::wide;
 
 /// Lanes of a sum: two of the widest registers, so that one addition need not wait for the one before it. A lane's sum
 /// also loses less than one long sum.
@@ -57,6 +60,28 @@ fn folded(mut lanes: [f32; LANES], both: impl Fn(f32, f32) -> f32) -> f32 {
         half /= 2;
     }
     lanes[0]
+}
+
+/// Numbers whose squares are summed in one go. Fixed, so that the sum does not depend on the number of threads.
+const CHUNK: usize = 1 << 15;
+
+/// `Σ x²` in f64, chunk by chunk; cores share the chunks.
+pub(crate) fn squares(numbers: &[f32]) -> f64 {
+    let sums: Vec<f64> = numbers.par_chunks(CHUNK).map(sum_of_squares).collect();
+    sums.iter().sum()
+}
+
+wide! {
+    fn sum_of_squares(numbers: &[f32]) -> f64 {
+        let mut sums = [0.0; LANES];
+        let (whole, rest) = numbers.as_chunks::<LANES>();
+        for numbers in whole.iter().map(|numbers| numbers.as_slice()).chain([rest]) {
+            for (sum, x) in sums.iter_mut().zip(numbers) {
+                *sum += f64::from(*x) * f64::from(*x);
+            }
+        }
+        sums.iter().sum()
+    }
 }
 
 /// The largest number, in lanes; −∞ for none.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::super::words::{Dtype, FourBitType, LoraBias};
+use crate::Device;
 
 /// What is trained.
 #[derive(Clone, Debug, PartialEq)]
@@ -175,6 +176,12 @@ impl Quantization {
     #[must_use]
     pub const fn computes_in_bf16(self) -> bool {
         matches!(self, Self::Bfloat16 | Self::FourBit(FourBit { bfloat16: true, .. }))
+    }
+
+    /// Whether activations are bf16 on `device`: a card's are f32 always.
+    #[must_use]
+    pub const fn halves_activations(self, device: Device) -> bool {
+        self.computes_in_bf16() && matches!(device, Device::Cpu)
     }
 
     /// What activations are made of.

@@ -67,6 +67,17 @@ impl Optim {
     pub fn moment_bytes(&self) -> u64 {
         self.moments.map(MomentDtype::bytes).iter().sum()
     }
+
+    /// Whether a card keeps the moments and steps them: AdamW's in f32 and in 8 bits. All others stay in the machine's
+    /// memory.
+    #[must_use]
+    pub fn lives_on_cards(&self) -> bool {
+        match self.name {
+            OptimName::AdamwTorch | OptimName::Adamw8bit => true,
+            OptimName::AdamwAnyprecision => self.moments == [MomentDtype::Float32; 2],
+            _ => false,
+        }
+    }
 }
 
 /// What a moment is kept in where that can be chosen.
